@@ -1,0 +1,218 @@
+"""The miniature: number riddles, and a base model for them that is built from nothing in half a minute on a laptop.
+
+    "I am thinking of a number below 35. Divided by 12 it leaves 5. What is my number?"
+
+The clues leave 1 to 5 candidates (here 5, 17, 29) and the hidden number is one of them, drawn at random. So the best
+possible accuracy is known exactly: 1/c at the first attempt and min(k, c)/c after k attempts with c candidates, and a
+model that repeats an answer which was called incorrect gains nothing.
+
+The base model is warmed up on worked solutions, "5, 17, 29. \\boxed{17}", in dialogues that are *neutral*: every attempt
+is drawn independently of the earlier ones (candidate i with weight 0.5^i), so the base model knows the format and the
+arithmetic and does not know what feedback is for. That is left to reinforcement learning.
+
+It ends up as an ordinary Hugging Face folder (Llama architecture, a fast tokenizer with ChatML's special tokens), and
+nothing outside this file knows that it is special. Run it as
+
+    python -m data.miniature --out runs/miniature/base
+"""
+
+import argparse
+import itertools
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+
+from data import Problem
+from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
+
+MODULI = range(3, 16)
+MOST_CANDIDATES = 5
+SPLITS = {"test": 200, "validation": 100, "train": 900}  # questions for each number of candidates
+SEED = 2503_04808  # of the problem sets alone: they are the same in every run
+
+
+@dataclass(frozen=True)
+class Riddle:
+    """A number below `bound` that leaves `remainder` when divided by `modulus`."""
+
+    bound: int
+    modulus: int
+    remainder: int
+
+    @property
+    def candidates(self) -> range:
+        return range(self.remainder, self.bound, self.modulus)
+
+    @property
+    def question(self) -> str:
+        return (
+            f"I am thinking of a number below {self.bound}. Divided by {self.modulus} it leaves {self.remainder}. "
+            "What is my number?"
+        )
+
+
+def solution(candidates: range, answer: int) -> str:
+    """A worked solution that boxes one of the candidates."""
+    return f"{', '.join(map(str, candidates))}. \\boxed{{{answer}}}"
+
+
+def riddles(split: str) -> list[Problem]:
+    """The problem set of a split, with equally many riddles of 1, 2, ... 5 candidates; no question is in two splits.
+
+    A training question stands in the set five times, with hidden numbers drawn independently: there is nothing to learn
+    by heart.
+    """
+    return [Problem(riddle.question, str(hidden)) for riddle, hidden in draw_riddles(split)]
+
+
+def draw_riddles(split: str) -> list[tuple[Riddle, int]]:
+    """The riddles of a split with their hidden numbers."""
+    start = sum(SPLITS[earlier] for earlier in itertools.takewhile(lambda name: name != split, SPLITS))
+    drawn = []
+    for count in range(1, MOST_CANDIDATES + 1):
+        group = [
+            Riddle(bound, modulus, remainder)
+            for modulus in MODULI
+            for remainder in range(modulus)
+            # the bounds that leave this many candidates
+            for bound in range(remainder + (count - 1) * modulus + 1, remainder + count * modulus + 1)
+        ]
+        order = np.random.default_rng((SEED, count)).permutation(len(group))  # the same for every split
+        rng = np.random.default_rng((SEED, count, start))
+        for i in np.repeat(order[start : start + SPLITS[split]], 5 if split == "train" else 1):
+            drawn.append((group[i], group[i].candidates[rng.integers(count)]))
+    return [drawn[i] for i in np.random.default_rng((SEED, 0, start)).permutation(len(drawn))]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The base model
+
+
+def neutral_attempts(riddle: Riddle, hidden: int, allowed: int, rng: np.random.Generator) -> list[str]:
+    """The attempts of a solver that does not look back, until one is right or `allowed` are used up."""
+    candidates = riddle.candidates
+    weights = 0.5 ** np.arange(len(candidates))
+    attempts = []
+    while len(attempts) < allowed:
+        answer = candidates[rng.choice(len(candidates), p=weights / weights.sum())]
+        attempts.append(solution(candidates, answer))
+        if answer == hidden:
+            break
+    return attempts
+
+
+def build_tokenizer(problems: list[tuple[Riddle, int]]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which a number is one token, trained on the dialogues' own text.
+
+    Text is cut at numbers only, so the phrases of the chat become single tokens and dialogues stay short, but any text
+    can be written.
+    """
+    chat = CHAT_TEMPLATES["chatml"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\d+"), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    texts = (
+        part
+        for riddle, hidden in problems
+        for part in (prompt_text(chat, riddle.question, 1), solution(riddle.candidates, hidden), feedback_text(chat, 1))
+    )
+    pieces = (piece for text in texts for piece in text.replace("<|im_end|>", "\0").replace("<|im_start|>", "\0").split("\0"))
+    tokenizer.train_from_iterator(pieces, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausalLM:
+    """Llama architecture, random weights. (Of a Qwen2 folder, AutoTokenizer would ignore how our tokenizer cuts text.)"""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        initializer_range=0.06,
+        tie_word_embeddings=True,
+        eos_token_id=eos_token_id,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+def worked_dialogue(chat: Chat, riddle: Riddle, hidden: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """Tokens of a neutral dialogue, and the same with -100 wherever they are not the solver's."""
+    allowed = int(rng.integers(1, MOST_CANDIDATES + 1))
+    tokens = chat.prompt(riddle.question, allowed)
+    target = [-100] * len(tokens)
+    for used, attempt in enumerate(neutral_attempts(riddle, hidden, allowed, rng)):
+        if used:
+            forced = chat.feedback_after(tokens[-1], allowed - used)
+            tokens, target = tokens + forced, target + [-100] * len(forced)
+        written = chat.encode(attempt)
+        tokens, target = tokens + written, target + written
+    return tokens, target
+
+
+def warm_up(model, chat: Chat, problems: list[tuple[Riddle, int]], steps: int, batch: int, lr: float, seed: int) -> None:
+    """Supervised training on neutral dialogues, the attempts' tokens alone in the loss."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(problems), size=steps * batch)
+    dialogues = [worked_dialogue(chat, *problems[i], rng) for i in tqdm(drawn, desc="worked dialogues", mininterval=1)]
+    for start in range(0, len(dialogues), 16 * batch):  # batches of similar length, for less padding
+        dialogues[start : start + 16 * batch] = sorted(dialogues[start : start + 16 * batch], key=lambda d: len(d[0]))
+    order = np.concatenate([start + rng.permutation(min(16, steps - start)) for start in range(0, steps, 16)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    for i in (bar := tqdm(order, desc="warm-up", unit="step", mininterval=1)):
+        tokens, targets = zip(*dialogues[i * batch : (i + 1) * batch])
+        tokens_BT = pad_sequence(list(map(torch.tensor, tokens)), batch_first=True)
+        target_BT = pad_sequence(list(map(torch.tensor, targets)), batch_first=True, padding_value=-100)
+        # hidden states first: only the solver's own tokens need logits
+        hidden_BTE = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[:, :-1]
+        written_BT = target_BT[:, 1:] != -100
+        loss = F.cross_entropy(model.lm_head(hidden_BTE[written_BT]), target_BT[:, 1:][written_BT])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the miniature's base model.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--steps", type=int, default=400, help="warm-up steps")
+    parser.add_argument("--batch", type=int, default=128, help="dialogues in a step")
+    parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    problems = draw_riddles("train")
+    tokenizer = build_tokenizer(problems[:500])
+    model = build_model(len(tokenizer), tokenizer.eos_token_id, args.seed)
+    warm_up(model, Chat(model, tokenizer, "chatml"), problems, args.steps, args.batch, args.lr, args.seed)
+    partial = args.out.with_name(args.out.name + ".partial")  # make looks for the folder: it appears complete or not at all
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(args.out, ignore_errors=True)
+    partial.rename(args.out)
+    print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+
+
+if __name__ == "__main__":
+    main()

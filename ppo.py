@@ -1,0 +1,285 @@
+"""PPO: Dialogues + models -> one update of actor and critic.
+
+What deviates from textbook PPO, all of it the paper's (section 4 and the authors' settings):
+
+- Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
+  after the last token of an attempt is the one before the first token of the next attempt.
+- The reward comes once, at the last action (+1, -0.5 or -1), with gamma 1 and lambda 0.99.
+- The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
+- Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
+
+The logits of a whole batch never exist: log-probabilities are computed only where a token was sampled, in chunks
+whose logits are recomputed in the backward pass.
+
+Shapes: D dialogues of the step, B dialogues of a micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
+        E hidden size. A tensor _DT or _BT is aligned with the tokens: entry t belongs to choosing token t.
+"""
+
+import math
+from collections import Counter
+from typing import Iterator
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+LOGIT_CHUNK = 2048  # actions whose logits exist at one time
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the models say of the actions
+
+
+def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, temperature: float):
+    """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`.
+
+    The distribution is that of sampling: softmax(logits / temperature). The rows are right-padded, so causal attention
+    needs no mask.
+    """
+    hidden_BTE = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+    hidden_AE = hidden_BTE[:, :-1][sampled_BT[:, 1:]]  # the state before an action is at the token before it
+    action_A = tokens_BT[:, 1:][sampled_BT[:, 1:]]
+
+    def chunk(hidden_AE, action_A):
+        logp_AV = (model.get_output_embeddings()(hidden_AE).float() / temperature).log_softmax(-1)
+        return logp_AV.gather(-1, action_A[:, None])[:, 0], -(logp_AV.exp() * logp_AV).sum(-1).detach()
+
+    parts = [
+        checkpoint(chunk, hidden, action, use_reentrant=False, preserve_rng_state=False)
+        for hidden, action in zip(hidden_AE.split(LOGIT_CHUNK), action_A.split(LOGIT_CHUNK))
+    ]
+    logps, entropies = zip(*parts)
+    return torch.cat(logps), torch.cat(entropies)
+
+
+def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> torch.Tensor:
+    """The critic's value of the state before every action, (A,) float32."""
+    value_BT = critic(input_ids=tokens_BT, use_cache=False).logits[..., 0]
+    return value_BT[:, :-1][sampled_BT[:, 1:]].float()
+
+
+def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
+    """Indices of dialogues of similar length, each batch at most `token_budget` tokens with its padding (but at least one
+    dialogue)."""
+    batch = []
+    for d in length_D.argsort(descending=True).tolist():
+        if batch and (len(batch) + 1) * int(length_D[batch[0]]) > token_budget:
+            yield torch.tensor(batch)
+            batch = []
+        batch.append(d)
+    if batch:
+        yield torch.tensor(batch)
+
+
+def crop(dialogues, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and sampled mask of some dialogues, without needless padding, on the device."""
+    longest = int(dialogues.length_D[rows].max())
+    return dialogues.tokens_DT[rows, :longest].to(device), dialogues.sampled_DT[rows, :longest].to(device)
+
+
+@torch.no_grad()
+def score(dialogues, reference, critic, temperature: float, token_budget: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Once per rollout: the reference model's log-probabilities and the critic's values, (D, T) float32 on the CPU."""
+    reference_DT, value_DT = torch.zeros_like(dialogues.logp_DT), torch.zeros_like(dialogues.logp_DT)
+    for rows in micro_batches(dialogues.length_D, token_budget):
+        tokens_BT, sampled_BT = crop(dialogues, rows, critic.device)
+        where = rows[:, None], torch.arange(tokens_BT.shape[1])
+        mask_BT = sampled_BT.cpu()
+        for out_DT, action_A in (
+            (reference_DT, action_logps(reference, tokens_BT, sampled_BT, temperature)[0]),
+            (value_DT, action_values(critic, tokens_BT, sampled_BT)),
+        ):
+            out_DT[where] = torch.zeros(mask_BT.shape).masked_scatter(mask_BT, action_A.cpu())
+    return reference_DT, value_DT
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Advantages
+
+
+def gae(reward_D: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor, gamma: float, lam: float):
+    """Generalised advantage estimation (arXiv 1506.02438, equation 16) over the actions of each dialogue.
+
+        delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma lambda A_{t+1},    return_t = A_t + V_t
+
+    t + 1 is the next *action*, feedback squeezed out; V behind the last one is 0, for a truncated dialogue too (the paper
+    gives it its reward and no bootstrap). Returns advantages and returns, (D, T), 0 where no token was sampled.
+    """
+    count_D = sampled_DT.sum(1)
+    A = int(count_D.max())
+    packed_DA = torch.arange(A) < count_D[:, None]
+    value_DA = torch.zeros(packed_DA.shape).masked_scatter(packed_DA, value_DT[sampled_DT])
+    reward_DA = torch.zeros(packed_DA.shape).scatter(1, (count_D - 1)[:, None], reward_D[:, None])
+    advantage_DA = torch.zeros(packed_DA.shape)
+    next_value_D = next_advantage_D = torch.zeros(len(reward_D))
+    for t in range(A - 1, -1, -1):
+        delta_D = reward_DA[:, t] + gamma * next_value_D - value_DA[:, t]
+        next_advantage_D = (delta_D + gamma * lam * next_advantage_D) * packed_DA[:, t]
+        next_value_D = value_DA[:, t]
+        advantage_DA[:, t] = next_advantage_D
+    advantage_DT = torch.zeros_like(value_DT).masked_scatter(sampled_DT, advantage_DA[packed_DA])
+    return advantage_DT, (advantage_DT + value_DT) * sampled_DT
+
+
+def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and standard deviation 1 over the actions of the whole step."""
+    actions = advantage_DT[mask_DT]
+    return ((advantage_DT - actions.mean()) / (actions.std(correction=0) + 1e-8)) * mask_DT
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses, each a sum over actions (the caller divides by the number of actions in the minibatch)
+
+
+def policy_loss(logp_A, old_logp_A, advantage_A, clip: float) -> torch.Tensor:
+    """Clipped surrogate (PPO, arXiv 1707.06347, equation 7)."""
+    ratio_A = (logp_A - old_logp_A).exp()
+    return -torch.minimum(ratio_A * advantage_A, ratio_A.clamp(1 - clip, 1 + clip) * advantage_A).sum()
+
+
+def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
+    """Squared error, the larger of the plain one and that of the value clipped around the old one, halved."""
+    clipped_A = old_value_A + (value_A - old_value_A).clamp(-clip, clip)
+    return 0.5 * torch.maximum((value_A - return_A) ** 2, (clipped_A - return_A) ** 2).sum()
+
+
+def kl_k3(logp_A, reference_A) -> torch.Tensor:
+    """k3 estimator of KL(policy || reference) from the policy's own samples (joschu.net/blog/kl-approx.html):
+    r - 1 - log r with r = reference / policy; never negative."""
+    log_ratio_A = reference_A - logp_A
+    return (log_ratio_A.exp() - 1 - log_ratio_A).sum()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The optimiser
+
+
+class Optimizer:
+    """AdamW with linear warm-up, cosine decay to a tenth and gradient clipping, over float32 masters of the weights.
+
+    At a learning rate of 5e-7 a bfloat16 weight would hardly ever move, and gradients of many micro-batches would be
+    rounded as they are added up: so masters and their gradients are float32. A float32 weight is its own master.
+    """
+
+    def __init__(self, model, lr: float, warmup_steps: int, total_steps: int, max_grad_norm: float):
+        self.weights = list(model.parameters())
+        self.masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.weights]
+        self.copies = [(p, master) for p, master in zip(self.weights, self.masters) if p is not master]
+        self.adamw = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
+            self.adamw, warmup_steps, total_steps, min_lr_rate=0.1
+        )
+        self.max_grad_norm = max_grad_norm
+
+    def accumulate(self) -> None:
+        """Add the gradients of a micro-batch to the masters'."""
+        for weight, master in self.copies:
+            if weight.grad is not None:
+                master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
+                weight.grad = None
+
+    @torch.no_grad()
+    def step(self) -> float:
+        """Clip, step and copy the masters back. Returns the gradient norm before clipping.
+
+        Raises FloatingPointError, before anything is changed, when the norm is not finite.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm).item()
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient norm is {norm}: lower the learning rate or the temperature")
+        self.adamw.step()
+        self.schedule.step()
+        self.adamw.zero_grad()
+        for weight, master in self.copies:
+            weight.copy_(master)
+        return norm
+
+    def state_dict(self) -> dict:
+        masters = [master for _, master in self.copies]
+        return {"adamw": self.adamw.state_dict(), "schedule": self.schedule.state_dict(), "masters": masters}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        self.adamw.load_state_dict(state["adamw"])
+        self.schedule.load_state_dict(state["schedule"])
+        for (_, master), saved in zip(self.copies, state["masters"], strict=True):
+            master.copy_(saved)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One PPO update
+
+
+def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, reference_DT, value_DT, config, seed) -> dict:
+    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each; returns the metrics.
+
+    `reference_DT` and `value_DT` come from `score`, on the models as they were during the rollout. `seed` orders the
+    dialogues. Of `config` it reads: gamma, gae_lambda, clip, value_clip, kl_coef, epochs, minibatches, drop_truncated,
+    temperature, micro_batch_tokens.
+    """
+    advantage_DT, return_DT = gae(
+        dialogues.reward_D, value_DT, dialogues.sampled_DT, config.gamma, config.gae_lambda
+    )
+    kept_D = ~dialogues.truncated_D if config.drop_truncated else torch.ones_like(dialogues.truncated_D)
+    trained_DT = dialogues.sampled_DT & kept_D[:, None]
+    metrics = {"explained_variance": explained_variance(value_DT[trained_DT], return_DT[trained_DT])}
+    if not kept_D.any():  # every dialogue ran out of budget and is left out: there is nothing to learn from
+        return metrics
+    targets = {
+        "old_logp": dialogues.logp_DT,
+        "reference": reference_DT,
+        "advantage": normalise(advantage_DT, trained_DT),
+        "old_value": value_DT,
+        "return": return_DT,
+    }
+    sums, actions, norms = Counter(), 0, []
+    rng = np.random.default_rng(seed)
+    for _ in range(config.epochs):
+        order = torch.from_numpy(rng.permutation(kept_D.nonzero()[:, 0].numpy()))
+        for rows in order.tensor_split(min(config.minibatches, len(order))):
+            total = int(dialogues.sampled_DT[rows].sum())
+            for micro in micro_batches(dialogues.length_D[rows], config.micro_batch_tokens):
+                sums.update(backward(actor, critic, dialogues, targets, rows[micro], total, config))
+                actor_optimizer.accumulate()
+                critic_optimizer.accumulate()
+            actions += total
+            norms.append((actor_optimizer.step(), critic_optimizer.step()))
+    metrics |= {name: value / actions for name, value in sums.items()}
+    metrics["grad_norm"], metrics["critic_grad_norm"] = np.mean(norms, axis=0).tolist()
+    metrics["lr"], metrics["critic_lr"] = (o.schedule.get_last_lr()[0] for o in (actor_optimizer, critic_optimizer))
+    return metrics
+
+
+def backward(actor, critic, dialogues, targets: dict, rows: torch.Tensor, total: int, config) -> Counter:
+    """Gradients of both losses on one micro-batch of a minibatch with `total` actions; sums over actions for the log."""
+    tokens_BT, sampled_BT = crop(dialogues, rows, actor.device)
+    mask_BT = sampled_BT.cpu()
+    target = {name: x_DT[rows, : mask_BT.shape[1]][mask_BT].to(actor.device) for name, x_DT in targets.items()}
+
+    logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
+    surrogate = policy_loss(logp_A, target["old_logp"], target["advantage"], config.clip)
+    kl = kl_k3(logp_A, target["reference"])
+    ((surrogate + config.kl_coef * kl) / total).backward()
+
+    value_A = action_values(critic, tokens_BT, sampled_BT)
+    squared_error = value_loss(value_A, target["old_value"], target["return"], config.value_clip)
+    (squared_error / total).backward()
+
+    with torch.no_grad():
+        log_ratio_A = logp_A - target["old_logp"]
+        return Counter(
+            policy_loss=surrogate.item(),
+            value_loss=squared_error.item(),
+            kl=kl.item(),
+            entropy=entropy_A.sum().item(),
+            approx_kl=kl_k3(target["old_logp"], logp_A).item(),
+            clipfrac=((log_ratio_A.exp() - 1).abs() > config.clip).sum().item(),
+        )
+
+
+def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float | None:
+    """1 - Var(return - value) / Var(return): 1 is a perfect critic, 0 no better than a constant; None when all returns
+    are equal."""
+    variance = return_A.var(correction=0) if len(return_A) else torch.tensor(0.0)
+    return None if variance == 0 else (1 - (return_A - value_A).var(correction=0) / variance).item()

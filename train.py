@@ -1,0 +1,437 @@
+"""Train: the loop of multi-attempt reinforcement learning. Start reading here: `train` is the algorithm.
+
+    python train.py --preset miniature                  # number riddles on a laptop, minutes (`make train`)
+    python train.py --preset paper                      # Qwen2.5-Math-1.5B on MATH, the paper's settings
+    python train.py --preset paper --max_attempts 1     # the paper's baseline: the same code with a single attempt
+    python train.py --resume --out runs/NAME            # go on where a killed run stopped, exactly
+
+Each step: rollout (rollout.py) -> reward (reward.py) -> one PPO update (ppo.py). A run writes into its folder:
+
+    config.json            all options
+    metrics.jsonl          one line a step
+    dialogues/             a whole dialogue as text, every few steps
+    checkpoint-STEP.pt     the last few, for --resume
+    model/                 the trained model, an ordinary Hugging Face folder
+    evaluation.json, accuracy.png, training.png     base and trained model at 1, 2, ... attempts
+
+All randomness is derived from (seed, step), so a resumed run has no random state to restore.
+"""
+
+import copy
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from argparse import ArgumentParser
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import AutoModelForTokenClassification
+from transformers.hf_argparser import HfArg
+
+from data import Problem, load
+from data.chat import Chat
+from evaluate import evaluate, fail, parse, plot_accuracy, plot_training, repeated_share, save_json, table
+from ppo import Optimizer, score, update
+from reward import Grader, extract_boxed, reward
+from rollout import Dialogues, load_model, pick_device, pick_dtype, rollout
+
+
+@dataclass
+class Config:
+    """Every option of a run. The defaults are the paper's values."""
+
+    preset: str = HfArg(default="paper", help="set of options to start from: paper, miniature, smollm2 or smoke")
+    model: str = HfArg(default="Qwen/Qwen2.5-Math-1.5B", help="base model: folder or hub name")
+    data: str = HfArg(default="math-train", help="training questions: a name that `python -m data` lists, or a .jsonl file")
+    eval_data: str | None = HfArg(default="math500", help="questions for the evaluation at the end; none: no evaluation")
+    eval_limit: int | None = HfArg(default=None, help="evaluate on the first so many of them")
+    eval_attempts: int = HfArg(default=5, help="evaluate with 1, 2, ... up to this many attempts allowed")
+    out: str | None = HfArg(default=None, help="folder of the run; none: runs/PRESET-DATE-TIME")
+    resume: bool = HfArg(default=False, help="go on with the run in --out, with its own options")
+    seed: int = HfArg(default=0, help="makes all random numbers of the run")
+    steps: int = HfArg(default=1280, help="rollouts with one PPO update each")
+    dialogues: int = HfArg(default=1024, help="dialogues in a step")
+    min_attempts: int = HfArg(default=1, help="attempts allowed in a dialogue are uniform in min_attempts..max_attempts")
+    max_attempts: int = HfArg(default=5, help="1 is the paper's single-attempt baseline")
+    temperature: float = HfArg(default=1.0, help="of sampling, and of the policy that PPO trains")
+    max_prompt_tokens: int = HfArg(default=1024, help="training questions with a longer prompt are left out")
+    max_new_tokens: int = HfArg(default=3000, help="token budget of a dialogue after its prompt, feedback included")
+    max_attempt_tokens: int | None = HfArg(default=None, help="token budget of a single attempt; none: no such limit")
+    attempt_discount: float = HfArg(default=1.0, help="a correct attempt i is worth attempt_discount^(i-1)")
+    minibatches: int = HfArg(default=8, help="optimiser steps on the dialogues of a step, in each epoch")
+    epochs: int = HfArg(default=1, help="passes over the dialogues of a step")
+    lr: float = HfArg(default=5e-7, help="peak learning rate of the actor")
+    critic_lr: float = HfArg(default=1e-5, help="peak learning rate of the critic")
+    warmup: float = HfArg(default=0.03, help="share of the optimiser steps with rising learning rate; then cosine to a tenth")
+    max_grad_norm: float = HfArg(default=1.0, help="gradients are clipped to this norm")
+    gamma: float = HfArg(default=1.0, help="discount of the reward per token")
+    gae_lambda: float = HfArg(default=0.99, help="lambda of generalised advantage estimation")
+    clip: float = HfArg(default=0.2, help="PPO's clip range of the probability ratio")
+    value_clip: float = HfArg(default=0.2, help="clip range of the critic's change")
+    kl_coef: float = HfArg(default=0.01, help="weight of the KL to the base model in the loss")
+    drop_truncated: bool = HfArg(default=False, help="leave dialogues that ran out of tokens out of the loss")
+    micro_batch_tokens: int = HfArg(default=16384, help="tokens in a forward pass of the update; changes memory, not results")
+    slots: int = HfArg(default=256, help="dialogues written side by side; changes memory and speed, not results")
+    chat_template: str = HfArg(default="chatml", help="how the model writes chat turns: chatml or llama3")
+    device: str = HfArg(default="auto", help="auto, cpu, cuda or mps")
+    dtype: str = HfArg(default="auto", help="auto (bfloat16 on CUDA, float32 elsewhere), float32 or bfloat16")
+    save_every: int = HfArg(default=20, help="steps between checkpoints")
+    keep_checkpoints: int = HfArg(default=2, help="how many of the last checkpoints stay")
+    show_every: int = HfArg(default=10, help="steps between the dialogues written to dialogues/")
+    log_to: str | None = HfArg(default=None, help="tensorboard or wandb (to be installed): metrics go there as well")
+
+
+PRESETS = {
+    "paper": {},
+    "miniature": dict(
+        model="runs/miniature/base", data="riddles-train", eval_data="riddles-test", steps=150, dialogues=512,
+        minibatches=4, lr=5e-4, critic_lr=1e-3, kl_coef=0.02, max_new_tokens=160, slots=512, save_every=50, show_every=25,
+    ),
+    "smollm2": dict(
+        model="HuggingFaceTB/SmolLM2-135M-Instruct", data="gsm8k-train", eval_data="gsm8k-test", eval_limit=200, steps=100,
+        dialogues=128, max_attempts=3, eval_attempts=3, minibatches=2, lr=2e-6, max_new_tokens=600, max_attempt_tokens=160,
+        slots=64, micro_batch_tokens=8192, show_every=1,
+    ),
+    "smoke": dict(
+        model="runs/smoke/base", data="riddles-train", eval_data="riddles-validation", eval_limit=8, steps=2, dialogues=8,
+        eval_attempts=3, minibatches=2, lr=1e-4, max_new_tokens=96, max_attempt_tokens=24, slots=4, save_every=1,
+        show_every=1,
+    ),
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The algorithm
+
+
+def train(config: Config, run: "Run", grade, log) -> None:
+    """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3)."""
+    actor, critic, reference = run.actor, run.critic, run.reference
+    bar = tqdm(total=config.steps, initial=run.step, desc="train", unit="step")
+    while run.step < config.steps:
+        run.step += 1
+        clock = [time.perf_counter()]
+
+        # 1. The model answers questions, in 1..N attempts each, and every dialogue gets its reward.
+        problems, allowed = draw(config, run.problems, run.step)
+        dialogues = rollout(
+            actor, run.tokenizer, [p.question for p in problems], [p.answer for p in problems], allowed,
+            extract=extract_boxed, grade=grade, reward=partial(reward, discount=config.attempt_discount),
+            template=config.chat_template, slots=config.slots, max_new_tokens=config.max_new_tokens,
+            max_attempt_tokens=config.max_attempt_tokens, temperature=config.temperature, seed=(config.seed, run.step),
+        )  # fmt: skip
+        clock.append(time.perf_counter())
+
+        # 2. What the frozen base model and the critic say of every action, before anything changes.
+        reference_DT, value_DT = score(dialogues, reference, critic, config.temperature, config.micro_batch_tokens)
+        clock.append(time.perf_counter())
+
+        # 3. Clipped PPO on the model-written tokens.
+        losses = update(
+            actor, critic, run.actor_optimizer, run.critic_optimizer, dialogues, reference_DT, value_DT, config,
+            seed=(config.seed, run.step),
+        )  # fmt: skip
+        clock.append(time.perf_counter())
+
+        metrics = {"step": run.step} | summarise(dialogues) | losses | speeds(dialogues, clock)
+        run.record(metrics, dialogues)
+        log(metrics)
+        bar.set_postfix(reward=f"{metrics['reward']:.2f}", accuracy=f"{metrics['accuracy']:.2f}")
+        bar.update()
+        if run.step % config.save_every == 0 or run.step == config.steps:
+            run.save()
+    bar.close()
+
+
+def draw(config: Config, problems: list[Problem], step: int) -> tuple[list[Problem], list[int]]:
+    """The questions of a step and how many attempts each is allowed.
+
+    Every pass over the questions is a new permutation and asks each once; a step may span two passes.
+    """
+    first = (step - 1) * config.dialogues
+    orders, chosen = {}, []
+    for i in range(first, first + config.dialogues):
+        epoch, position = divmod(i, len(problems))
+        if epoch not in orders:
+            orders[epoch] = np.random.default_rng((config.seed, epoch, 0)).permutation(len(problems))
+        chosen.append(problems[orders[epoch][position]])
+    rng = np.random.default_rng((config.seed, step, 1))
+    return chosen, rng.integers(config.min_attempts, config.max_attempts + 1, size=config.dialogues).tolist()
+
+
+def summarise(dialogues: Dialogues) -> dict:
+    """What a rollout looks like. accuracy_by_attempt[k - 1]: of the dialogues that were allowed k attempts or more, the
+    share that was solved within k."""
+    solved_at_D = torch.where(dialogues.correct_D, dialogues.used_D, torch.iinfo(torch.long).max)
+    by_attempt = [
+        (solved_at_D[dialogues.allowed_D >= k] <= k).float().mean().item()
+        for k in range(1, int(dialogues.allowed_D.max()) + 1)
+    ]
+    return {
+        "reward": dialogues.reward_D.mean().item(),
+        "accuracy": dialogues.correct_D.float().mean().item(),
+        "accuracy_first": by_attempt[0],
+        "accuracy_by_attempt": by_attempt,
+        "attempts_used": dialogues.used_D.float().mean().item(),
+        "repeated": repeated_share(dialogues.attempts),
+        "truncated": dialogues.truncated_D.float().mean().item(),
+        "tokens_sampled": dialogues.sampled_DT.sum(1).float().mean().item(),
+        "tokens_total": dialogues.length_D.float().mean().item(),
+    }
+
+
+def speeds(dialogues: Dialogues, clock: list[float]) -> dict:
+    """Tokens per second of each stage: sampled ones in the rollout, all tokens of the dialogues elsewhere."""
+    sampled, total = int(dialogues.sampled_DT.sum()), int(dialogues.length_D.sum())
+    rollout_s, score_s, update_s = (b - a for a, b in zip(clock, clock[1:]))
+    return {
+        "rollout_tokens_per_second": sampled / rollout_s,
+        "score_tokens_per_second": total / score_s,
+        "update_tokens_per_second": total / update_s,
+        "seconds": clock[-1] - clock[0],
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run: models, optimisers and files
+
+
+class Run:
+    """The state of a run and its folder. Nothing in the folder is ever half-written: files appear by renaming."""
+
+    def __init__(self, config: Config, problems: list[Problem]):
+        device = pick_device(config.device)
+        dtype = pick_dtype(config.dtype, device)
+        torch.manual_seed(config.seed)
+        self.config, self.folder, self.step = config, Path(config.out), 0
+        self.actor, self.tokenizer = load_model(config.model, device, dtype)
+        self.reference = copy.deepcopy(self.actor).requires_grad_(False)
+        self.critic = AutoModelForTokenClassification.from_pretrained(config.model, num_labels=1, dtype=dtype)
+        self.critic.to(device).eval()
+        for weight in self.critic.score.parameters():  # the critic starts out expecting 0
+            torch.nn.init.zeros_(weight)
+        updates = config.steps * config.epochs * config.minibatches
+        self.actor_optimizer, self.critic_optimizer = (
+            Optimizer(model, lr, int(config.warmup * updates), updates, config.max_grad_norm)
+            for model, lr in ((self.actor, config.lr), (self.critic, config.critic_lr))
+        )
+        chat = Chat(self.actor, self.tokenizer, config.chat_template)
+        self.problems = [
+            p for p in problems if len(chat.prompt(p.question, config.max_attempts)) <= config.max_prompt_tokens
+        ]
+        if not self.problems:
+            raise ValueError(f"no question of {config.data} has a prompt of at most {config.max_prompt_tokens} tokens")
+        if left_out := len(problems) - len(self.problems):
+            print(f"left out {left_out} questions with prompts of more than {config.max_prompt_tokens} tokens")
+
+    def parts(self) -> dict:
+        names = ("actor", "critic", "actor_optimizer", "critic_optimizer")
+        return {name: getattr(self, name) for name in names}
+
+    def save(self) -> None:
+        """Write a checkpoint and delete the oldest ones."""
+        state = {name: part.state_dict() for name, part in self.parts().items()}
+        path = self.folder / f"checkpoint-{self.step:06d}.pt"
+        part = path.with_suffix(".part")
+        with open(part, "wb") as file:
+            torch.save(state | {"step": self.step}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+        for old in sorted(self.folder.glob("checkpoint-*.pt"))[: -self.config.keep_checkpoints]:
+            old.unlink()
+
+    def restore(self) -> None:
+        """Continue from the last checkpoint: metrics written after it are dropped, because those steps come again."""
+        checkpoints = sorted(self.folder.glob("checkpoint-*.pt"))
+        if not checkpoints:
+            return
+        state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+        self.step = state["step"]
+        metrics = self.folder / "metrics.jsonl"
+        kept = [line for line in metrics.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= self.step]
+        part = metrics.with_suffix(".part")
+        part.write_text("".join(kept))
+        part.rename(metrics)
+
+    def record(self, metrics: dict, dialogues: Dialogues) -> None:
+        """Append the step's line to metrics.jsonl and, every few steps, write one dialogue as text."""
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(metrics) + "\n")
+        if self.step % self.config.show_every == 0:
+            d = int(dialogues.used_D.argmax())  # the first of those with the most attempts
+            tokens = dialogues.tokens_DT[d, : dialogues.length_D[d]].tolist()
+            lines = [self.tokenizer.decode(tokens), f"----- step {self.step}: reward {dialogues.reward_D[d]:+.2f}"]
+            for i, attempt in enumerate(dialogues.attempts[d], 1):
+                verdict = "correct" if attempt.correct else "out of tokens" if attempt.truncated else "incorrect"
+                lines.append(f"----- attempt {i}: {verdict}, answer {attempt.answer!r}")
+            shown = self.folder / "dialogues" / f"step-{self.step:06d}.txt"
+            shown.parent.mkdir(exist_ok=True)
+            shown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def export(self) -> Path:
+        """Write the trained model as a Hugging Face folder."""
+        final, part = self.folder / "model", self.folder / "model.part"
+        shutil.rmtree(part, ignore_errors=True)
+        self.actor.save_pretrained(part)
+        self.tokenizer.save_pretrained(part)
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+        return final
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def read_config(argv: list[str]) -> Config:
+    """Defaults, overridden by the preset or, with --resume, by the run's own options, overridden by the command line.
+
+    Raises ValueError for what does not fit together, OSError for a folder that is not there.
+    """
+    early = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--preset", default=Config.preset)
+    preset = early.parse_known_args(argv)[0].preset
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    config = parse(Config, argv, PRESETS[preset])
+    if config.resume:
+        return saved_config(config, argv)
+    config.out = config.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
+    if Path(config.out).exists() and any(Path(config.out).iterdir()):
+        raise ValueError(f"{config.out} is not empty: continue that run with --resume, or choose another --out")
+    return config
+
+
+def saved_config(config: Config, argv: list[str]) -> Config:
+    """The options of the run to resume. Another value on the command line would make it a different run: ValueError."""
+    if not config.out:
+        raise ValueError("--resume needs the folder of the run: --out runs/NAME")
+    path = Path(config.out) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run to resume in {config.out}: {path} is missing")
+    saved = json.loads(path.read_text()) | {"resume": True, "out": config.out}
+    asked = asdict(parse(Config, argv, saved))
+    if differing := [f"{name} ({saved[name]} there, {asked[name]} here)" for name in asked if asked[name] != saved[name]]:
+        raise ValueError(f"the run in {config.out} has other options: {', '.join(differing)}; leave these out")
+    return Config(**saved)
+
+
+def check(config: Config) -> None:
+    """ValueError for a value out of range."""
+    positive = (
+        "eval_limit eval_attempts steps dialogues min_attempts temperature max_prompt_tokens max_new_tokens "
+        "max_attempt_tokens minibatches epochs lr critic_lr max_grad_norm clip value_clip micro_batch_tokens slots "
+        "save_every keep_checkpoints show_every"
+    )
+    for name in positive.split():
+        if (value := getattr(config, name)) is not None and not value > 0:
+            raise ValueError(f"--{name} must be greater than 0, not {value}")
+    for name in "attempt_discount warmup gamma gae_lambda".split():
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"--{name} must lie between 0 and 1, not {getattr(config, name)}")
+    if config.kl_coef < 0 or config.seed < 0:
+        raise ValueError("--kl_coef and --seed must not be negative")
+    if config.max_attempts < config.min_attempts:
+        raise ValueError(f"--max_attempts {config.max_attempts} is less than --min_attempts {config.min_attempts}")
+    if config.minibatches > config.dialogues:
+        raise ValueError(f"--minibatches {config.minibatches} is more than the {config.dialogues} dialogues of a step")
+
+
+def open_log(config: Config):
+    """The function that takes each step's metrics to TensorBoard or Weights & Biases, if one was asked for."""
+    if config.log_to is None:
+        return lambda metrics: None
+    try:
+        if config.log_to == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(config.out)
+            return lambda metrics: [
+                writer.add_scalar(name, value, metrics["step"])
+                for name, value in metrics.items()
+                if isinstance(value, (int, float))
+            ]
+        if config.log_to == "wandb":
+            import wandb
+
+            wandb.init(project="multi-attempt", name=Path(config.out).name, config=asdict(config))
+            return lambda metrics: wandb.log(metrics, step=metrics["step"])
+    except ImportError as error:
+        raise ValueError(f"--log_to {config.log_to} needs a package that is not installed: {error}") from error
+    raise ValueError(f"--log_to takes tensorboard, wandb or none, not {config.log_to!r}")
+
+
+def load_questions(config: Config) -> tuple[list[Problem], list[Problem]]:
+    """Training and evaluation questions; ValueError when one stands in both."""
+    training = load(config.data)
+    held_out = load(config.eval_data)[: config.eval_limit] if config.eval_data else []
+    if shared := {p.question for p in training} & {p.question for p in held_out}:
+        raise ValueError(
+            f"{len(shared)} questions of --eval_data {config.eval_data} are in --data {config.data} as well, the first: "
+            f"{min(shared)!r}"
+        )
+    return training, held_out
+
+
+def report(config: Config, run: Run, held_out: list[Problem], grade) -> None:
+    """Evaluate the base and the trained model, print the table, draw the plots."""
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    plot_training(rows, run.folder / "training.png")
+    if held_out:
+        results = {}
+        for name, model in (("base", run.reference), ("trained", run.actor)):
+            results[name] = evaluate(
+                model, run.tokenizer, held_out, attempts=config.eval_attempts, grade=grade, template=config.chat_template,
+                slots=config.slots, max_new_tokens=config.max_new_tokens, max_attempt_tokens=config.max_attempt_tokens,
+                progress=f"evaluate {name}",
+            )  # fmt: skip
+        save_json(results, run.folder / "evaluation.json")
+        plot_accuracy(results, run.folder / "accuracy.png")
+        print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        config = read_config(sys.argv[1:] if argv is None else argv)
+        check(config)
+        training, held_out = load_questions(config)
+        run = Run(config, training)
+        log = open_log(config)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if config.resume:
+            run.restore()
+        else:
+            save_json(asdict(config), run.folder / "config.json")
+    except (ValueError, OSError) as error:
+        fail(error)
+    print(f"{config.out}: {config.model}, {run.actor.num_parameters():,} parameters, {len(run.problems)} questions")
+    try:
+        with Grader() as grader:
+            train(config, run, grader.submit, log)
+            model = run.export()
+            report(config, run, held_out, grader.submit)
+    except KeyboardInterrupt:
+        print(f"\nstopped; go on with: python train.py --resume --out {config.out}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except FloatingPointError as error:
+        fail(f"step {run.step}: {error}; the checkpoints in {config.out} are from before")
+    print(f"{model}/ is the trained model, {config.out}/ has its metrics, dialogues and plots")
+
+
+if __name__ == "__main__":
+    main()
