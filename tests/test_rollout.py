@@ -1,0 +1,358 @@
+"""The engine against the full forward, against a naive sampler, and against dialogues written out by hand."""
+
+import copy
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import settled, small_model
+
+from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
+from reward import extract_boxed
+from rollout import load_model, pick_device, pick_dtype, rollout, sample
+
+QUESTIONS = [
+    f"I am thinking of a number below {20 + 3 * i}. Divided by {3 + i % 9} it leaves {i % 3}. What is my number?"
+    + " Think of 5, 17 and 29." * (i % 4)
+    for i in range(24)
+]
+GOLDS = ["5"] * len(QUESTIONS)
+ALLOWED = [1 + i % 4 for i in range(len(QUESTIONS))]
+
+
+def verdict(answer: str, gold: str) -> bool:
+    """Right about once in three, whatever the gold answer."""
+    return len(answer) % 3 == 1
+
+
+def reward(correct: bool, boxed: bool, attempts: int) -> float:
+    return 1.0 if correct else -0.5 if boxed else -1.0
+
+
+def run(model, tokenizer, questions=QUESTIONS, golds=GOLDS, allowed=ALLOWED, **options):
+    options = dict(max_new_tokens=90, max_attempt_tokens=25, slots=64, grade=lambda a, g: settled(verdict(a, g))) | options
+    return rollout(model, tokenizer, questions, golds, allowed, extract=extract_boxed, reward=reward, **options)
+
+
+def naive(model, tokenizer, d: int, temperature=1.0, seed=(0,), max_new_tokens=90, max_attempt_tokens=25):
+    """The attempt loop once more, as plainly as possible: one dialogue, the whole model for every token, float64."""
+    tokens = Chat(model, tokenizer, "chatml").prompt(QUESTIONS[d], ALLOWED[d])
+    prompt, sampled, attempts = len(tokens), [], []
+    uniforms = np.random.default_rng((*seed, d)).random(max_new_tokens, dtype=np.float32)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    sampled = [False] * prompt
+    for left in range(ALLOWED[d], 0, -1):
+        written = []
+        while True:
+            with torch.no_grad():
+                logits = model(torch.tensor([tokens])).logits[0, -1].double().numpy()
+            if temperature == 0:
+                token = int(logits.argmax())
+            else:
+                p = np.exp(logits / temperature - (logits / temperature).max())
+                token = int(np.searchsorted(np.cumsum(p / p.sum()), uniforms[len(tokens) - prompt], side="right"))
+            tokens.append(token)
+            sampled.append(True)
+            written.append(token)
+            text = tokenizer.decode(written[:-1] if token == end else written)
+            answer = extract_boxed(text)
+            out = len(written) == max_attempt_tokens or len(tokens) == prompt + max_new_tokens
+            if token == end or answer is not None or out:
+                break
+        attempts.append((text, answer, answer is not None and verdict(answer, "5")))
+        if attempts[-1][2] or left == 1:
+            break
+        feedback = tokenizer(feedback_text(CHAT_TEMPLATES["chatml"], left - 1), add_special_tokens=False)["input_ids"]
+        feedback = feedback[1:] if token == end else feedback
+        if len(tokens) + len(feedback) >= prompt + max_new_tokens:
+            break
+        tokens += feedback
+        sampled += [False] * len(feedback)
+    return tokens, sampled, attempts
+
+
+def same(a, b) -> None:
+    """Token for token the same dialogues with the same verdicts; log-probabilities up to float32 rounding."""
+    for name in ("tokens_DT", "sampled_DT", "length_D", "prompt_length_D", "used_D", "reward_D", "truncated_D"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert a.attempts == b.attempts
+    torch.testing.assert_close(a.logp_DT, b.logp_DT, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def dialogues(model, tokenizer):
+    return run(model, tokenizer)
+
+
+def test_the_sample_covers_what_the_tests_are_about(dialogues):
+    """Right and wrong, boxed and ended without a box, truncated by an attempt's budget and by the dialogue's."""
+    attempts = [a for attempts in dialogues.attempts for a in attempts]
+    assert {a.correct for a in attempts} == {a.truncated for a in attempts} == {True, False}
+    assert any(a.answer is None and not a.truncated for a in attempts)
+    assert set(dialogues.used_D.tolist()) >= {1, 2, 3}
+    assert set(dialogues.reward_D.tolist()) == {1.0, -0.5, -1.0}
+
+
+@pytest.mark.parametrize("options", [{}, dict(slots=5, stride=4), dict(slots=3, stride=1), dict(temperature=0.7)])
+def test_logps_equal_the_full_forward(model, tokenizer, options):
+    """Rows at different positions, after refill over stale cache (few slots) and after rollback (stride 4)."""
+    batch = run(model, tokenizer, **options)
+    with torch.no_grad():
+        logits = model(input_ids=batch.tokens_DT).logits / options.get("temperature", 1.0)
+    logp_DT = logits[:, :-1].log_softmax(-1).gather(-1, batch.tokens_DT[:, 1:, None])[..., 0]
+    mask = batch.sampled_DT[:, 1:]
+    assert mask.sum() > 300
+    torch.testing.assert_close(batch.logp_DT[:, 1:][mask], logp_DT[mask], atol=1e-5, rtol=0)
+    assert (batch.logp_DT[~batch.sampled_DT] == 0).all()
+
+
+@pytest.mark.parametrize("options", [dict(slots=1), dict(slots=3), dict(slots=3, stride=4), dict(stride=7)])
+def test_the_same_dialogues_whatever_the_schedule(model, tokenizer, dialogues, options):
+    same(run(model, tokenizer, **options), dialogues)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
+def test_the_same_dialogues_as_a_naive_loop(model, tokenizer, temperature):
+    batch = run(model, tokenizer, temperature=temperature, seed=(3, 1))
+    for d in range(len(QUESTIONS)):
+        tokens, sampled, attempts = naive(model, tokenizer, d, temperature, seed=(3, 1))
+        assert batch.tokens_DT[d, : batch.length_D[d]].tolist() == tokens
+        assert batch.sampled_DT[d, : batch.length_D[d]].tolist() == sampled
+        assert [(a.text, a.answer, a.correct) for a in batch.attempts[d]] == attempts
+
+
+def test_another_seed_gives_other_dialogues(model, tokenizer, dialogues):
+    assert not torch.equal(run(model, tokenizer, seed=(1,)).tokens_DT[:, :60], dialogues.tokens_DT[:, :60])
+
+
+def test_bfloat16_logps_are_close(tokenizer):
+    model = small_model(tokenizer).to(torch.bfloat16)
+    batch = run(model, tokenizer, slots=6)
+    with torch.no_grad():
+        logp_DTV = model(input_ids=batch.tokens_DT).logits[:, :-1].float().log_softmax(-1)
+    full = logp_DTV.gather(-1, batch.tokens_DT[:, 1:, None])[..., 0]
+    mask = batch.sampled_DT[:, 1:]
+    assert batch.logp_DT.dtype == torch.float32
+    assert (batch.logp_DT[:, 1:][mask] - full[mask]).abs().mean() < 2e-2
+
+
+def test_late_verdicts_change_nothing(model, tokenizer, dialogues):
+    """Verdicts that come after other dialogues have moved on, the last ones when every slot is parked."""
+    waiting = []
+
+    def grade(answer, gold):
+        future = Future()
+        future.set_running_or_notify_cancel()
+        waiting.append((future, answer))
+        if len(waiting) == 3:
+            for other, text in reversed(waiting):
+                other.set_result(verdict(text, gold))
+            waiting.clear()
+        return future
+
+    class Patient(list):
+        """Settles what is left when the engine has nothing to do but to wait."""
+
+    import rollout as engine
+
+    original = engine.wait
+
+    def wait(futures, return_when):
+        for other, text in waiting:
+            other.set_result(verdict(text, "5"))
+        waiting.clear()
+        return original(futures, return_when=return_when)
+
+    engine.wait = wait
+    try:
+        same(run(model, tokenizer, grade=grade, slots=7), dialogues)
+    finally:
+        engine.wait = original
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Dialogues written by hand
+
+
+class Scripted:
+    """Stands in for a model: the token after position p is script[p + 1], whatever was fed."""
+
+    def __init__(self, script: list[int], vocabulary: int):
+        self.config = SimpleNamespace(
+            num_hidden_layers=1, num_key_value_heads=1, num_attention_heads=1, hidden_size=2, vocab_size=vocabulary,
+            max_position_embeddings=1000,
+        )  # fmt: skip
+        self.device, self.dtype, self.generation_config = torch.device("cpu"), torch.float32, None
+        self.script = torch.tensor(script + [0] * 50)
+
+    def set_attn_implementation(self, name):
+        assert name == "slots"
+
+    def base_model(self, input_ids, position_ids, past_key_values, use_cache):
+        keys = torch.zeros(*input_ids.shape[:1], 1, input_ids.shape[1], 2)
+        past_key_values.update(keys, keys, 0)
+
+    def __call__(self, input_ids, position_ids, attention_mask, past_key_values, use_cache):
+        keys = torch.zeros(len(input_ids), 1, 1, 2)
+        past_key_values.update(keys, keys, 0)
+        logits = torch.full((*input_ids.shape, self.config.vocab_size), -50.0)
+        return SimpleNamespace(logits=logits.scatter(-1, self.script[position_ids + 1][..., None], 0.0))
+
+
+def play(tokenizer, allowed: int, attempts: list[str], garbage: int = 0, gold="5", **options):
+    """A model that writes these attempts, and some garbage tokens after each that the engine must not keep."""
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    chat = CHAT_TEMPLATES["chatml"]
+    tokens = ids(prompt_text(chat, QUESTIONS[0], allowed))
+    script, sampled, spans = list(tokens), [False] * len(tokens), []
+    for i, attempt in enumerate(attempts):
+        if i:
+            forced = ids(feedback_text(chat, allowed - i))[attempts[i - 1].endswith("<|im_end|>") :]
+            tokens, script, sampled = tokens + forced, script + forced, sampled + [False] * len(forced)
+        written = ids(attempt)
+        spans.append((len(tokens), len(tokens) + len(written)))
+        tokens, script, sampled = tokens + written, script + written, sampled + [True] * len(written)
+    # what the model would go on to write is wherever the script holds feedback: the engine must force over it
+    model = Scripted(script, len(tokenizer))
+    batch = rollout(
+        model, tokenizer, [QUESTIONS[0]], [gold], [allowed], extract=extract_boxed, reward=reward,
+        grade=lambda a, g: settled(a == g), **(dict(max_new_tokens=200) | options),
+    )  # fmt: skip
+    return batch, tokens, sampled, spans
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5])
+def test_wrong_wrong_right(tokenizer, stride):
+    attempts = ["5, 17. \\boxed{17}", "5, 17. \\boxed{29}", "5. \\boxed{5}"]
+    batch, tokens, sampled, spans = play(tokenizer, 4, attempts, stride=stride)
+    assert batch.tokens_DT[0].tolist() == tokens
+    assert batch.sampled_DT[0].tolist() == sampled
+    assert [(a.start, a.end) for a in batch.attempts[0]] == spans
+    assert [(a.text, a.answer, a.correct) for a in batch.attempts[0]] == [
+        (attempts[0], "17", False),
+        (attempts[1], "29", False),
+        (attempts[2], "5", True),
+    ]
+    assert (batch.reward_D.item(), batch.used_D.item(), batch.allowed_D.item()) == (1.0, 3, 4)
+    assert not batch.truncated_D.item() and batch.length_D.item() == len(tokens)
+    text = tokenizer.decode(tokens)
+    assert "You have 4 attempts to answer" in text
+    assert [f"You have {n} attempts left. Try an alternative.<|im_end|>" in text for n in (3, 2, 1)] == [True, True, False]
+    assert text.endswith("<|im_start|>assistant\n5. \\boxed{5}")
+
+
+def test_the_last_wrong_attempt_ends_the_dialogue(tokenizer):
+    batch, tokens, sampled, _ = play(tokenizer, 2, ["\\boxed{17}", "\\boxed{29}"])
+    assert batch.tokens_DT[0].tolist() == tokens and batch.sampled_DT[0].tolist() == sampled
+    assert batch.reward_D.item() == -0.5 and batch.used_D.item() == 2
+
+
+def test_a_sampled_end_token_is_an_action_and_is_not_forced_again(tokenizer):
+    batch, tokens, sampled, _ = play(tokenizer, 2, ["5, 17<|im_end|>", "17<|im_end|>"])
+    assert batch.tokens_DT[0].tolist() == tokens and batch.sampled_DT[0].tolist() == sampled
+    assert batch.sampled_DT[0, -1] and tokens[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert [a.text for a in batch.attempts[0]] == ["5, 17", "17"]
+    assert batch.reward_D.item() == -1.0 and not batch.truncated_D.item()
+    assert "17<|im_end|>\n<|im_start|>system" in tokenizer.decode(tokens)
+
+
+def test_the_first_of_two_boxes_counts(tokenizer):
+    batch, tokens, *_ = play(tokenizer, 1, ["\\boxed{17} \\boxed{5}"], stride=8)
+    assert batch.attempts[0][0].answer == "17" and batch.reward_D.item() == -0.5
+    assert tokenizer.decode(batch.tokens_DT[0]).endswith("\\boxed{17}")
+
+
+def test_an_attempt_out_of_budget_counts_as_wrong(tokenizer):
+    long = "5, 17, 29, 5, 17, 29, 5, 17"
+    length = len(tokenizer(long, add_special_tokens=False)["input_ids"])
+    batch, tokens, sampled, spans = play(tokenizer, 2, [long, "5. \\boxed{5}"], max_attempt_tokens=length)
+    assert batch.tokens_DT[0].tolist() == tokens and batch.sampled_DT[0].tolist() == sampled
+    assert [a.truncated for a in batch.attempts[0]] == [True, False]
+    assert batch.reward_D.item() == 1.0 and not batch.truncated_D.item()
+
+
+def test_a_dialogue_out_of_budget_is_truncated(tokenizer):
+    attempts = ["5. \\boxed{17}", "5, 17. \\boxed{5}"]
+    _, tokens, sampled, spans = play(tokenizer, 2, attempts)
+    prompt = spans[0][0]
+    for cut in range(spans[1][0] + 1, spans[1][1]):  # in the middle of the second attempt
+        batch, *_ = play(tokenizer, 2, attempts, max_new_tokens=cut - prompt, stride=3)
+        assert batch.tokens_DT[0].tolist() == tokens[:cut] and batch.sampled_DT[0].tolist() == sampled[:cut]
+        assert batch.truncated_D.item() and batch.reward_D.item() == -1.0
+    for cut in range(spans[0][1], spans[1][0] + 1):  # no room for feedback and one more token
+        batch, *_ = play(tokenizer, 2, attempts, max_new_tokens=cut - prompt)
+        assert batch.tokens_DT[0].tolist() == tokens[: spans[0][1]]
+        assert batch.truncated_D.item() and batch.reward_D.item() == -0.5
+    batch, *_ = play(tokenizer, 2, attempts, max_new_tokens=spans[1][1] - prompt)  # the box closes just in time
+    assert not batch.truncated_D.item() and batch.reward_D.item() == 1.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling
+
+
+def test_sample_inverts_the_cumulative_distribution():
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(6, 4)
+    uniform = torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.3001, 0.9999])
+    token, logp = sample(logits, uniform, 1.0)
+    assert token.tolist() == [0, 0, 1, 1, 2, 3]
+    torch.testing.assert_close(logp, torch.tensor([0.1, 0.1, 0.2, 0.2, 0.3, 0.4]).log())
+
+
+def test_sample_never_takes_an_impossible_token():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.5, -torch.inf]])
+    for uniform in (0.0, 1 - 2**-24, 1.0):
+        token, logp = sample(logits, torch.tensor([uniform]), 1.0)
+        assert token.item() in (1, 3) and logp.isfinite()
+
+
+def test_sample_frequencies_follow_the_temperature():
+    logits = torch.tensor([0.0, 1.0, 2.0])
+    uniform = (torch.arange(10000) + 0.5) / 10000
+    for temperature in (0.5, 1.0, 2.0):
+        token, logp = sample(logits.expand(10000, 3), uniform, temperature)
+        p = (logits / temperature).softmax(-1)
+        torch.testing.assert_close(token.bincount(minlength=3) / 10000, p, atol=2e-4, rtol=0)
+        torch.testing.assert_close(logp, p.log()[token])
+
+
+def test_temperature_0_is_greedy_and_reports_the_models_own_logp():
+    logits = torch.tensor([[0.0, 3.0, 1.0]])
+    token, logp = sample(logits, torch.tensor([0.99]), 0)
+    assert token.item() == 1
+    torch.testing.assert_close(logp, logits.log_softmax(-1)[:, 1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What does not fit
+
+
+def test_one_sentence_for_what_does_not_fit(tokenizer):
+    model = small_model(tokenizer)
+    with pytest.raises(ValueError, match="unknown chat template 'vicuna': choose one of chatml, llama3"):
+        run(model, tokenizer, template="vicuna")
+    with pytest.raises(ValueError, match="does not know the token <|eot_id|> of the chat template 'llama3'"):
+        run(model, tokenizer, template="llama3")
+    with pytest.raises(ValueError, match="and max_new_tokens 500 exceed the model's 512 positions: lower max_new_tokens"):
+        run(model, tokenizer, max_new_tokens=500)
+    sliding = copy.deepcopy(model)
+    sliding.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ValueError, match="sliding-window layers is not supported"):
+        run(sliding, tokenizer)
+
+
+def test_one_sentence_for_what_cannot_be_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no model folder .*/nowhere"):
+        load_model(f"{tmp_path}/nowhere", torch.device("cpu"), torch.float32)
+    with pytest.raises(OSError, match="cannot be loaded: .*"):
+        load_model(str(tmp_path), torch.device("cpu"), torch.float32)
+    with pytest.raises(ValueError, match="device 'abacus' is not available here"):
+        pick_device("abacus")
+    with pytest.raises(ValueError, match="dtype 'int3' is not supported"):
+        pick_dtype("int3", torch.device("cpu"))
+    assert pick_dtype("auto", torch.device("cpu")) is torch.float32
