@@ -2,7 +2,7 @@
 
     "I am thinking of a number below 35. Divided by 12 it leaves 5. What is my number?"
 
-The clues leave 1 to 5 candidates (here 5, 17, 29) and the hidden number is one of them, drawn at random. So the best
+The clues leave 2, 3 or 4 candidates (here 5, 17, 29) and the hidden number is one of them, drawn at random. So the best
 possible accuracy is known exactly: 1/c at the first attempt and min(k, c)/c after k attempts with c candidates, and a
 model that repeats an answer which was called incorrect gains nothing.
 
@@ -33,9 +33,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from data import Problem
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
 
-MODULI = range(3, 16)
-MOST_CANDIDATES = 5
-SPLITS = {"test": 200, "validation": 100, "train": 900}  # questions for each number of candidates
+MODULI = range(3, 19)
+CANDIDATES = (2, 3, 4)
+ATTEMPTS = 5  # allowed in a worked dialogue at most
+SPLITS = {"test": 300, "validation": 200, "train": 1500}  # questions for each number of candidates
 SEED = 2503_04808  # of the problem sets alone: they are the same in every run
 
 
@@ -65,7 +66,7 @@ def solution(candidates: range, answer: int) -> str:
 
 
 def riddles(split: str) -> list[Problem]:
-    """The problem set of a split, with equally many riddles of 1, 2, ... 5 candidates; no question is in two splits.
+    """The problem set of a split, with equally many riddles of 2, 3 and 4 candidates; no question is in two splits.
 
     A training question stands in the set five times, with hidden numbers drawn independently: there is nothing to learn
     by heart.
@@ -77,7 +78,7 @@ def draw_riddles(split: str) -> list[tuple[Riddle, int]]:
     """The riddles of a split with their hidden numbers."""
     start = sum(SPLITS[earlier] for earlier in itertools.takewhile(lambda name: name != split, SPLITS))
     drawn = []
-    for count in range(1, MOST_CANDIDATES + 1):
+    for count in CANDIDATES:
         group = [
             Riddle(bound, modulus, remainder)
             for modulus in MODULI
@@ -143,9 +144,9 @@ def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausal
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
         initializer_range=0.06,
         tie_word_embeddings=True,
         eos_token_id=eos_token_id,
@@ -156,7 +157,7 @@ def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausal
 
 def worked_dialogue(chat: Chat, riddle: Riddle, hidden: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """Tokens of a neutral dialogue, and the same with -100 wherever they are not the solver's."""
-    allowed = int(rng.integers(1, MOST_CANDIDATES + 1))
+    allowed = int(rng.integers(1, ATTEMPTS + 1))
     tokens = chat.prompt(riddle.question, allowed)
     target = [-100] * len(tokens)
     for used, attempt in enumerate(neutral_attempts(riddle, hidden, allowed, rng)):

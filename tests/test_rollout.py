@@ -1,7 +1,7 @@
 """The engine against the full forward, against a naive sampler, and against dialogues written out by hand."""
 
 import copy
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import SimpleNamespace
 
 import numpy as np
@@ -138,7 +138,7 @@ def test_bfloat16_logps_are_close(tokenizer):
     assert (batch.logp_DT[:, 1:][mask] - full[mask]).abs().mean() < 2e-2
 
 
-def test_late_verdicts_change_nothing(model, tokenizer, dialogues):
+def test_late_verdicts_change_nothing(model, tokenizer, dialogues, monkeypatch):
     """Verdicts that come after other dialogues have moved on, the last ones when every slot is parked."""
     waiting = []
 
@@ -152,24 +152,14 @@ def test_late_verdicts_change_nothing(model, tokenizer, dialogues):
             waiting.clear()
         return future
 
-    class Patient(list):
-        """Settles what is left when the engine has nothing to do but to wait."""
-
-    import rollout as engine
-
-    original = engine.wait
-
-    def wait(futures, return_when):
+    def wait_for_graders(futures, return_when):
         for other, text in waiting:
             other.set_result(verdict(text, "5"))
         waiting.clear()
-        return original(futures, return_when=return_when)
+        return wait(futures, return_when=return_when)
 
-    engine.wait = wait
-    try:
-        same(run(model, tokenizer, grade=grade, slots=7), dialogues)
-    finally:
-        engine.wait = original
+    monkeypatch.setattr("rollout.wait", wait_for_graders)
+    same(run(model, tokenizer, grade=grade, slots=7), dialogues)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

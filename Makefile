@@ -1,0 +1,49 @@
+# Learning from failures in multi-attempt reinforcement learning: every command of the project.
+
+PYTHON ?= python3
+PRESET ?= miniature
+ARGS ?=
+PY := .venv/bin/python
+
+# Two OpenMP threads that spin while they wait get in each other's way as soon as the machine is busy; and glibc should
+# keep freed memory instead of asking the kernel for it again in every step. Both only cost or save time.
+export OMP_WAIT_POLICY ?= PASSIVE
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
+export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
+
+.PHONY: help train baseline evaluate test smoke clean
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+runs/miniature/base: .venv/ready
+	$(PY) -m data.miniature --out $@
+
+train: .venv/ready $(if $(filter miniature,$(PRESET)),runs/miniature/base)  ## train; PRESET=miniature|smollm2|paper, ARGS="--seed 3 --max_attempts 1 ..."
+	$(PY) train.py --preset $(PRESET) $(ARGS)
+
+baseline:  ## the same with a single attempt, the paper's baseline
+	@$(MAKE) train ARGS="--max_attempts 1 $(ARGS)"
+
+evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set
+	@test -n "$(MODEL)" -a -n "$(DATA)" || { echo 'make evaluate needs a model and a data set: make evaluate MODEL=runs/NAME/model DATA=riddles-test' >&2; exit 2; }
+	$(PY) evaluate.py --model $(MODEL) --data $(DATA) $(ARGS)
+
+test: .venv/ready  ## all tests
+	$(PY) -m pytest -q tests
+
+smoke: .venv/ready  ## the whole chain with tiny numbers, in under a minute
+	rm -rf runs/smoke
+	$(PY) -m data.miniature --out runs/smoke/base --steps 3 --batch 8
+	$(PY) train.py --preset smoke --out runs/smoke/run
+	$(PY) evaluate.py --model runs/smoke/base,runs/smoke/run/model --data riddles-validation --limit 4 --attempts 2 --max_new_tokens 64 --out runs/smoke/evaluation
+
+clean:  ## delete the virtual environment and caches; runs/ stays
+	rm -rf .venv .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,418 @@
+"""PPO against hand-computed cases, closed forms, and itself with other batches."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import small_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_rollout import QUESTIONS, run
+from transformers import LlamaForTokenClassification
+
+import ppo
+from ppo import (
+    Optimizer,
+    action_logps,
+    action_values,
+    explained_variance,
+    gae,
+    kl_k3,
+    micro_batches,
+    normalise,
+    policy_loss,
+    score,
+    update,
+    value_loss,
+)
+
+CONFIG = SimpleNamespace(
+    gamma=1.0, gae_lambda=0.95, clip=0.2, value_clip=0.2, kl_coef=0.05, epochs=1, minibatches=1, drop_truncated=False,
+    temperature=1.0, micro_batch_tokens=100_000,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def actor(tokenizer):
+    return small_model(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def critic(actor):
+    torch.manual_seed(1)
+    critic = LlamaForTokenClassification(copy.deepcopy(actor.config)).eval()
+    critic.score = torch.nn.Linear(32, 1)
+    return critic
+
+
+@pytest.fixture(scope="module")
+def dialogues(actor, tokenizer):
+    return run(actor, tokenizer)
+
+
+def with_config(**changes):
+    return SimpleNamespace(**vars(CONFIG) | changes)
+
+
+class Recorder(Optimizer):
+    """Keeps the gradients of the minibatches instead of stepping."""
+
+    def __init__(self, model):
+        super().__init__(model, 1e-3, 0, 10, 1e9)
+        self.gradients = []
+
+    def step(self):
+        self.gradients.append([None if m.grad is None else m.grad.clone() for m in self.masters])
+        self.adamw.zero_grad()
+        return 0.0
+
+
+def gradients(actor, critic, dialogues, config, seed=0):
+    """Metrics, and the actor's and the critic's gradients of every minibatch."""
+    actor.zero_grad()
+    critic.zero_grad()
+    actor_recorder, critic_recorder = Recorder(actor), Recorder(critic)
+    reference_DT, value_DT = score(dialogues, actor, critic, config.temperature, config.micro_batch_tokens)
+    metrics = update(
+        actor, critic, actor_recorder, critic_recorder, dialogues, reference_DT - 0.1, value_DT, config, seed
+    )
+    return metrics, actor_recorder.gradients, critic_recorder.gradients
+
+
+def assert_same_gradients(first, second, atol=1e-6):
+    for a, b in zip(first, second, strict=True):
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(x, y, atol=atol, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Log-probabilities and values
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_first_ratio_is_1(model, tokenizer, temperature):
+    """The trainer's log-probabilities are the engine's."""
+    batch = run(model, tokenizer, temperature=temperature, slots=5, stride=4)
+    logp_A, entropy_A = action_logps(model, batch.tokens_DT, batch.sampled_DT, temperature)
+    torch.testing.assert_close(logp_A, batch.logp_DT[batch.sampled_DT], atol=1e-5, rtol=0)
+    assert (entropy_A > 0).all() and (entropy_A < math.log(len(tokenizer))).all()
+
+
+def test_chunks_of_logits_change_nothing(actor, dialogues, monkeypatch):
+    whole = action_logps(actor, dialogues.tokens_DT, dialogues.sampled_DT, 1.0)
+    monkeypatch.setattr(ppo, "LOGIT_CHUNK", 7)
+    for a, b in zip(whole, action_logps(actor, dialogues.tokens_DT, dialogues.sampled_DT, 1.0)):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_score_puts_every_number_at_its_action(actor, critic, dialogues):
+    reference_DT, value_DT = score(dialogues, actor, critic, 1.0, token_budget=300)
+    torch.testing.assert_close(reference_DT, dialogues.logp_DT, atol=1e-5, rtol=0)
+    for d in (0, 7):  # without padding, one dialogue at a time: the value before action t is read at token t - 1
+        n = dialogues.length_D[d]
+        with torch.no_grad():
+            value_T = critic(input_ids=dialogues.tokens_DT[d : d + 1, :n]).logits[0, :, 0]
+        expected_T = torch.cat([torch.zeros(1), value_T[:-1]]) * dialogues.sampled_DT[d, :n]
+        torch.testing.assert_close(value_DT[d, :n], expected_T, atol=1e-5, rtol=0)
+    assert (value_DT[~dialogues.sampled_DT] == 0).all()
+
+
+def test_forced_positions_get_no_gradient(actor, critic, dialogues):
+    """The only states that a gradient reaches from above are those in which the model chose a token."""
+    caught = []
+
+    def keep(module, args, output):
+        output.last_hidden_state.retain_grad()
+        caught.append(output.last_hidden_state)
+
+    hooks = [model.base_model.register_forward_hook(keep) for model in (actor, critic)]
+    logp_A, _ = action_logps(actor, dialogues.tokens_DT, dialogues.sampled_DT, 1.0)
+    value_A = action_values(critic, dialogues.tokens_DT, dialogues.sampled_DT)
+    (logp_A.sum() + value_A.sum()).backward()
+    for hook in hooks:
+        hook.remove()
+    chosen_DT = torch.zeros_like(dialogues.sampled_DT)
+    chosen_DT[:, :-1] = dialogues.sampled_DT[:, 1:]
+    for hidden in caught:
+        assert torch.equal(hidden.grad.abs().sum(-1) > 0, chosen_DT)
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 200))
+def test_micro_batches_hold_every_dialogue_once_within_the_budget(lengths, budget):
+    batches = list(micro_batches(torch.tensor(lengths), budget))
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[d] for d in batch) <= budget
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Advantages
+
+
+def test_gae_of_two_attempts_by_hand():
+    """prompt, 2 actions, 2 feedback tokens, 1 action: lambda 0.5, gamma 1, reward 1, values 0.2, 0.4, 0.6.
+
+    deltas: 0.4 - 0.2 = 0.2, 0.6 - 0.4 = 0.2, 1 - 0.6 = 0.4
+    advantages: 0.4; 0.2 + 0.5 * 0.4 = 0.4; 0.2 + 0.5 * 0.4 = 0.4
+    """
+    sampled = torch.tensor([[False, True, True, False, False, True, False]])
+    value = torch.tensor([[9.0, 0.2, 0.4, 9.0, 9.0, 0.6, 9.0]])
+    advantage, returns = gae(torch.tensor([1.0]), value, sampled, gamma=1.0, lam=0.5)
+    torch.testing.assert_close(advantage, torch.tensor([[0, 0.4, 0.4, 0, 0, 0.4, 0]]))
+    torch.testing.assert_close(returns, torch.tensor([[0, 0.6, 0.8, 0, 0, 1.0, 0]]))
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1))
+def test_gae_is_the_formula_with_feedback_removed(seed, gamma, lam):
+    generator = torch.Generator().manual_seed(seed)
+    sampled = torch.rand(5, 12, generator=generator) < 0.5
+    sampled[:, 3] = True
+    value, reward = torch.randn(5, 12, generator=generator), torch.randn(5, generator=generator)
+    advantage, returns = gae(reward, value, sampled, gamma, lam)
+    for d in range(5):
+        v = value[d][sampled[d]].double().tolist()
+        delta = [(reward[d].item() if t == len(v) - 1 else gamma * v[t + 1]) - v[t] for t in range(len(v))]
+        expected = [sum((gamma * lam) ** (u - t) * delta[u] for u in range(t, len(v))) for t in range(len(v))]
+        torch.testing.assert_close(advantage[d][sampled[d]], torch.tensor(expected), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(returns[d][sampled[d]], torch.tensor(expected) + torch.tensor(v), atol=1e-5, rtol=1e-4)
+        assert (advantage[d][~sampled[d]] == 0).all() and (returns[d][~sampled[d]] == 0).all()
+
+
+def test_advantages_are_normalised_over_the_actions_alone():
+    mask = torch.tensor([[True, False, True], [False, True, True]])
+    advantage = torch.tensor([[1.0, 99.0, 2.0], [99.0, 3.0, 6.0]])
+    normalised = normalise(advantage, mask)
+    deviation = math.sqrt((4 + 1 + 0 + 9) / 4)
+    torch.testing.assert_close(normalised, torch.tensor([[-2.0, 0, -1.0], [0, 0, 3.0]]) / deviation)
+
+
+def test_explained_variance():
+    returns = torch.tensor([1.0, -1.0, 0.5])
+    assert explained_variance(returns, returns) == 1.0
+    assert abs(explained_variance(torch.full((3,), 7.0), returns)) < 1e-6
+    assert explained_variance(returns, torch.ones(3)) is None
+    assert explained_variance(torch.zeros(0), torch.zeros(0)) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses
+
+
+@pytest.mark.parametrize(
+    "ratio, advantage, loss, slope",
+    [  # slope: of the loss in log ratio
+        (1.0, 2.0, -2.0, -2.0),
+        (1.1, 2.0, -2.2, -2.2),
+        (1.5, 2.0, -2.4, 0.0),  # clipped: no reason to go further up
+        (0.5, 2.0, -1.0, -1.0),  # on the wrong side: not clipped
+        (0.5, -2.0, 1.6, 0.0),  # clipped: no reason to go further down
+        (1.5, -2.0, 3.0, 3.0),
+    ],
+)
+def test_policy_loss(ratio, advantage, loss, slope):
+    logp = torch.tensor([math.log(ratio) - 1.0], requires_grad=True)
+    value = policy_loss(logp, torch.tensor([-1.0]), torch.tensor([advantage]), clip=0.2)
+    value.backward()
+    assert value.item() == pytest.approx(loss, abs=1e-5) and logp.grad.item() == pytest.approx(slope, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "value, old, target, loss",
+    [(0.1, 0.0, 1.0, 0.405), (0.5, 0.0, 1.0, 0.32), (0.5, 0.0, -1.0, 1.125), (-0.5, 0.0, 1.0, 1.125)],
+)
+def test_value_loss(value, old, target, loss):
+    result = value_loss(torch.tensor([value]), torch.tensor([old]), torch.tensor([target]), clip=0.2)
+    assert result.item() == pytest.approx(loss, abs=1e-6)
+
+
+def test_k3_is_the_exact_kl_of_a_small_softmax():
+    policy, reference = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
+    exact = (policy * (policy / reference).log()).sum()
+    expected = sum(p * kl_k3(p.log()[None], q.log()[None]) for p, q in zip(policy, reference))
+    torch.testing.assert_close(expected, exact)
+    assert kl_k3(policy.log(), policy.log()).item() == 0
+    assert all(kl_k3(p.log()[None], q.log()[None]) >= 0 for p in policy for q in reference)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The update
+
+
+@pytest.mark.parametrize("budget", [1, 150, 400])
+def test_micro_batches_and_padding_change_nothing(actor, critic, dialogues, budget):
+    config = with_config(minibatches=3)
+    metrics, actor_gradients, critic_gradients = gradients(actor, critic, dialogues, config)
+    config.micro_batch_tokens = budget
+    other, actor_other, critic_other = gradients(actor, critic, dialogues, config)
+    assert_same_gradients(actor_gradients, actor_other)
+    assert_same_gradients(critic_gradients, critic_other)
+    for name in metrics:
+        assert metrics[name] == pytest.approx(other[name], abs=2e-5), name
+
+
+def test_gradient_of_the_update_is_that_of_the_plain_formula(actor, critic, dialogues):
+    """One minibatch, everything written out: token-mean over all actions of the step."""
+    metrics, (actor_gradient,), (critic_gradient,) = gradients(actor, critic, dialogues, CONFIG)
+    reference_DT, value_DT = score(dialogues, actor, critic, 1.0, 100_000)
+    reference_DT = reference_DT - 0.1
+    mask = dialogues.sampled_DT
+    advantage_DT, return_DT = gae(dialogues.reward_D, value_DT, mask, 1.0, 0.95)
+    advantage_A = normalise(advantage_DT, mask)[mask]
+    logits = actor(input_ids=dialogues.tokens_DT).logits[:, :-1].log_softmax(-1)
+    logp_A = logits.gather(-1, dialogues.tokens_DT[:, 1:, None])[..., 0][mask[:, 1:]]
+    ratio_A = (logp_A - dialogues.logp_DT[mask]).exp()
+    loss = -torch.minimum(ratio_A * advantage_A, ratio_A.clamp(0.8, 1.2) * advantage_A).mean()
+    log_ratio_A = reference_DT[mask] - logp_A
+    kl = (log_ratio_A.exp() - 1 - log_ratio_A).mean()
+    expected = torch.autograd.grad(loss + 0.05 * kl, list(actor.parameters()))
+    assert_same_gradients([actor_gradient], [expected])
+    assert metrics["policy_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert metrics["kl"] == pytest.approx(kl.item(), abs=1e-5)
+    value_A = critic(input_ids=dialogues.tokens_DT).logits[:, :-1, 0][mask[:, 1:]]
+    loss = 0.5 * ((value_A - return_DT[mask]) ** 2).mean()
+    assert_same_gradients([critic_gradient], [torch.autograd.grad(loss, list(critic.parameters()))])
+    assert metrics["value_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6) and metrics["clipfrac"] == 0
+
+
+def test_every_epoch_uses_every_dialogue_once_in_its_own_order(actor, critic, dialogues, monkeypatch):
+    seen = []
+    original = ppo.backward
+
+    def spy(actor, critic, dialogues, targets, rows, total, config):
+        seen.append(rows.tolist())
+        return original(actor, critic, dialogues, targets, rows, total, config)
+
+    monkeypatch.setattr(ppo, "backward", spy)
+    _, steps, _ = gradients(actor, critic, dialogues, with_config(epochs=2, minibatches=4), seed=5)
+    assert len(steps) == 8 and len(seen) == 8
+    first, second = sum(seen[:4], []), sum(seen[4:], [])
+    assert sorted(first) == sorted(second) == list(range(len(QUESTIONS)))
+    assert [set(rows) for rows in seen[:4]] != [set(rows) for rows in seen[4:]]
+    seen.clear()
+    gradients(actor, critic, dialogues, with_config(epochs=2, minibatches=4), seed=5)
+    assert sum(seen[:4], []) == first
+
+
+def test_drop_truncated_leaves_those_dialogues_out(actor, critic, dialogues, tokenizer):
+    assert dialogues.truncated_D.any() and not dialogues.truncated_D.all()
+    _, dropped, _ = gradients(actor, critic, dialogues, with_config(drop_truncated=True))
+    kept = [d for d in range(len(QUESTIONS)) if not dialogues.truncated_D[d]]
+    alone = copy.copy(dialogues)
+    for name, value in vars(dialogues).items():
+        setattr(alone, name, value[torch.tensor(kept)] if torch.is_tensor(value) else [value[d] for d in kept])
+    _, expected, _ = gradients(actor, critic, alone, CONFIG)
+    assert_same_gradients(dropped, expected)
+    everything = copy.copy(dialogues)
+    everything.truncated_D = torch.ones_like(dialogues.truncated_D)
+    metrics, steps, _ = gradients(actor, critic, everything, with_config(drop_truncated=True))
+    assert steps == [] and "policy_loss" not in metrics
+
+
+def test_an_update_makes_rewarded_actions_likelier(actor, critic, dialogues):
+    trained, trained_critic = copy.deepcopy(actor), copy.deepcopy(critic)
+    reference_DT, value_DT = score(dialogues, actor, critic, 1.0, 100_000)
+    optimizers = [Optimizer(m, 3e-3, 0, 100, 1.0) for m in (trained, trained_critic)]
+    metrics = update(trained, trained_critic, *optimizers, dialogues, reference_DT, value_DT, with_config(epochs=5), 0)
+    mask, good = dialogues.sampled_DT, (dialogues.reward_D > 0)[:, None]
+    logp_A, _ = action_logps(trained, dialogues.tokens_DT, mask, 1.0)
+    change_DT = torch.zeros_like(value_DT).masked_scatter(mask, logp_A.detach()) - dialogues.logp_DT
+    assert change_DT[mask & good].mean() > 0.02 > -0.02 > change_DT[mask & ~good].mean()
+    value_after_DT = score(dialogues, trained, trained_critic, 1.0, 100_000)[1]
+    returns = dialogues.reward_D[:, None].expand_as(value_DT)
+    assert ((value_after_DT - returns)[mask] ** 2).mean() < ((value_DT - returns)[mask] ** 2).mean()
+    assert metrics["grad_norm"] > 0 and metrics["critic_grad_norm"] > 0 and 0 < metrics["clipfrac"] < 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The optimiser
+
+
+def linear(dtype):
+    torch.manual_seed(0)
+    return torch.nn.Linear(8, 8, bias=False).to(dtype)
+
+
+def test_schedule_rises_linearly_and_falls_to_a_tenth():
+    optimizer = Optimizer(linear(torch.float32), 1.0, warmup_steps=4, total_steps=20, max_grad_norm=1.0)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.schedule.get_last_lr()[0])
+        optimizer.weights[0].grad = torch.zeros(8, 8)
+        optimizer.step()
+    assert rates[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
+    assert all(a > b for a, b in zip(rates[4:], rates[5:]))
+    assert optimizer.schedule.get_last_lr()[0] == pytest.approx(0.1)
+
+
+def test_float32_masters_move_bfloat16_weights():
+    """Updates far below a bfloat16 weight's last bit add up; a float32 model is its own master."""
+    plain, weight = linear(torch.bfloat16), linear(torch.bfloat16)
+    start = weight.weight.detach().clone()
+    optimizer = Optimizer(weight, 2e-6, 0, 10_000, 1.0)
+    adamw = torch.optim.AdamW(plain.parameters(), lr=2e-6, betas=(0.9, 0.95), weight_decay=0)
+    for _ in range(400):
+        for model in (weight, plain):
+            model.weight.grad = torch.ones(8, 8, dtype=torch.bfloat16)
+        optimizer.accumulate()
+        optimizer.step()
+        adamw.step()
+    moved = (weight.weight != start).float().mean()
+    assert moved > 0.5 > (plain.weight != start).float().mean()
+    torch.testing.assert_close(optimizer.masters[0], start.float() - 400 * 2e-6, atol=1e-4, rtol=0)
+    assert Optimizer(linear(torch.float32), 1.0, 0, 1, 1.0).copies == []
+
+
+def test_gradients_of_micro_batches_add_up_in_float32():
+    model = linear(torch.bfloat16)
+    optimizer = Optimizer(model, 1e-3, 0, 10, 1e9)
+    for gradient in (256.0, 1.0, 1.0):  # 256 + 1 is 256 in bfloat16
+        model.weight.grad = torch.full((8, 8), gradient, dtype=torch.bfloat16)
+        optimizer.accumulate()
+    assert (optimizer.masters[0].grad == 258).all() and model.weight.grad is None
+
+
+def test_gradients_are_clipped_and_the_norm_is_reported():
+    model = linear(torch.float32)
+    optimizer = Optimizer(model, 1.0, 0, 10, max_grad_norm=0.5)
+    model.weight.grad = torch.full((8, 8), 1.0)
+    seen = []
+    optimizer.adamw.register_step_pre_hook(lambda *_: seen.append(model.weight.grad.norm().item()))
+    assert optimizer.step() == pytest.approx(8.0) and seen == [pytest.approx(0.5, rel=1e-4)]
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    model = linear(torch.float32)
+    optimizer, start = Optimizer(model, 1.0, 0, 10, 1.0), model.weight.detach().clone()
+    model.weight.grad = torch.full((8, 8), torch.nan)
+    with pytest.raises(FloatingPointError, match="the gradient norm is nan"):
+        optimizer.step()
+    assert torch.equal(model.weight, start)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_restored_optimizer_continues_exactly(dtype):
+    def go(optimizer, model, steps):
+        for i in steps:
+            model.weight.grad = torch.sin(torch.arange(64.0) * (i + 1)).view(8, 8).to(dtype)
+            optimizer.accumulate()
+            optimizer.step()
+
+    straight = linear(dtype)
+    optimizer = Optimizer(straight, 1e-3, 2, 10, 1.0)
+    go(optimizer, straight, range(3))
+    state = copy.deepcopy((straight.state_dict(), optimizer.state_dict()))
+    go(optimizer, straight, range(3, 6))
+    resumed = linear(dtype)
+    other = Optimizer(resumed, 1e-3, 2, 10, 1.0)
+    resumed.load_state_dict(state[0])
+    other.load_state_dict(state[1])
+    go(other, resumed, range(3, 6))
+    assert torch.equal(straight.weight, resumed.weight)
+    assert all(torch.equal(a, b) for a, b in zip(optimizer.masters, other.masters))
+
+

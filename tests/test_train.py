@@ -1,0 +1,1005 @@
+"""Training: a run that is cut off goes on exactly, every option does what it says, every mistake is one sentence, and the
+loop learns.
+
+Most tests are whole runs through `train.main` on a model of 50,000 weights, two to five steps of eight dialogues each.
+`launch` makes them quick: verdicts are at hand at once (letter for letter), and the report at the end is left out.
+"""
+
+import ast
+import copy
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import settled, small_model
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+import data
+import ppo
+import train
+from data import Problem
+from reward import extract_boxed, reward
+from rollout import Attempt, Dialogues, rollout
+
+TIMING = {"rollout_tokens_per_second", "score_tokens_per_second", "update_tokens_per_second", "seconds"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tiny runs
+
+
+class InstantGrader:
+    """In place of the grader: equal means the same letters."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, answer, gold):
+        return settled(answer == gold)
+
+
+@pytest.fixture(scope="module")
+def place(tokenizer, tmp_path_factory):
+    """A folder with a base model that likes to write boxes (base/) and questions it sometimes gets right.
+
+    An ordinary Llama has no bias that could make it like boxes: here every token's embedding has the same large first
+    entry, so the first column of the output weights acts as one.
+    """
+    folder = tmp_path_factory.mktemp("place")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.1, tie_word_embeddings=False,
+            eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 4.0
+        for text, bias in (("}", 6.0), (". \\boxed{", 6.0), ("5", 6.0), ("17", 6.0), ("<|im_end|>", 3.5)):
+            model.lm_head.weight[tokenizer(text, add_special_tokens=False)["input_ids"], 0] = bias / 4
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    rows = [{"question": f"Question {i}" + ", is it?" * (i % 3), "answer": ["5", "17"][i % 2]} for i in range(12)]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"question": f"Another {i}", "answer": "5"} for i in range(4)]
+    (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def calm():
+    """Leave the process's signal handling as it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def arguments(place, out, **options) -> list[str]:
+    """The command line of a tiny run."""
+    tiny = dict(
+        model=place / "base", data=place / "questions.jsonl", eval_data="none", out=out, steps=2, dialogues=8, minibatches=2,
+        max_attempts=3, max_new_tokens=60, max_attempt_tokens=16, slots=4, lr=1e-3, critic_lr=1e-2, save_every=2,
+        show_every=1, device="cpu", dtype="float32",
+    )  # fmt: skip
+    return [word for name, value in (tiny | options).items() for word in (f"--{name}", str(value))]
+
+
+def launch(argv: list[str], **replaced) -> SimpleNamespace:
+    """train.main(argv) with some names of train.py replaced: what the run was and left behind."""
+    seen = SimpleNamespace(run=None, rollouts=[])
+
+    def watched(*args, **kwargs):
+        seen.rollouts.append(rollout(*args, **kwargs))
+        return seen.rollouts[-1]
+
+    def report(config, run, held_out, grade):
+        seen.run = run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (dict(Grader=InstantGrader, report=report, rollout=watched) | replaced).items():
+            patch.setattr(train, name, value)
+        train.main([str(word) for word in argv])
+    folder = Path(argv[argv.index("--out") + 1])
+    return SimpleNamespace(folder=folder, rows=metrics(folder), **vars(seen))
+
+
+def metrics(folder: Path, timing: bool = False) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if timing or name not in TIMING} for row in rows]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten().float() for weight in model.parameters()])
+
+
+def same(a, b) -> bool:
+    """Equal bit for bit, through all nesting."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def same_run(a: Path, b: Path, last: str) -> None:
+    """Both folders hold the same run, bit for bit but for the measured times."""
+    states = [torch.load(folder / f"checkpoint-{last}.pt") for folder in (a, b)]
+    assert states[0].keys() == {"actor", "critic", "actor_optimizer", "critic_optimizer", "step"}
+    for part in states[0]:
+        assert same(states[0][part], states[1][part]), f"{part} differs"
+    assert metrics(a) == metrics(b)
+    assert names(a) == names(b)
+    for path in sorted([*a.glob("model/*"), *a.glob("dialogues/*")]):
+        assert path.read_bytes() == (b / path.relative_to(a)).read_bytes(), f"{path.name} differs"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cut off and resumed
+
+
+FOUR = dict(steps=4, epochs=2, warmup=0.25)
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def four_steps(request, place, tmp_path_factory):
+    """(options, folder) of four steps in one go."""
+    options = FOUR | {"dtype": request.param}
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    whole = launch(arguments(place, folder, **options))
+    assert [row["step"] for row in whole.rows] == [1, 2, 3, 4]
+    assert 0 < sum(row["accuracy"] for row in whole.rows) < 4  # otherwise the tests below would compare little
+    return options, folder
+
+
+def cut_before(step):
+    """Replacements that stop a run before this step's update."""
+
+    def update(*args, seed, **kwargs):
+        if seed[1] == step:
+            raise KeyboardInterrupt
+        return ppo.update(*args, seed=seed, **kwargs)
+
+    return {"update": update}
+
+
+def cut_after(step):
+    """Replacements that stop a run after this step's update: its weights have moved, nobody has written them down."""
+
+    def update(*args, seed, **kwargs):
+        losses = ppo.update(*args, seed=seed, **kwargs)
+        if seed[1] == step:
+            raise KeyboardInterrupt
+        return losses
+
+    return {"update": update}
+
+
+def cut_recorded(step):
+    """Replacements that stop a run when this step stands in the metrics and in no checkpoint."""
+
+    class Run(train.Run):
+        def record(self, *args):
+            super().record(*args)
+            if self.step == step:
+                raise KeyboardInterrupt
+
+    return {"Run": Run}
+
+
+def terminated(step):
+    """As cut_before, by the signal that a scheduler sends."""
+
+    def update(*args, seed, **kwargs):
+        if seed[1] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ppo.update(*args, seed=seed, **kwargs)
+
+    return {"update": update}
+
+
+@pytest.mark.parametrize(
+    "cut, left",
+    [(cut_before(3), 2), (cut_after(3), 2), (cut_recorded(4), 4), (terminated(4), 3)],
+    ids=["before an update", "after an update", "before a checkpoint", "terminated"],
+)
+def test_two_steps_and_two_more_equal_four(four_steps, cut, left, place, tmp_path, capsys):
+    options, whole = four_steps
+    argv = arguments(place, tmp_path / "run", **options)
+    with pytest.raises(SystemExit) as stop:
+        launch(argv, **cut)
+    assert stop.value.code == 130
+    assert len(metrics(tmp_path / "run")) == left and not (tmp_path / "run" / "model").exists()
+    command = re.search("^stopped; go on with: python train.py (.*)$", capsys.readouterr().err, re.MULTILINE)[1]
+    launch(command.split())
+    same_run(whole, tmp_path / "run", "000004")
+
+
+def kill_in_checkpoint(step: int, argv: list[str]) -> None:
+    """A run whose process is killed when a checkpoint is half written (test_a_killed_process has it in a child)."""
+    save = torch.save
+
+    def half(state, file):
+        if state["step"] == step:
+            file.write(b"half a checkpoint")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(state, file)
+
+    torch.save = half
+    launch(argv)
+
+
+def test_a_killed_process(four_steps, place, tmp_path):
+    options, whole = four_steps
+    if options["dtype"] != "float32":
+        pytest.skip("one data type is enough for a whole process")
+    argv = arguments(place, tmp_path / "run", **options)
+    code = "import sys, test_train; test_train.kill_in_checkpoint(4, sys.argv[1:])"
+    python_path = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parents[1]]))
+    child = subprocess.run(
+        [sys.executable, "-c", code, *argv], env=os.environ | {"PYTHONPATH": python_path}, capture_output=True
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] != []
+    assert not (tmp_path / "run" / "checkpoint-000004.pt").exists()
+    launch(["--resume", "--out", str(tmp_path / "run")])
+    same_run(whole, tmp_path / "run", "000004")
+
+
+def test_a_run_cut_before_its_first_checkpoint_starts_again(four_steps, place, tmp_path):
+    options, whole = four_steps
+    argv = arguments(place, tmp_path / "run", **options)
+    with pytest.raises(SystemExit):
+        launch(argv, **cut_before(2))
+    launch(["--resume", "--out", str(tmp_path / "run")])
+    same_run(whole, tmp_path / "run", "000004")
+
+
+def test_resuming_a_finished_run_changes_nothing(four_steps, tmp_path):
+    _, whole = four_steps
+    shutil.copytree(whole, tmp_path / "run")
+    again = launch(["--resume", "--out", str(tmp_path / "run")])
+    assert again.rollouts == [] and again.run.step == 4
+    same_run(whole, tmp_path / "run", "000004")
+
+
+def test_resume_may_repeat_options(four_steps, place, tmp_path):
+    options, whole = four_steps
+    shutil.copytree(whole, tmp_path / "run")
+    launch([*arguments(place, tmp_path / "run", **options), "--resume", "--preset", "paper"])
+    same_run(whole, tmp_path / "run", "000004")
+
+
+def test_resume_survives_a_torn_last_line(four_steps, place, tmp_path):
+    """A full disk or a power cut may leave half a line behind; its step comes again anyway."""
+    options, whole = four_steps
+    argv = arguments(place, tmp_path / "run", **options)
+    with pytest.raises(SystemExit):
+        launch(argv, **cut_before(3))
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "rew')
+    launch(["--resume", "--out", str(tmp_path / "run")])
+    same_run(whole, tmp_path / "run", "000004")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints
+
+
+def make_run(place, folder, **options) -> train.Run:
+    config = train.read_config(arguments(place, folder, **options))
+    folder.mkdir()
+    return train.Run(config, data.load(config.data))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_others(place, tmp_path, monkeypatch):
+    run = make_run(place, tmp_path / "run", keep_checkpoints=2)
+    for run.step in (1, 2):
+        run.save()
+    kept = {path.name: path.read_bytes() for path in run.folder.glob("*.pt")}
+
+    def full_disk(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    run.step = 3
+    with pytest.raises(OSError):
+        run.save()
+    assert {path.name: path.read_bytes() for path in run.folder.glob("*.pt")} == kept
+    monkeypatch.undo()
+    run.save()
+    assert names(run.folder) == ["checkpoint-000002.pt", "checkpoint-000003.pt"]
+
+
+def test_the_last_checkpoints_stay(place, tmp_path):
+    run = make_run(place, tmp_path / "run", keep_checkpoints=3)
+    for run.step in (9, 10, 99, 100, 101):
+        run.save()
+    assert names(run.folder) == [f"checkpoint-{step:06d}.pt" for step in (99, 100, 101)]
+
+
+def test_restore_takes_the_last_checkpoint_and_cuts_the_metrics(place, tmp_path):
+    run = make_run(place, tmp_path / "run")
+    for run.step in (2, 10):
+        with torch.no_grad():
+            run.actor.lm_head.weight.fill_(run.step)
+        run.save()
+    lines = [json.dumps({"step": step, "reward": 0.1 * step}) + "\n" for step in range(1, 13)]
+    (run.folder / "metrics.jsonl").write_text("".join(lines))
+    fresh = train.Run(run.config, run.problems)
+    fresh.restore()
+    assert fresh.step == 10 and (fresh.actor.lm_head.weight == 10).all()
+    assert (run.folder / "metrics.jsonl").read_text() == "".join(lines[:10])
+    assert not list(run.folder.glob("*.part"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a run leaves behind
+
+
+def test_run_folder(place, tmp_path, capsys):
+    """A whole run with the real grader, the evaluation and the plots."""
+    argv = arguments(place, tmp_path / "run", eval_data=place / "held_out.jsonl", eval_limit=3, eval_attempts=2, show_every=2)
+    train.main(argv)
+    folder = tmp_path / "run"
+    assert names(folder) == [
+        "accuracy.png", "checkpoint-000002.pt", "config.json", "dialogues", "evaluation.json", "metrics.jsonl", "model",
+        "training.png",
+    ]  # fmt: skip
+    config = json.loads((folder / "config.json").read_text())
+    assert config == asdict(train.read_config([*argv, "--resume"])) | {"resume": False}
+    results = json.loads((folder / "evaluation.json").read_text())
+    assert list(results) == ["base", "trained"]
+    for result in results.values():
+        assert result["questions"] == 3 and [row["attempts"] for row in result["by_attempts"]] == [1, 2]
+        assert {d["question"] for d in result["dialogues"]} == {"Another 0", "Another 1", "Another 2"}
+    output = capsys.readouterr().out
+    assert "53,408 parameters, 12 questions" in output and "| attempts allowed | base" in output
+    assert (folder / "training.png").read_bytes()[:4] == b"\x89PNG"
+
+    rows = metrics(folder, timing=True)
+    expected = (
+        "step reward accuracy accuracy_first accuracy_by_attempt attempts_used repeated truncated tokens_sampled "
+        "tokens_total explained_variance policy_loss value_loss kl entropy approx_kl clipfrac grad_norm critic_grad_norm "
+        "lr critic_lr"
+    )
+    for step, row in enumerate(rows, 1):
+        assert row["step"] == step and set(row) == {*expected.split(), *TIMING}
+        assert all(row[name] > 0 for name in TIMING)
+
+
+def test_a_dialogue_is_shown_whole(place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", steps=3, show_every=2))
+    assert names(result.folder / "dialogues") == ["step-000002.txt"]
+    dialogues = result.rollouts[1]
+    d = dialogues.used_D.tolist().index(dialogues.used_D.max())
+    shown = (result.folder / "dialogues" / "step-000002.txt").read_text(encoding="utf-8")
+    text, *verdicts = re.split("^----- ", shown, flags=re.MULTILINE)
+    assert text.rstrip("\n") == result.run.tokenizer.decode(dialogues.tokens_DT[d, : dialogues.length_D[d]]).rstrip("\n")
+    assert text.startswith("<|im_start|>system\n") and text.count("Your answer is incorrect.") == dialogues.used_D.max() - 1
+    assert verdicts[0] == f"step 2: reward {dialogues.reward_D[d]:+.2f}\n"
+    for i, (line, attempt) in enumerate(zip(verdicts[1:], dialogues.attempts[d], strict=True), 1):
+        verdict = "correct" if attempt.correct else "out of tokens" if attempt.truncated else "incorrect"
+        assert line == f"attempt {i}: {verdict}, answer {attempt.answer!r}\n"
+
+
+def test_the_exported_model_is_the_trained_one(place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", lr=1e-2))
+    model = AutoModelForCausalLM.from_pretrained(result.folder / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(result.folder / "model")
+    assert same(model.state_dict(), result.run.actor.state_dict())
+    assert not same(model.state_dict(), result.run.reference.state_dict())
+    config = (result.folder / "model" / "config.json").read_text()
+    assert "slots" not in config  # the engine's own attention is none of a user's business
+    questions = [problem.question for problem in result.run.problems]
+
+    def greedy(model, tokenizer):
+        return rollout(
+            model, tokenizer, questions, ["no"] * 12, [3] * 12, extract=extract_boxed, grade=InstantGrader().submit,
+            reward=reward, max_new_tokens=40, max_attempt_tokens=10, temperature=0,
+        ).tokens_DT  # fmt: skip
+
+    loaded = greedy(model, tokenizer)
+    assert torch.equal(loaded, greedy(result.run.actor, result.run.tokenizer))
+    assert not torch.equal(loaded, greedy(result.run.reference, result.run.tokenizer))
+
+
+def test_the_base_model_stays_as_it_was(place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", lr=1e-2))
+    base = AutoModelForCausalLM.from_pretrained(place / "base")
+    assert same(result.run.reference.state_dict(), base.state_dict())
+    assert not any(weight.requires_grad for weight in result.run.reference.parameters())
+
+
+def test_the_critic_starts_at_zero_and_has_no_dropout(place, tmp_path):
+    run = make_run(place, tmp_path / "run")
+    tokens = torch.arange(20)[None]
+    assert (run.critic(input_ids=tokens).logits == 0).all()
+    assert not run.critic.training and not run.actor.training
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(place, tmp_path, capsys):
+    def update(*args, seed, **kwargs):
+        raise FloatingPointError("the gradient norm is nan: lower the learning rate or the temperature")
+
+    with pytest.raises(SystemExit) as stop:
+        launch(arguments(place, tmp_path / "run"), update=update)
+    assert stop.value.code == 2
+    assert "step 1: the gradient norm is nan: lower the learning rate" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The parts of a step
+
+
+def test_draw_asks_each_question_once_in_a_pass():
+    problems = [Problem(str(i), "") for i in range(7)]
+    config = train.Config(dialogues=3, seed=5)
+    asked = [p.question for step in range(1, 15) for p in train.draw(config, problems, step)[0]]
+    passes = [tuple(asked[i : i + 7]) for i in range(0, 42, 7)]
+    assert all(sorted(order) == list("0123456") for order in passes)
+    assert len(set(passes)) == 6  # every pass in another order
+    wide = train.Config(dialogues=21, seed=5)  # one step of three passes: the same sequence
+    assert [p.question for step in (1, 2) for p in train.draw(wide, problems, step)[0]] == asked
+
+
+def test_draw_depends_on_seed_and_step_alone():
+    problems = [Problem(str(i), "") for i in range(50)]
+    config = train.Config(dialogues=20, seed=1)
+    third = train.draw(config, problems, 3)
+    torch.rand(3), np.random.rand(3)
+    assert train.draw(config, problems, 3) == third
+    assert train.draw(config, problems, 4)[1] != third[1]
+    other = train.draw(train.Config(dialogues=20, seed=2), problems, 3)
+    assert other[0] != third[0] and other[1] != third[1]
+
+
+@pytest.mark.parametrize("low, high", [(1, 5), (2, 4), (3, 3)])
+def test_draw_allows_attempts_uniformly(low, high):
+    config = train.Config(dialogues=1000, min_attempts=low, max_attempts=high)
+    counts = Counter(n for step in range(1, 11) for n in train.draw(config, [Problem("", "")], step)[1])
+    assert sorted(counts) == list(range(low, high + 1)) and all(type(n) is int for n in counts)
+    expected = 10_000 / (high - low + 1)
+    assert all(abs(count - expected) < 0.08 * expected for count in counts.values())
+
+
+def test_draw_allows_attempts_whatever_the_question():
+    config = train.Config(dialogues=10, max_attempts=2)
+    problems = [Problem(str(i), "") for i in range(10)]
+    counts = Counter(pair for step in range(1, 401) for pair in zip(*train.draw(config, problems, step)))
+    assert len(counts) == 20 and all(150 < count < 250 for count in counts.values())
+
+
+def test_no_stream_of_random_numbers_serves_two_purposes(place, tmp_path, monkeypatch):
+    """Numpy seeds (a, b) and (a, b, 0) are the same stream: numbers of two purposes would not be independent."""
+    purposes, make = {}, np.random.default_rng
+
+    def recorded(seed):
+        caller = sys._getframe(1)
+        purpose = f"{caller.f_code.co_name}, line {caller.f_lineno}"
+        state = tuple(np.random.SeedSequence(seed).generate_state(4))
+        if caller.f_code.co_name != "rollout":
+            purposes.setdefault(state, set()).add(purpose)
+        else:  # one stream a dialogue
+            purposes.setdefault(state, set()).add(f"rollout {seed}")
+        return make(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", recorded)
+    launch(arguments(place, tmp_path / "run", steps=3))
+    shared = [sorted(used) for used in purposes.values() if len(used) > 1]
+    assert len(purposes) > 3 * 8 and not shared
+
+
+def attempts_of(*answers, correct=False, truncated=False) -> list[Attempt]:
+    """The attempts of a dialogue; only the last may be correct or truncated."""
+    last = len(answers) - 1
+    return [Attempt(0, 1, "", a, truncated and i == last, correct and i == last) for i, a in enumerate(answers)]
+
+
+def dialogues_of(*rows) -> Dialogues:
+    """Dialogues by hand from (attempts, allowed, reward, sampled tokens, tokens)."""
+    attempts, allowed, rewards, sampled, lengths = zip(*rows)
+    longest, lengths = max(lengths), torch.tensor(lengths)
+    position = torch.arange(longest)
+    sampled_DT = (position < lengths[:, None]) & (position >= (lengths - torch.tensor(sampled))[:, None])
+    return Dialogues(
+        tokens_DT=torch.zeros(len(rows), longest, dtype=torch.long), sampled_DT=sampled_DT,
+        logp_DT=torch.zeros(len(rows), longest), length_D=lengths, prompt_length_D=torch.ones(len(rows), dtype=torch.long),
+        allowed_D=torch.tensor(allowed), used_D=torch.tensor([len(a) for a in attempts]), reward_D=torch.tensor(rewards),
+        truncated_D=torch.tensor([a[-1].truncated for a in attempts]), attempts=list(attempts),
+    )  # fmt: skip
+
+
+def test_summarise_by_hand():
+    dialogues = dialogues_of(
+        (attempts_of("1", correct=True), 1, 1.0, 2, 10),
+        (attempts_of("1"), 1, -0.5, 4, 20),
+        (attempts_of("1", "2", correct=True), 2, 1.0, 6, 30),
+        (attempts_of("1", "1", None, truncated=True), 4, -1.0, 8, 40),
+        (attempts_of(None, "2", "2", "3", correct=True), 4, 1.0, 10, 50),
+    )
+    summary = train.summarise(dialogues)
+    assert summary.pop("accuracy_by_attempt") == pytest.approx([1 / 5, 1 / 3, 0 / 2, 1 / 2])
+    assert summary == pytest.approx(
+        {
+            "reward": 0.3,
+            "accuracy": 3 / 5,
+            "accuracy_first": 1 / 5,
+            "attempts_used": 11 / 5,
+            "repeated": 2 / 5,  # 2; 1 again; 2, 2 again, 3
+            "truncated": 1 / 5,
+            "tokens_sampled": 6.0,
+            "tokens_total": 30.0,
+        }
+    )
+    json.dumps(summary, allow_nan=False)
+
+
+def test_summarise_of_a_single_attempt():
+    summary = train.summarise(dialogues_of((attempts_of("1"), 1, -0.5, 1, 2), (attempts_of("1", correct=True), 1, 1.0, 1, 2)))
+    assert summary["accuracy_by_attempt"] == [0.5] and summary["repeated"] is None
+
+
+def test_speeds():
+    dialogues = dialogues_of((attempts_of("1"), 1, -0.5, 20, 80), (attempts_of("1"), 1, -0.5, 40, 120))
+    assert train.speeds(dialogues, [10.0, 12.0, 16.0, 26.0]) == {
+        "rollout_tokens_per_second": 30.0,
+        "score_tokens_per_second": 50.0,
+        "update_tokens_per_second": 20.0,
+        "seconds": 16.0,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Every option does what it says
+
+
+def config_reads(module) -> set[str]:
+    """Names that the file reads as config.NAME, self.config.NAME or Config.NAME, outside of Config and of check()."""
+    tree, found = ast.parse(Path(module.__file__).read_text()), set()
+    body = [node for node in tree.body if getattr(node, "name", None) not in ("Config", "check")]
+    for node in (node for top in body for node in ast.walk(top)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            owner = node.value
+            if getattr(owner, "id", getattr(owner, "attr", None)) in ("config", "Config") and not (
+                isinstance(owner, ast.Attribute) and getattr(owner.value, "id", None) != "self"
+            ):
+                found.add(node.attr)
+    return found
+
+
+def test_every_option_is_read_and_every_name_read_is_an_option():
+    options = {field.name for field in fields(train.Config)}
+    read = config_reads(train) | config_reads(ppo)
+    assert options - read == set(), "options that nothing reads"
+    assert read - options == set(), "names that are no options"
+
+
+def test_the_defaults_are_the_papers():
+    config = train.Config()
+    paper = dict(
+        model="Qwen/Qwen2.5-Math-1.5B", steps=1280, dialogues=1024, minibatches=8, epochs=1, min_attempts=1, max_attempts=5,
+        temperature=1.0, max_prompt_tokens=1024, max_new_tokens=3000, max_attempt_tokens=None, attempt_discount=1.0,
+        gamma=1.0, gae_lambda=0.99, clip=0.2, value_clip=0.2, kl_coef=0.01, lr=5e-7, critic_lr=1e-5, warmup=0.03,
+        max_grad_norm=1.0, drop_truncated=False, chat_template="chatml",
+    )  # fmt: skip
+    assert {name: getattr(config, name) for name in paper} == paper
+    assert train.PRESETS["paper"] == {}
+
+
+@pytest.mark.parametrize("preset", train.PRESETS)
+def test_presets(preset, tmp_path):
+    assert set(train.PRESETS[preset]) <= {field.name for field in fields(train.Config)} - {"preset", "out", "resume"}
+    config = train.read_config(["--preset", preset, "--out", str(tmp_path / "run")])
+    train.check(config)
+    assert asdict(config) == asdict(train.Config(preset=preset, out=str(tmp_path / "run"))) | train.PRESETS[preset]
+    assert config.data in [*data.RIDDLES, *data.SETS] and config.eval_data in [*data.RIDDLES, *data.SETS]
+    if config.data in data.RIDDLES:
+        train.load_questions(config)
+
+
+def test_the_command_line_goes_before_the_preset_and_the_preset_before_the_defaults(tmp_path):
+    config = train.read_config(["--preset=smoke", "--steps", "7", "--eval_limit", "none", "--out", str(tmp_path / "run")])
+    assert (config.steps, config.eval_limit, config.dialogues, config.clip) == (7, None, 8, 0.2)
+    unnamed = train.read_config(["--preset", "smoke"])
+    assert re.fullmatch(r"runs/smoke-\d{8}-\d{6}", unnamed.out)
+
+
+@pytest.fixture(scope="module")
+def plain(place, tmp_path_factory):
+    """The run that those below are compared with, by changing one option."""
+    return launch(arguments(place, tmp_path_factory.mktemp("plain") / "run", **PLAIN))
+
+
+PLAIN = dict(epochs=2, lr=3e-3)
+
+
+def changed(place, tmp_path, **options):
+    return launch(arguments(place, tmp_path / "run", **(PLAIN | options)))
+
+
+def test_the_same_options_give_the_same_run(plain, place, tmp_path):
+    same_run(plain.folder, changed(place, tmp_path).folder, "000002")
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [("gamma", 0.9), ("gae_lambda", 0.5), ("clip", 0.001), ("kl_coef", 1.0), ("max_grad_norm", 0.01), ("temperature", 0.7)],
+)
+def test_the_actor_learns_otherwise_with_another(option, value, plain, place, tmp_path):
+    other = changed(place, tmp_path, **{option: value})
+    assert not torch.equal(weights(plain.run.actor), weights(other.run.actor))
+
+
+@pytest.mark.parametrize("option, value", [("value_clip", 0.001), ("critic_lr", 1e-3), ("max_grad_norm", 0.01)])
+def test_the_critic_learns_otherwise_with_another(option, value, plain, place, tmp_path):
+    other = changed(place, tmp_path, steps=1, **{option: value})
+    one = changed(place, tmp_path / "plain", steps=1)
+    assert not torch.equal(weights(one.run.critic), weights(other.run.critic))
+    if option != "max_grad_norm":  # in the first step, nothing of the critic's reaches the actor
+        assert torch.equal(weights(one.run.actor), weights(other.run.actor))
+
+
+def test_seed(plain, place, tmp_path):
+    other = changed(place, tmp_path, seed=1)
+    assert not torch.equal(plain.rollouts[0].tokens_DT, other.rollouts[0].tokens_DT)
+
+
+@pytest.mark.parametrize("option, value", [("slots", 3), ("micro_batch_tokens", 1)])
+def test_memory_options_change_no_result(option, value, plain, place, tmp_path):
+    other = changed(place, tmp_path, **{option: value})
+    for a, b in zip(plain.rollouts, other.rollouts, strict=True):
+        assert torch.equal(a.tokens_DT, b.tokens_DT)
+    for a, b in zip(plain.rows, other.rows, strict=True):
+        assert a.pop("accuracy_by_attempt") == b.pop("accuracy_by_attempt")
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+
+
+def test_kl_coef_holds_the_actor_near_the_base_model(place, tmp_path):
+    free, held = (
+        launch(arguments(place, tmp_path / str(coefficient), steps=4, epochs=2, lr=3e-3, kl_coef=coefficient)).rows[-1]["kl"]
+        for coefficient in (0.0, 10.0)
+    )
+    assert 0 < held < 0.5 * free
+
+
+def test_attempt_discount_lowers_the_reward_of_later_attempts(place, tmp_path):
+    full, halved = (
+        launch(arguments(place, tmp_path / str(discount), attempt_discount=discount, steps=1, dialogues=64))
+        for discount in (1.0, 0.5)
+    )
+    a, b = full.rollouts[0], halved.rollouts[0]
+    assert torch.equal(a.tokens_DT, b.tokens_DT)
+    later_D = a.correct_D & (a.used_D > 1)
+    assert later_D.any() and (a.correct_D & ~later_D).any()
+    assert torch.equal(b.reward_D, torch.where(later_D, 0.5 ** (a.used_D - 1), a.reward_D))
+    assert full.rows[0]["reward"] > halved.rows[0]["reward"] == b.reward_D.mean().item()
+
+
+@pytest.mark.parametrize("low, high", [(1, 1), (2, 3)])
+def test_attempts_allowed(low, high, place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", min_attempts=low, max_attempts=high))
+    allowed_D = torch.cat([dialogues.allowed_D for dialogues in result.rollouts])
+    assert allowed_D.unique().tolist() == list(range(low, high + 1))
+    for dialogues in result.rollouts:
+        assert (dialogues.used_D <= dialogues.allowed_D).all()
+        for d, n in enumerate(dialogues.allowed_D.tolist()):
+            prompt = result.run.tokenizer.decode(dialogues.tokens_DT[d, : dialogues.prompt_length_D[d]])
+            assert f"You have {n} attempts to answer" in prompt
+    assert len(result.rows[0]["accuracy_by_attempt"]) == high
+
+
+def test_token_budgets(place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", max_new_tokens=30, max_attempt_tokens=9, dialogues=32, steps=1))
+    (dialogues,) = result.rollouts
+    written_D = dialogues.length_D - dialogues.prompt_length_D
+    assert written_D.max() <= 30 and dialogues.truncated_D.any()
+    lengths = [attempt.end - attempt.start for attempts in dialogues.attempts for attempt in attempts]
+    assert max(lengths) == 9
+    free = launch(arguments(place, tmp_path / "free", max_new_tokens=30, max_attempt_tokens="none", dialogues=32, steps=1))
+    assert max(a.end - a.start for attempts in free.rollouts[0].attempts for a in attempts) > 9
+
+
+def test_long_questions_are_left_out_and_counted(place, tmp_path, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(place / "base")
+    whole = make_run(place, tmp_path / "whole")
+    assert len(whole.problems) == 12 and "left out" not in capsys.readouterr().out
+    chat = train.Chat(whole.actor, tokenizer, "chatml")
+    lengths = sorted(len(chat.prompt(problem.question, 3)) for problem in whole.problems)
+    limit = lengths[7]
+    fitting = sum(length <= limit for length in lengths)
+    assert fitting < 12
+    result = launch(arguments(place, tmp_path / "run", max_prompt_tokens=limit, steps=3))
+    assert f"left out {12 - fitting} questions with prompts of more than {limit} tokens" in capsys.readouterr().out
+    assert len(result.run.problems) == fitting
+    assert max(int(dialogues.prompt_length_D.max()) for dialogues in result.rollouts) == limit
+
+
+def test_drop_truncated_leaves_them_out_of_the_loss(place, tmp_path):
+    base = weights(AutoModelForCausalLM.from_pretrained(place / "base"))
+    for dropped in (False, True):  # two tokens close no box, so every dialogue is cut off unless it ends its turn
+        options = dict(max_new_tokens=1, drop_truncated=dropped, steps=1, minibatches=1)
+        result = launch(arguments(place, tmp_path / f"{dropped}", **options))
+        all_cut = bool(result.rollouts[0].truncated_D.all())
+        assert all_cut and (result.rows[0]["reward"], result.rows[0]["truncated"]) == (-1, 1)
+        assert torch.equal(weights(result.run.actor), base) == dropped
+        assert ("policy_loss" in result.rows[0]) == (not dropped)
+
+
+def test_optimiser_steps(place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", steps=3, minibatches=4, epochs=2))
+    for optimizer in (result.run.actor_optimizer, result.run.critic_optimizer):
+        assert {int(state["step"]) for state in optimizer.adamw.state_dict()["state"].values()} == {3 * 4 * 2}
+
+
+def test_learning_rates_rise_and_fall(place, tmp_path):
+    options = dict(steps=5, minibatches=2, warmup=0.4, lr=1e-3, critic_lr=1e-2)
+    rows = launch(arguments(place, tmp_path / "run", **options)).rows
+    shares = []  # of the peak, for the next optimiser step: 10 in all, 4 of them rising
+    for done in (2, 4, 6, 8, 10):
+        cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (done - 4) / 6))
+        shares.append(done / 4 if done <= 4 else cosine)
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3 * share for share in shares])
+    assert [row["critic_lr"] for row in rows] == pytest.approx([1e-2 * share for share in shares])
+    assert shares[1] == 1 and shares[-1] == pytest.approx(0.1)
+
+
+def test_max_grad_norm_bounds_what_adam_sees(place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", steps=1, minibatches=1, max_grad_norm=0.125))
+    for name in ("actor", "critic"):
+        optimizer = getattr(result.run, f"{name}_optimizer").adamw
+        moments = torch.cat([state["exp_avg"].flatten() for state in optimizer.state_dict()["state"].values()])
+        assert moments.norm().item() == pytest.approx(0.1 * 0.125, rel=1e-3)  # 1 - beta1 of the clipped gradient
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+def test_sampling_and_training_share_the_temperature(temperature, place, tmp_path):
+    """One minibatch and one epoch: nothing has moved yet, so every ratio is 1 and the KL to the base model 0."""
+    options = dict(temperature=temperature, steps=1, minibatches=1, warmup=0)
+    row = launch(arguments(place, tmp_path / "run", **options)).rows[0]
+    assert row["approx_kl"] == pytest.approx(0, abs=1e-9) and row["kl"] == pytest.approx(0, abs=1e-9)
+    assert row["clipfrac"] == 0 and row["policy_loss"] == pytest.approx(0, abs=1e-5)
+
+
+def test_saving_and_showing(place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", steps=5, save_every=2, keep_checkpoints=2, show_every=3))
+    assert [path for path in names(result.folder) if "checkpoint" in path] == ["checkpoint-000004.pt", "checkpoint-000005.pt"]
+    assert names(result.folder / "dialogues") == ["step-000003.txt"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtype(dtype, place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", dtype=dtype, steps=1))
+    for model in (result.run.actor, result.run.critic, result.run.reference):
+        assert {weight.dtype for weight in model.parameters()} == {getattr(torch, dtype)}
+    for optimizer in (result.run.actor_optimizer, result.run.critic_optimizer):
+        assert {master.dtype for master in optimizer.masters} == {torch.float32}
+    assert json.loads((result.folder / "model" / "config.json").read_text())["dtype"] == dtype
+
+
+def test_no_evaluation_when_there_is_no_data_for_it(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "evaluate", None)  # would fail if called
+    launch(arguments(place, tmp_path / "run", eval_data="none", steps=1), report=train.report)
+    assert "evaluation.json" not in names(tmp_path / "run") and "training.png" in names(tmp_path / "run")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mistakes: one sentence on stderr, exit code 2, nothing done yet
+
+
+def refused(capsys, argv, **replaced) -> str:
+    def too_late(*_):
+        raise AssertionError("the work has begun")
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        launch(argv, **{"train": too_late, **replaced})
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"preset": "huge"}, "there is no preset 'huge': choose one of paper, miniature, smollm2, smoke"),
+        ({"step": 3}, "there is no option --step: did you mean --steps?"),
+        ({"steps": "many"}, "--steps: invalid int value: 'many'"),
+        ({"steps": 0}, "--steps must be greater than 0, not 0"),
+        ({"temperature": 0}, "--temperature must be greater than 0, not 0.0"),
+        ({"lr": "nan"}, "--lr must be greater than 0, not nan"),
+        ({"max_attempt_tokens": -3}, "--max_attempt_tokens must be greater than 0, not -3"),
+        ({"gamma": 1.5}, "--gamma must lie between 0 and 1, not 1.5"),
+        ({"attempt_discount": -1}, "--attempt_discount must lie between 0 and 1, not -1.0"),
+        ({"kl_coef": -0.1}, "--kl_coef and --seed must not be negative"),
+        ({"seed": -1}, "--kl_coef and --seed must not be negative"),
+        ({"min_attempts": 4}, "--max_attempts 3 is less than --min_attempts 4"),
+        ({"minibatches": 9}, "--minibatches 9 is more than the 8 dialogues of a step"),
+        ({"data": "gsm9k-train"}, "no data set is called 'gsm9k-train' (did you mean gsm8k-train?)"),
+        ({"eval_data": "riddles"}, "no data set is called 'riddles'"),
+        ({"data": "missing.jsonl"}, "missing.jsonl is missing"),
+        ({"model": "./no/such/folder"}, "there is no model folder ./no/such/folder"),
+        ({"dtype": "float16"}, "dtype 'float16' is not supported: choose auto, float32 or bfloat16"),
+        ({"device": "abacus"}, "device 'abacus' is not available here"),
+        ({"chat_template": "llama4"}, "unknown chat template 'llama4': choose one of chatml, llama3"),
+        ({"chat_template": "llama3"}, "the tokenizer does not know the token <|eot_id|> of the chat template 'llama3'"),
+        ({"max_prompt_tokens": 5}, "has a prompt of at most 5 tokens"),
+        ({"log_to": "paper"}, "--log_to takes tensorboard, wandb or none, not 'paper'"),
+    ],
+    ids=lambda case: "-".join(map(str, *case.items())) if isinstance(case, dict) else "",
+)
+def test_mistakes_are_one_sentence(options, sentence, place, tmp_path, capsys):
+    assert sentence in refused(capsys, arguments(place, tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    "eval_limit eval_attempts steps dialogues min_attempts max_attempts max_prompt_tokens max_new_tokens max_attempt_tokens "
+    "minibatches epochs micro_batch_tokens slots save_every keep_checkpoints show_every".split(),
+)
+def test_nothing_is_counted_from_zero(name, place, tmp_path, capsys):
+    assert f"--{name} " in refused(capsys, arguments(place, tmp_path / "run", **{name: 0}))
+
+
+def test_an_option_without_its_value(capsys, tmp_path):
+    assert "--preset" in refused(capsys, ["--out", str(tmp_path / "run"), "--preset"])
+    assert "--steps" in refused(capsys, ["--out", str(tmp_path / "run"), "--steps"])
+
+
+def test_shared_questions_are_refused(place, tmp_path, capsys):
+    (tmp_path / "eval.jsonl").write_text('{"question": "New", "answer": "1"}\n{"question": "Question 0", "answer": "5"}\n')
+    error = refused(capsys, arguments(place, tmp_path / "run", eval_data=tmp_path / "eval.jsonl"))
+    assert "1 questions of --eval_data" in error and "the first: 'Question 0'" in error
+
+
+def test_prompts_beyond_the_models_positions_are_refused(place, tmp_path, capsys):
+    """The model has 512 positions; both the training and the evaluation must fit."""
+    error = refused(capsys, arguments(place, tmp_path / "run", max_new_tokens=500))
+    assert "exceed the model's 512 positions" in error
+
+
+def test_evaluation_prompts_beyond_the_models_positions_are_refused(place, tmp_path, capsys):
+    (tmp_path / "long.jsonl").write_text(json.dumps({"question": "Why? " * 500, "answer": "1"}) + "\n")
+    error = refused(capsys, arguments(place, tmp_path / "run", eval_data=tmp_path / "long.jsonl"))
+    assert "exceed the model's 512 positions" in error
+
+
+def test_a_folder_in_use_is_refused(place, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    error = refused(capsys, arguments(place, tmp_path / "run"))
+    assert "run is not empty: continue that run with --resume, or choose another --out" in error
+    (tmp_path / "run" / "notes.txt").unlink()
+    launch(arguments(place, tmp_path / "run", steps=1))  # an empty one is welcome
+
+
+def test_a_file_as_the_folder_is_refused(place, tmp_path, capsys):
+    (tmp_path / "run").write_text("")
+    assert "run" in refused(capsys, arguments(place, tmp_path / "run"))
+
+
+def test_resume_needs_a_folder(capsys):
+    assert "--resume needs the folder of the run: --out runs/NAME" in refused(capsys, ["--resume", "--preset", "smoke"])
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_resume_needs_a_run(exists, tmp_path, capsys):
+    if exists:
+        (tmp_path / "run").mkdir()
+    error = refused(capsys, ["--resume", "--out", str(tmp_path / "run")])
+    assert f"there is no run to resume in {tmp_path / 'run'}" in error
+
+
+def test_resume_takes_no_other_options(plain, capsys):
+    error = refused(capsys, ["--resume", "--out", str(plain.folder), "--steps", "9", "--lr", "0.003", "--seed", "4"])
+    assert "has other options: seed (0 there, 4 here), steps (2 there, 9 here); leave these out" in error
+    assert "lr" not in error.replace(str(plain.folder), "")  # that one is the run's own value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Logs elsewhere
+
+
+def test_tensorboard(place, tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path / "run")
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    rows = launch(arguments(place, tmp_path / "run", log_to="tensorboard")).rows
+    assert {step for *_, step in written} == {1, 2}
+    for row in rows:
+        for name in ("reward", "accuracy", "policy_loss", "kl"):
+            assert (name, row[name], row["step"]) in written
+    assert all(isinstance(value, (int, float)) for _, value, _ in written)
+
+
+def test_wandb(place, tmp_path, monkeypatch):
+    calls = []
+    module = ModuleType("wandb")
+    module.init = lambda **options: calls.append(options)
+    module.log = lambda metrics, step: calls.append((step, {k: v for k, v in metrics.items() if k not in TIMING}))
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    result = launch(arguments(place, tmp_path / "run", log_to="wandb"))
+    assert calls[0]["name"] == "run" and calls[0]["config"] == asdict(result.run.config)
+    assert calls[1:] == [(row["step"], row) for row in result.rows]
+
+
+@pytest.mark.parametrize("name, module", [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
+def test_a_log_that_is_not_installed(name, module, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    error = refused(capsys, arguments(place, tmp_path / "run", log_to=name))
+    assert f"--log_to {name} needs a package that is not installed" in error
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# It learns
+
+
+def learn(tokenizer, golds, allowed, steps, **options):
+    """(rewards, accuracies) of so many steps of the loop, on one question again and again."""
+    actor = small_model(tokenizer, seed=1)
+    reference = copy.deepcopy(actor).requires_grad_(False)
+    critic_config = copy.deepcopy(actor.config)
+    critic_config.num_labels = 1
+    critic = AutoModelForTokenClassification.from_config(critic_config).eval()
+    torch.nn.init.zeros_(critic.score.weight)
+    config = train.Config(**options)
+    updates = steps * config.epochs * config.minibatches
+    optimizers = [
+        ppo.Optimizer(model, lr, 0, updates, config.max_grad_norm)
+        for model, lr in ((actor, config.lr), (critic, config.critic_lr))
+    ]
+    rewards, accuracies = [], []
+    for step in range(steps):
+        dialogues = rollout(
+            actor, tokenizer, ["Which?"] * len(golds), golds, allowed, extract=extract_boxed, grade=InstantGrader().submit,
+            reward=reward, max_new_tokens=config.max_new_tokens, max_attempt_tokens=config.max_attempt_tokens, seed=(step,),
+        )  # fmt: skip
+        scores = ppo.score(dialogues, reference, critic, 1.0, config.micro_batch_tokens)
+        ppo.update(actor, critic, *optimizers, dialogues, *scores, config, seed=(step,))
+        rewards.append(dialogues.reward_D.mean().item())
+        accuracies.append(dialogues.correct_D.float().mean().item())
+    return rewards, accuracies
+
+
+def test_ppo_finds_the_answer_that_pays(tokenizer):
+    rewards, accuracies = learn(
+        tokenizer, ["17"] * 64, [1] * 64, steps=15, minibatches=2, lr=1e-2, critic_lr=1e-2, max_new_tokens=16, kl_coef=0.0
+    )
+    print([round(x, 2) for x in rewards])
+    assert rewards[0] < -0.5 and accuracies[0] < 0.2
+    assert min(rewards[-3:]) > 0.7
