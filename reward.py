@@ -17,14 +17,14 @@ Conventions (ANSWER is GOLD; the tests read this table). The gold's form decides
 | units, money      | 5 is 5 cm; 5 cm is 5; 5 km is not 5 cm; 5m is not 5           | may be left out, not exchanged           |
 | bases             | 52 is not 52_8; 101_2 is 5                                   | a base that the gold names must be named |
 | lists, sets       | 2, 1 is \{1, 2\}; 1 is not 1, 2; \pm 1 is 1, -1               | unordered, nothing missing, nothing more |
-| tuples, intervals | (2, 1) is not (1, 2); [1, 2] is not (1, 2); 1, 2 is not (1, 2) | ordered, and the brackets count          |
+| tuples, intervals | (2, 1) is not (1, 2); [1, 2] is not (1, 2); 1, 2 is not (1, 2) | ordered, and the brackets count         |
 | names, equations  | x = 5 is 5; y = 5 is not x = 5; y = 2x + 3 is 2x - y + 3 = 0  | a name may go, an equation be scaled     |
 | inequalities      | 2 < x is (2, \infty); x \in (2, \infty) is x > 2              | the same set                             |
 | words             | Even is \text{even}; C. 42 is (C); True is not 1              | case, articles, the text of a choice     |
 """
 from __future__ import annotations
 
-import json, math, os, queue, re, resource, select, signal, subprocess, sys, threading, unicodedata  # noqa: E401
+import contextlib, json, math, os, queue, re, resource, select, signal, subprocess, sys, threading, unicodedata  # noqa: E401
 from concurrent.futures import Future
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -65,29 +65,34 @@ def extract_boxed(text: str) -> str | None:
 
 # ---------------------------------------------------------------------------------- one spelling for what means the same
 _GREEK = ("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
-          "upsilon phi chi psi omega").split()
-_SIGNS = {ord(c): f"\\{name} " for c, name in zip("√∞≤⩽≥⩾≠≈∪∈±∓∅⟨⟩⌊⌋⌈⌉≡°º˚", (
-    "sqrt infty le le ge ge ne approx cup in pm mp emptyset langle rangle lfloor rfloor lceil rceil equiv circ circ circ").split())}
-_SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(_GREEK)} | {ord(c): to for chars, to in (
-    ("−–—‐‑", "-"), ("×·⋅∙∗", "*"), ("÷⁄∕", "/"), ("′’", "'"), ("€", r"\text{euro}"), ("£", r"\text{pound}")) for c in chars}
+          "upsilon phi chi psi omega hbar ell partial nabla").split()
+_NAMED = dict(zip("√∞≤⩽≥⩾≠≈∪∈±∓∅⟨⟩⌊⌋⌈⌉≡°º˚", (
+    "sqrt infty le le ge ge ne approx cup in pm mp emptyset langle rangle lfloor rfloor lceil rceil equiv circ circ circ").split()))
+_NAMED |= {chr(0x3B1 + k): name for k, name in enumerate(_GREEK[:25])}
+_SIGNS = {ord(sign): f"\\{name} " for sign, name in _NAMED.items()} | {ord(sign): to for signs, to in (
+    ("−–—‐‑", "-"), ("×·⋅∙∗", "*"), ("÷⁄∕", "/"), ("′’", "'"), ("€", r"\text{euro}"), ("£", r"\text{pound}")) for sign in signs}
 _STYLES = (r"text|mbox|hbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mathcal|mathbb|operatorname\*?|"
            "boldsymbol|bm|rm|bf|underline|boxed|fbox")
 _UNICODE = [(re.compile(pattern), to) for pattern, to in [                  # before NFKC makes plain digits of them
     ("[⁰¹²³⁴-⁹⁻]+", r"^{\g<0>}"), ("[₀-₉]+", r"_{\g<0>}"), ("[¼-¾⅐-⅞]", r" \g<0>"), ("ℝ", r"\\mathbb{R}")]]
 _RULES = [(re.compile(pattern), to) for pattern, to in [
-    (r"^\s*(\*\*|`+)(.*)\1\s*$", r"\2"), (r"^\s*(?:\\text\{)?\s*all real(?: number)?s?\}?\s*$", r"\\mathbb{R}"),
-    (r",\s*\\!\s*|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}"), (r"\\!|\\(?:left|right)\s*\.|\\(?:text)?color\s*\{\w*\}", ""),
-    (r"\\(?:display|text)style\b", " "), (r"\\(left|right)\s*\|", r"\\\1bar "), (r"\*\*", "^"), (r"\\[()]|(?<!\\)\\[\[\]]|(?<!\\)\$", " "),
-    (r"(?<!\\)\\[,;:> \n]|~|\\q?quad|[^\S\n]", " "), (r"\^?\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z])|\\degree(?![a-z]))", r"\\deg "),
-    (r"\\deg\s*(?:\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|[CF](?![A-Za-z]))", r"\\deg "),
-    (r"\b(?:np|math|sympy)\.(?=[a-z])", ""), (r" +", " "), (r"(?<=\d)\{,\}(?=\d{3})", ""),
-    (r"(?<![\d.,_^])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d,])", lambda m: m[0].replace(" ", ""))]]
+    (r"^\s*(\*\*|`+)(.*)\1\s*$", r"\2"),                                                # markdown
+    (r"^\s*(?:\\text\{)?\s*all real(?: number)?s?\}?\s*$", r"\\mathbb{R}"),
+    (r",\s*\\!\s*|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}"),
+    (r"\\!|\\(?:left|right)\s*\.|\\(?:text)?color\s*\{\w*\}", ""),
+    (r"\\(left|right)\s*\|", r"\\\1bar "), (r"\*\*", "^"), (r"\b(?:np|math|sympy)\.(?=[a-z])", ""),
+    (r"\\[()]|(?<!\\)\\[\[\],;:> \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style\b|[^\S\n]", " "),
+    (r"\^?\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z])|\\degree(?![a-z]))", r"\\deg "),
+    (r"\\deg\s*(?:\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|[CF](?![A-Za-z]))", r"\\deg "),    # 20 degrees Celsius
+    (r" +", " "), (r"(?<=\d)\{,\}(?=\d{3})", ""),
+    (r"(?<![\d.,_^])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d,])", lambda match: match[0].replace(" ", ""))]]
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_MIXED = re.compile(r"(?<![\w.,/^}{)\\])(\d{1,9}) (\d{1,9})/(\d{1,9})(?![\w/.^])")
+_MIXED = re.compile(r"(?<![\w./^}{)\\])(\d{1,9}) ?(?:(?<= )(\d{1,9})/(\d{1,9})(?![\w/.^])|"
+                    r"\\[dtc]?frac ?(?:\{(\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d)(?!\d)))")
 
 
 def _clean(text: str) -> str:
-    """Signs, spaces and thousands in one spelling. Digits are not joined over a newline, nor by commas in brackets."""
+    """Signs, spaces and thousands in one spelling. Digits are not joined over a newline, nor by commas beside brackets."""
     if not text.isascii():
         for pattern, to in _UNICODE:
             text = pattern.sub(to, text)
@@ -100,13 +105,13 @@ def _clean(text: str) -> str:
     for pattern, to in _RULES:
         text = pattern.sub(to, text)
 
-    def join(match):
-        before = text[:match.start()]
-        inside = sum(map(before.count, ("(", "[", r"\{"))) > sum(map(before.count, (")", "]", r"\}")))
-        return match[0] if inside else match[0].replace(",", "")
-    text = _GROUPED.sub(join, text) if "," in text else text
-    text = _MIXED.sub(lambda m: f"({m[1]}+{m[2]}/{m[3]})" if int(m[2]) < int(m[3]) else m[0], text)
-    return re.sub(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])", "", re.sub(r"(?:[\s.,;]|\\(?![{}%]))+$", "", text))
+    def mixed(match):                                     # 2 1/3 and 2\frac13 are sums; 2\frac{4}{3} is a product
+        whole, top, bottom = filter(None, match.groups())
+        return f"({whole}+{top}/{bottom})" if int(top) < int(bottom) else match[0]
+    if not re.search(r"[(\[]|\\\{", text):                # (1,234) is a pair
+        text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
+    text = _MIXED.sub(mixed, text)
+    return re.sub(r"(?<![0-9A-Za-z.])\s+|\s+(?![0-9A-Za-z.])", "", re.sub(r"(?:[\s.,;]|\\(?![{}%]))+$", "", text))
 
 
 _BARE = re.compile(rf"\\(?:{_STYLES})(?![a-z])|[{{}}().,]|\b(?:an?|the)\s+(?=[a-z])|(?<=\d)(?:st|nd|rd|th)\b", re.IGNORECASE)
@@ -119,7 +124,7 @@ _CHOICE = re.compile(r"(?:\\text\w*\{)?\(?([A-J])[.:)]+\}?\s*(?!.*(?:\b[A-J][.:)
 def _words(clean: str) -> list[str] | None:
     """The words of an answer in words, lower case, without articles; None for a formula."""
     words = _BARE.sub(" ", clean).lower().split()
-    if not any(len(w) > 1 and w.isalpha() for w in words) or not re.fullmatch(r"[a-z0-9' -]*", " ".join(words)):
+    if not any(re.search("[a-z]{2}", w) for w in words) or not re.fullmatch(r"[a-z0-9' -]*", " ".join(words)):
         return None
     return sorted(words) if _MONTH.search(" ".join(words)) else words       # 5 May 2020 = May 5th, 2020
 
@@ -143,24 +148,28 @@ def _at_sight(answer: str, gold: str) -> bool | None:
 _FUNCTIONS = set("sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc asin acos atan sinh cosh tanh log ln exp "
                  "abs floor ceil".split())
 _SPELLINGS = {spelling: name for name, spellings in {
-    "<=": "le leq leqslant", ">=": "ge geq geqslant", "<": "lt", ">": "gt", "!=": "ne neq", "=": "== :=", "*": "times cdot", "/": "div",
-    ",": "and or ;", "|": r"vert \|", "%": r"percent pct percentage \%", "deg": "degree degrees", "infty": "infinity inf oo",
-    "frac": "dfrac tfrac cfrac", "binom": "dbinom tbinom", "emptyset": "varnothing", r"\{": "lbrace", r"\}": "rbrace",
+    "<=": "le leq leqslant", ">=": "ge geq geqslant", "<": "lt", ">": "gt", "!=": "ne neq", "=": "== :=", "*": "times cdot",
+    "/": "div", ",": "and or ;", "|": r"vert \|", "%": r"percent pct percentage \%", "deg": "degree degrees",
+    "infty": "infinity inf oo", "frac": "dfrac tfrac cfrac", "binom": "dbinom tbinom",
+    "emptyset": "varnothing", "dots": "ldots cdots dotsc", r"\{": "lbrace", r"\}": "rbrace",
 }.items() for spelling in spellings.split()}
 _UNITS = {word: words.split()[0] for words in (
-    "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre", "m meter metre", "inch in inche", "ft foot feet",
-    "yd yard", "mile mi", "kg kilogram", "g gram", "mg milligram", "lb", "oz ounce", "s second sec", "min minute", "h hour hr", "mph",
-    "dollar usd", "cent", "euro", "pound", "l liter litre", "ml milliliter", "unit", "day", "week", "month", "year") for word in words.split()}
+    "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre", "m meter metre", "inch in inche",
+    "ft foot feet", "yd yard", "mile mi", "kg kilogram", "g gram", "mg milligram", "lb", "oz ounce", "s second sec",
+    "min minute", "h hour hr", "mph", "dollar usd", "cent", "euro", "pound", "l liter litre", "ml milliliter", "unit",
+    "day", "week", "month", "year") for word in words.split()}
 _POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _BASES = {name: str(k + 2) for k, name in enumerate("two three four five six seven eight nine ten eleven twelve".split())}
 _QUIET = set("left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits angle triangle".split())
 _TOKEN = re.compile(rf"""\s*(?:(?P<repeat>\d*\.\d*)\\overline\s*\{{(?P<cycle>\d{{1,20}})\}}
-    |(?P<number>\d[\dA-F]*(?=_\{{?1[1-6])|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)(?:_(?:\\text)?\{{?(?:\\text\{{)?(?P<base>\w+)\}}*)?
+    |(?P<number>\d[\dA-F]*(?=_\{{?1[1-6])|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)
+        (?:_(?:\\text)?\{{?(?:\\text\{{)?(?P<base>\w+)\}}*)?
     |\\(?:{_STYLES})(?![a-z])\s*(?:\{{(?P<styled>[^{{}}]*)\}}|(?P<bare>[A-Za-z0-9]))?
-    |\\(?P<accent>overline|vec|hat|bar|tilde|widehat|overrightarrow)\s*\{{?(?P<under>\w+)\}}?
+    |\\(?P<accent>overline|vec|hat|bar|d?dot|tilde|widehat|overrightarrow)(?![a-z])\s*\{{?(?P<under>\w+)\}}?
     |\\begin\{{(?P<begin>\w+)\*?\}}(?:\{{[lcr|]*\}})?|(?P<end>\\end\{{\w+\*?\}})
     |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\\?\S))""", re.VERBOSE)
-_SUBSCRIPT = re.compile(r"\s*_\s*(?:\{[^{}]*\}|\\?\w)|'")
+_PHRASE = re.compile(r"(?: (?!and\b|or\b)[A-Za-z]+)+")
+_SUBSCRIPT = re.compile(r"\s*_\s*(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)|'")
 
 
 def _number(raw: str) -> tuple:
@@ -203,7 +212,9 @@ def _tokens(text: str) -> list:
             out += [("base", group["number"].lstrip("0"), base) if base else _number(group["number"]), *money]
         elif styled := group["styled"] or group["bare"]:                    # words stay words, the rest is read as if bare
             words = styled.strip(" .,;:").lower()
-            if not re.search("[a-z]{2}", words) and not (words in set("mghls") and styled[0] == " "):
+            after = out and (out[-1][0] in ("num", "dec") or out[-1] in (")", "}", "/"))
+            unit = after and re.fullmatch(r"[mgshLNJWVKA](/\w+)?", styled)             # 5 \text{m}
+            if words[:1].isdigit() or not re.search("[a-z]{2}", re.sub(r"\b(?:and|or)\b", "", words)) and not unit:
                 out += _tokens(styled)
             else:
                 out += _word(words if words != styled.lower() else styled, True) if words.isalpha() else [("text", words)]
@@ -218,6 +229,8 @@ def _tokens(text: str) -> list:
                 out.append(_SPELLINGS.get(name, name))
         elif word := group["word"]:
             out += ["cup"] if word == "U" and out and out[-1] in (")", "]") else _word(word)
+            if out[-1][:1] == ("text",) and (more := _PHRASE.match(text, at)):           # miles per hour
+                out[-1], at = ("text", out[-1][1] + more[0].lower()), more.end()
         elif group["sign"]:
             out.append(_SPELLINGS.get(group["sign"], group["sign"]))
         while out and out[-1][:1] == ("sym",) and (tail := _SUBSCRIPT.match(text, at)):            # x_1, x_{n+1}, f'
@@ -230,8 +243,10 @@ _LEVEL = {",": 1, "<": 2, ">": 2, "<=": 2, ">=": 2, "=": 2, "!=": 2, "in": 2, "a
           "+": 5, "-": 5, "pm": 5, "mp": 5, "*": 6, "/": 6}
 _CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "langle": ("rangle",), "leftbar": ("rightbar",), "|": "|",
            "lvert": ("rvert",), "lfloor": ("rfloor",), "lceil": ("rceil",)}
+_NUMBERS = ("num", "dec", "base")
 _ENDS = {"the end", "end", "&", r"\\"}.union(*_CLOSES.values()) - {"|"}
-_CLAUSE = re.compile(r"\b(not|no|or|and|if|when|unless|except|but|more|less|least|most|than|maybe|for|where|is|are|to)\b|\d\D*\d")
+_CLAUSE = re.compile(r"\b(not|no|or|and|if|when|unless|except|but|more|less|least|most|than|maybe|for|where|is|are|to)\b|"
+                     r"\d\D*\d")
 
 
 class _Parser:
@@ -260,7 +275,7 @@ class _Parser:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             self.fail("nested too deeply")
-        sign = self.take("-", "+", "pm", "mp", "=", "approx")
+        sign = self.take("-", "+", "pm", "mp", *(("=", "approx") if self.at == 0 else ()))
         node = self.read(5) if sign else self.power()
         node = ("neg", node) if sign == "-" else (sign, ("num", Fraction(0)), node) if sign in ("pm", "mp") else node
         while True:
@@ -275,13 +290,12 @@ class _Parser:
                 node = (token, node, self.read(binds) if binds < 6 or self.next in ("-", "+") else self.power())
             elif token[0] == "text":
                 node = self.unit(node)
-            elif node[0] == "unit" or token[0] in ("num", "dec", "base") and node[0] in ("num", "dec", "base", "sym", "call", "pi", "e", "i"):
-                self.fail("two quantities side by side")                    # 5 6 is not 30, x2 is not 2x
+            elif node[0] == "unit" or token[0] in _NUMBERS and (node[-1] if node[0] == "*" else node)[0] not in ("^", "pow"):
+                self.fail("two quantities side by side")                    # 5 6 is not 30, x2 is not 2x; 2^6 3^5 is read
             else:
                 right = self.power()
-                mixed = right[-1] == "mixed" and node[0] == "num" and node[1].denominator == 1         # 2\frac13
                 called = node[0] == "sym" and token == "(" and right[0] in ("group", "num")            # f(x)
-                node = ("+", node, right) if mixed else ("call" if called else "*", node, right)
+                node = ("call" if called else "*", node, right)
         self.depth -= 1
         return node
 
@@ -307,7 +321,7 @@ class _Parser:
         words = self.next[1]
         self.at += 1
         while sign := self.take("^", "/"):
-            words += sign + str(self.power()[1])
+            words += sign + str((self.argument(exponent=True) if sign == "^" else self.atom(unit=True))[1])
         if _CLAUSE.search(words):
             self.fail("a clause, not a unit,")
         square = "^2" if re.search(r"\bsq(uare)?\b|\^2", words) else "^3" if re.search(r"\bcu(bic)?\b|\^3", words) else ""
@@ -317,8 +331,8 @@ class _Parser:
     def power(self):
         node = self.atom()
         while sign := self.take("!", "%", "deg", "^"):
-            if node[0] == sign in ("%", "deg"):
-                self.fail("a percent of a percent")
+            if node[0] == sign != "^":                                      # 5!!, 5%%
+                self.fail("the same sign twice")
             node = (sign, node) if sign != "^" else _raised(node, self.argument(exponent=True))
         return node
 
@@ -333,17 +347,16 @@ class _Parser:
         node = self.atom()
         return _raised(node, self.argument(exponent)) if exponent and token != "{" and self.take("^") else node   # 2^3^2
 
-    def atom(self):
+    def atom(self, unit: bool = False):
         token = self.next
         self.at += 1
         if isinstance(token, tuple):
-            return token if token[0] != "text" or self.next in _ENDS or self.next in _LEVEL else self.fail("words")
+            return token if token[0] != "text" or unit or self.next in _ENDS or self.next in _LEVEL else self.fail("words")
         if token in _CLOSES:
             return self.bracket(token)
         if token in ("frac", "binom"):
             top, bottom = self.argument(), self.argument()
-            mixed = ("mixed",) if top[0] == bottom[0] == "num" and top[1] < bottom[1] else ()
-            return ("/", top, bottom, *mixed) if token == "frac" else ("binom", top, bottom)
+            return ("/" if token == "frac" else "binom", top, bottom)
         if token == "sqrt":
             index = self.bracket("[") if self.take("[") else ("num", Fraction(2))
             return ("root", self.argument(exponent=True), index)
@@ -358,6 +371,10 @@ class _Parser:
 
     def bracket(self, opened):
         self.bars, outer = int(opened == "|"), self.bars
+        if opened == r"\{" and self.next[0] == "sym" and self.tokens[self.at + 1] in ("|", "mid"):         # {x | 1 < x < 2}
+            self.at += 2
+            node = self.read()
+            return node if self.need(r"\}") and node[0] == "rel" else self.fail("no condition")
         node = ("set",) if opened == r"\{" and self.next == r"\}" else self.read()
         closed, self.bars = self.need(*_CLOSES[opened]), outer
         if opened in ("|", "lvert", "leftbar", "lfloor", "lceil"):
@@ -402,7 +419,8 @@ class _Parser:
 
 def _raised(base, exponent):
     whole = exponent[-1] if exponent[0] == "neg" else exponent
-    return ("^" if whole[0] == "num" and whole[1].denominator == 1 else "pow", base, exponent)
+    kind = "^" if whole[0] == "num" and whole[1].denominator == 1 else "parity" if base == ("neg", ("num", 1)) else "pow"
+    return (kind, base, exponent)
 
 
 def _chain(parts, signs):
@@ -436,8 +454,8 @@ def _mp():
     return context
 
 
-def _refuse(why: str = "no value, or one too large to work with"):
-    raise Unreadable(why)
+def _refuse():
+    raise Unreadable("no value, or one too large to work with")
 
 
 def _lift(*values):
@@ -478,8 +496,7 @@ def _root(x, index):
 
 
 def _floor(x):
-    near = x if isinstance(x, Fraction) else _mp().nint(x)
-    return Fraction(math.floor(x) if near is x else int(near if abs(x - near) < _mp().mpf("1e-60") else _mp().floor(x)))
+    return Fraction(math.floor(x) if isinstance(x, Fraction) else int(_mp().floor(x + _mp().mpf("1e-60"))))
 
 
 def _call(name, x, *others):
@@ -495,12 +512,13 @@ def _call(name, x, *others):
 
 _COMPUTE = {
     "+": _add, "-": lambda a, b: _add(a, -b), "neg": lambda a: -a, "*": lambda a, b: math.prod(_lift(a, b)),
-    "/": lambda a, b, *_: math.prod(_lift(a, 1 / b)), "^": _power, "pow": _power, "root": _root, "group": lambda a: a,
-    "%": lambda a: a / 100, "deg": lambda a: math.prod(_lift(a, _mp().pi / 180)), "abs": abs, "floor": _floor,
+    "/": lambda a, b: math.prod(_lift(a, 1 / b)), "^": _power, "pow": _power, "parity": _power, "root": _root,
+    "group": lambda a: a, "%": lambda a: a / 100, "deg": lambda a: math.prod(_lift(a, _mp().pi / 180)),
+    "abs": abs, "floor": _floor,
     "ceil": lambda x: -_floor(-x), "ln": lambda x: _call("log", x), "binom": lambda n, k: _call("binomial", n, k),
     "!": lambda n: Fraction(math.factorial(int(n))) if isinstance(n, Fraction) and n.denominator == 1 and 0 <= n < 2100
     else _call("factorial", n), "pi": lambda: +_mp().pi, "e": lambda: +_mp().e, "i": lambda: _mp().mpc(0, 1),
-    "base": lambda digits, base: Fraction(int(digits, int(base)))}
+    "base": lambda digits, base: Fraction(int(digits, int(base) or 1))}
 
 
 def _value(node, at: dict):
@@ -534,9 +552,9 @@ def _points(a, g) -> list[dict]:
     names = sorted(_names(a) | _names(g))
     if not names:
         return [{}]
-    if (_kinds(a) | _kinds(g)) & {"!", "binom", "floor", "ceil"}:
+    if (_kinds(a) | _kinds(g)) & {"!", "binom", "floor", "ceil", "parity"}:
         return [{n: Fraction(2 + 3 * i + j) for i, n in enumerate(names)} for j in range(6)]
-    points = [{n: Fraction(90 + 41 * i + 83 * j + 11 * i * j, 37 + 210 * (j % 2)) for i, n in enumerate(names)} for j in range(4)]
+    points = [{n: Fraction(90 + 41 * i + 83 * j + 11 * i * j, (37, 247)[j % 2]) for i, n in enumerate(names)} for j in range(4)]
     return points + [{**points[k % 2], n: -points[k % 2][n]} for k, n in enumerate(names[:4])]
 
 
@@ -551,7 +569,7 @@ def _agree(a, g) -> bool:
     for point in points:
         x, y = _at(a, point), _at(g, point)
         if x is not None and y is not None:
-            real = isinstance(x, Fraction) and isinstance(y, Fraction) or not (_lift(x, _mp().zero)[0].imag or _lift(y, _mp().zero)[0].imag)
+            real = not any(hasattr(v, "imag") and v.imag for v in (x, y))
             (pairs if real else imaginary).append((x, y))
             if real and not _close(x, y):
                 return False
@@ -561,7 +579,8 @@ def _agree(a, g) -> bool:
 def _scaled(a, g, sign: int = 0) -> bool:
     """a = factor * g at every point, the factor not zero and, with a sign, of that sign: two equations or inequalities"""
     ratios = [r for point in _points(a, g) if (r := _at(("/", a, g), point)) is not None]
-    return len(ratios) > 1 and ratios[0] != 0 and all(_close(r, ratios[0]) for r in ratios) and (not sign or ratios[0] * sign > 0)
+    constant = len(ratios) > 1 and ratios[0] != 0 and all(_close(r, ratios[0]) for r in ratios)
+    return constant and (not sign or ratios[0] * sign > 0)
 
 
 # ------------------------------------------------------------------------------------------------------------- comparison
@@ -588,7 +607,8 @@ def _is_name(node) -> bool:
     """May it stand left of = as a mere label? x, f(x), AB, |AB|, AB : CD, (p, q), Area"""
     capitals = _kinds(node) <= {"*", "/", "abs", "sym"} and all(n[0].isupper() for n in _names(node))
     inverse = node[0] == "*" and node[1][0] == "^" and node[1][2] == ("neg", ("num", 1)) and node[2][0] == "group"
-    return capitals or inverse or node[0] in ("sym", "text", "call", "group") or node[0] == "seq" and all(map(_is_name, node[3:]))
+    tuple_of_names = node[0] == "seq" and all(map(_is_name, node[3:]))
+    return capitals or inverse or tuple_of_names or node[0] in ("sym", "text", "call", "group")
 
 
 def _matched(answers: list, golds: list) -> bool:
@@ -604,7 +624,8 @@ def _bound(left, right, name: str):
     if None in y or not isinstance(y[0], Fraction) and y[0].imag:
         return None
     slope = _add(y[1], -y[0])
-    return None if slope == 0 or not _close(_add(y[2], -y[1]), slope) else (slope, ("num", _value(("/", ("num", -y[0]), ("num", slope)), {})))
+    linear = slope != 0 and _close(_add(y[2], -y[1]), slope)
+    return (slope, ("num", _value(("/", ("num", -y[0]), ("num", slope)), {}))) if linear else None
 
 
 def _intervals(node) -> list | None:
@@ -645,9 +666,10 @@ def _same_relation(a, g) -> bool:
         return a[1] == g[1] and len(a) == len(g) and all(map(_same, a[2:], g[2:]))
     if {a[1], g[1]} <= {"=", "in"}:
         labels = {a[2][0], g[2][0]}
-        if (a[2] == g[2] or "text" in labels or "call" in labels and (labels == {"call"} or ("sym", "y") in (a[2], g[2]))):
-            if _is_name(a[2]) and _is_name(g[2]) and _same(a[3], g[3]):
-                return True
+        alike = a[2] == g[2] or "text" in labels or "call" in labels and ("sym", "y") in (a[2], g[2])
+        alike = alike or labels == {"call"} and a[2][2][0] == g[2][2][0] == "group"      # f(x) = and g(t) =, but not f(2) =
+        if alike and _is_name(a[2]) and _is_name(g[2]) and _same(a[3], g[3]):
+            return True
     sign = {("<", "<"): 1, (">", ">"): 1, ("<", ">"): -1, (">", "<"): -1}.get((a[1][0], g[1][0]), 0)
     return (a[1][1:] == g[1][1:] if sign else a[1] == g[1] != "in") and _scaled(("-", *a[2:]), ("-", *g[2:]), sign)
 
@@ -670,7 +692,7 @@ def _same_value(a, g) -> bool:
     if _agree(a, g):
         return True
     rounded, given = _rounding(g), _rounding(a)
-    if rounded and not (given and given[1] < FULL_FLOAT):
+    if rounded and not (given and given[1] < max(FULL_FLOAT, rounded[1] + 3)):
         half = rounded[0]
     elif given and given[1] >= FULL_FLOAT and not rounded and g[0] != "num":
         half = 2 * given[0]                                                 # the last digit of a float may be off
@@ -686,16 +708,18 @@ def _same(a, g) -> bool:
     if a == g or "unreadable" in kinds:
         return "unreadable" not in kinds
     if "unit" in kinds:
-        return (a[0] != g[0] or a[2] == g[2]) and not kinds & {"%", "deg"} and _same(a[1] if a[0] == "unit" else a, g[1] if g[0] == "unit" else g)
+        bare = [n[1] if n[0] == "unit" else n for n in (a, g)]
+        return (a[0] != g[0] or a[2] == g[2]) and not kinds & {"%", "deg"} and _same(*bare)
     several = _items(a), _items(g)
     spans = (_intervals(a), _intervals(g)) if kinds & {"rel", "union", "sym"} else (None, None)
     if None not in spans and (kinds != {"rel"} or _names(a) == _names(g)):
         return _matched(*spans)
-    if "seq" in kinds and (kinds == {"seq"} or "list" in kinds):            # a bare list for a tuple: not for an interval
-        loose = "list" in kinds and all(n[0] == "list" or len(n) > 5 or "rel" in (several[0][0][0], several[1][0][0]) for n in (a, g))
-        brackets = a[1:3] == g[1:3] or "matrix" in (a[1], g[1])
-        lists = [list(n[3:]) if n[0] == "seq" else items for n, items in zip((a, g), several)]
-        return (loose or brackets and "list" not in kinds) and len(lists[0]) == len(lists[1]) and all(map(_same, *lists))
+    if kinds == {"seq"} or kinds == {"seq", "list"}:
+        lists = [n[3:] if n[0] == "seq" else items for n, items in zip((a, g), several)]
+        fits = a[1:3] == g[1:3] or "matrix" in (a[1], g[1])
+        if "list" in kinds:                                                 # without brackets: three or more, or x = 1, y = 2
+            fits = len(lists[0]) > 2 or "rel" in (several[0][0][0], several[1][0][0])
+        return fits and len(lists[0]) == len(lists[1]) and all(map(_same, *lists))
     if kinds & {"list", "set"} or len(several[0]) + len(several[1]) > 2:
         labels = [{n[2] for n in items if n[0] == "rel"} for items in several]
         if min(map(len, labels)) == 0 and max(map(len, labels)) > 1:         # x = 1, y = 2 against 1, 2
@@ -703,9 +727,17 @@ def _same(a, g) -> bool:
         return "seq" not in kinds and _matched(*several)
     if "rel" in kinds:
         return _same_relation(a, g)
-    if kinds & {"text", "seq", "union"} or g[0] == "base" == a[0] or g[0] == "base":
-        return False
-    return _same_value(a, g)
+    return not kinds & {"text", "seq", "union"} and g[0] != "base" and _same_value(a, g)
+
+
+def _unbraced(tokens: list) -> list:
+    """The tokens without the braces around a single one: \\sum_{k} is \\sum_k"""
+    out = []
+    for token in tokens:
+        out.append(token)
+        if token == "}" and out[-3:-2] == ["{"]:
+            out[-3:] = [out[-2]]
+    return out
 
 
 def _decide(answer: str, gold: str, cheaply: bool) -> bool | None:
@@ -719,10 +751,12 @@ def _decide(answer: str, gold: str, cheaply: bool) -> bool | None:
         verdict = _at_sight(answer, gold)
         if verdict is None:
             a, g = read(answer), read(gold)
-            if cheaply and not {"unreadable"} & {a[0], g[0]} and (_kinds(a) | _kinds(g)) - _RATIONAL:
+            if a[0] == g[0] == "unreadable":                                # sums, integrals, remainders
+                return _unbraced(_tokens(answer)) == _unbraced(_tokens(gold))
+            if cheaply and "unreadable" not in (a[0], g[0]) and (_kinds(a) | _kinds(g)) - _RATIONAL:
                 return None
-            decimal_comma = re.fullmatch(r"-?\d+\.\d+", gold) and re.fullmatch(r"-?\d+,\d+", answer)
-            verdict = _same(a, g) or bool(decimal_comma) and answer.replace(",", ".") == gold
+            decimal_comma = re.fullmatch(r"-?\d+\.\d\d+", gold) and answer.replace(",", ".") == gold          # 2,74
+            verdict = _same(a, g) or bool(decimal_comma)
         return verdict
     except (Unreadable, ArithmeticError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
         return False
@@ -768,6 +802,8 @@ class Grader:
         worker = None
         while (job := self.jobs.get()) is not None:
             answer, gold, future = job
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 if worker is None or worker.poll() is not None:
                     worker = _start_worker(self.timeout, self.memory)
@@ -824,7 +860,7 @@ def _reply(worker: subprocess.Popen, timeout: float) -> bytes:
 
 def _kill(worker: subprocess.Popen | None) -> None:
     if worker is not None:
-        if worker.poll() is None:
+        with contextlib.suppress(OSError):                # dead already
             os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
         worker.stdin.close()
@@ -833,7 +869,8 @@ def _kill(worker: subprocess.Popen | None) -> None:
 
 def _work(timeout: float, memory: int):
     """In the worker: a pair a line from stdin, one byte a verdict to stdout, until stdin ends, as when the parent dies."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    with contextlib.suppress(ValueError, OSError):        # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     _mp()
     os.write(1, b"r")
     for line in sys.stdin.buffer:

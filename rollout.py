@@ -29,6 +29,8 @@ from typing import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
+from safetensors import SafetensorError
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
@@ -63,10 +65,12 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
     """(model, tokenizer) from a model folder or a hub name, dropout off. OSError or ValueError in one sentence."""
     if not Path(name).is_dir() and (name.count("/") != 1 or name[0] in "./~"):
         raise FileNotFoundError(f"there is no model folder {name}: give a folder with a config.json, or a hub name")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise OSError(f"the model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     return model.to(device).eval(), tokenizer
 

@@ -14,7 +14,8 @@ Each step: rollout (rollout.py) -> reward (reward.py) -> one PPO update (ppo.py)
     model/                 the trained model, an ordinary Hugging Face folder
     evaluation.json, accuracy.png, training.png     base and trained model at 1, 2, ... attempts
 
-All randomness is derived from (seed, step), so a resumed run has no random state to restore.
+All randomness is derived from (seed, step), so a resumed run has no random state to restore: dialogue d of a step uses
+the stream (seed, step, d), everything else (seed, step or pass, 0, a number of its own).
 """
 
 import copy
@@ -32,7 +33,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from tqdm import tqdm
 from transformers import AutoModelForTokenClassification
 from transformers.hf_argparser import HfArg
@@ -42,7 +42,7 @@ from data.chat import Chat
 from evaluate import evaluate, fail, parse, plot_accuracy, plot_training, repeated_share, save_json, table
 from ppo import Optimizer, score, update
 from reward import Grader, extract_boxed, reward
-from rollout import Dialogues, load_model, pick_device, pick_dtype, rollout
+from rollout import Dialogues, check_fit, load_model, pick_device, pick_dtype, rollout
 
 
 @dataclass
@@ -138,7 +138,7 @@ def train(config: Config, run: "Run", grade, log) -> None:
         # 3. Clipped PPO on the model-written tokens.
         losses = update(
             actor, critic, run.actor_optimizer, run.critic_optimizer, dialogues, reference_DT, value_DT, config,
-            seed=(config.seed, run.step),
+            seed=(config.seed, run.step, 0, 3),
         )  # fmt: skip
         clock.append(time.perf_counter())
 
@@ -162,9 +162,9 @@ def draw(config: Config, problems: list[Problem], step: int) -> tuple[list[Probl
     for i in range(first, first + config.dialogues):
         epoch, position = divmod(i, len(problems))
         if epoch not in orders:
-            orders[epoch] = np.random.default_rng((config.seed, epoch, 0)).permutation(len(problems))
+            orders[epoch] = np.random.default_rng((config.seed, epoch, 0, 1)).permutation(len(problems))
         chosen.append(problems[orders[epoch][position]])
-    rng = np.random.default_rng((config.seed, step, 1))
+    rng = np.random.default_rng((config.seed, step, 0, 2))
     return chosen, rng.integers(config.min_attempts, config.max_attempts + 1, size=config.dialogues).tolist()
 
 
@@ -252,18 +252,16 @@ class Run:
 
     def restore(self) -> None:
         """Continue from the last checkpoint: metrics written after it are dropped, because those steps come again."""
-        checkpoints = sorted(self.folder.glob("checkpoint-*.pt"))
-        if not checkpoints:
-            return
-        state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
-        for name, part in self.parts().items():
-            part.load_state_dict(state[name])
-        self.step = state["step"]
+        if checkpoints := sorted(self.folder.glob("checkpoint-*.pt")):
+            state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
+            for name, part in self.parts().items():
+                part.load_state_dict(state[name])
+            self.step = state["step"]
         metrics = self.folder / "metrics.jsonl"
-        kept = [line for line in metrics.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= self.step]
-        part = metrics.with_suffix(".part")
-        part.write_text("".join(kept))
-        part.rename(metrics)
+        if metrics.exists():
+            part = metrics.with_suffix(".part")
+            part.write_text("".join(metrics.read_text().splitlines(keepends=True)[: self.step]))  # one line a step
+            part.rename(metrics)
 
     def record(self, metrics: dict, dialogues: Dialogues) -> None:
         """Append the step's line to metrics.jsonl and, every few steps, write one dialogue as text."""
@@ -301,7 +299,7 @@ def read_config(argv: list[str]) -> Config:
     Raises ValueError for what does not fit together, OSError for a folder that is not there.
     """
     early = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--preset", default=Config.preset)
+    early.add_argument("--preset", nargs="?", const=Config.preset, default=Config.preset)
     preset = early.parse_known_args(argv)[0].preset
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
@@ -321,7 +319,7 @@ def saved_config(config: Config, argv: list[str]) -> Config:
     path = Path(config.out) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"there is no run to resume in {config.out}: {path} is missing")
-    saved = json.loads(path.read_text()) | {"resume": True, "out": config.out}
+    saved = asdict(Config()) | json.loads(path.read_text()) | {"resume": True, "out": config.out}
     asked = asdict(parse(Config, argv, saved))
     if differing := [f"{name} ({saved[name]} there, {asked[name]} here)" for name in asked if asked[name] != saved[name]]:
         raise ValueError(f"the run in {config.out} has other options: {', '.join(differing)}; leave these out")
@@ -385,6 +383,14 @@ def load_questions(config: Config) -> tuple[list[Problem], list[Problem]]:
     return training, held_out
 
 
+def check_lengths(config: Config, run: Run, held_out: list[Problem]) -> None:
+    """ValueError when the longest dialogue, of training or evaluation, has more tokens than the model has positions."""
+    chat = Chat(run.actor, run.tokenizer, config.chat_template)
+    attempts = max(config.max_attempts, config.eval_attempts)
+    longest = max(len(chat.prompt(p.question, attempts)) for p in run.problems + held_out)
+    check_fit(run.actor, longest, config.max_new_tokens)
+
+
 def report(config: Config, run: Run, held_out: list[Problem], grade) -> None:
     """Evaluate the base and the trained model, print the table, draw the plots."""
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
@@ -403,14 +409,13 @@ def report(config: Config, run: Run, held_out: list[Problem], grade) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         config = read_config(sys.argv[1:] if argv is None else argv)
         check(config)
         training, held_out = load_questions(config)
         run = Run(config, training)
+        check_lengths(config, run, held_out)
         log = open_log(config)
         run.folder.mkdir(parents=True, exist_ok=True)
         if config.resume:

@@ -2,13 +2,14 @@
 
     "I am thinking of a number below 35. Divided by 12 it leaves 5. What is my number?"
 
-The clues leave 2, 3 or 4 candidates (here 5, 17, 29) and the hidden number is one of them, drawn at random. So the best
+The clues leave 2 to 5 candidates (here 5, 17, 29) and the hidden number is one of them, drawn at random. So the best
 possible accuracy is known exactly: 1/c at the first attempt and min(k, c)/c after k attempts with c candidates, and a
 model that repeats an answer which was called incorrect gains nothing.
 
-The base model is warmed up on worked solutions, "5, 17, 29. \\boxed{17}", in dialogues that are *neutral*: every attempt
-is drawn independently of the earlier ones (candidate i with weight 0.5^i), so the base model knows the format and the
-arithmetic and does not know what feedback is for. That is left to reinforcement learning.
+The base model is warmed up on worked solutions that go through the candidates and box the one at which they stop,
+"5, 17. \\boxed{17}". Their dialogues are *neutral*: where an attempt stops is independent of the earlier ones (at every
+candidate with probability 0.6, at the last in any case), so the base model knows the format and the arithmetic, and does
+not know what feedback is for. That is left to reinforcement learning.
 
 It ends up as an ordinary Hugging Face folder (Llama architecture, a fast tokenizer with ChatML's special tokens), and
 nothing outside this file knows that it is special. Run it as
@@ -33,10 +34,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from data import Problem
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
 
-MODULI = range(3, 19)
-CANDIDATES = (2, 3, 4)
+MODULI = range(3, 13)
+CANDIDATES = (2, 3, 4, 5)
+STOP = 0.6  # probability with which the base model's teacher settles for a candidate instead of going on to the next
 ATTEMPTS = 5  # allowed in a worked dialogue at most
-SPLITS = {"test": 300, "validation": 200, "train": 1500}  # questions for each number of candidates
+SPLITS = {"test": 150, "validation": 75, "train": 420}  # questions for each number of candidates
 SEED = 2503_04808  # of the problem sets alone: they are the same in every run
 
 
@@ -61,12 +63,13 @@ class Riddle:
 
 
 def solution(candidates: range, answer: int) -> str:
-    """A worked solution that boxes one of the candidates."""
-    return f"{', '.join(map(str, candidates))}. \\boxed{{{answer}}}"
+    """A worked solution: goes through the candidates and boxes the one at which it stops."""
+    tried = candidates[: candidates.index(answer) + 1]
+    return f"{', '.join(map(str, tried))}. \\boxed{{{answer}}}"
 
 
 def riddles(split: str) -> list[Problem]:
-    """The problem set of a split, with equally many riddles of 2, 3 and 4 candidates; no question is in two splits.
+    """The problem set of a split, with equally many riddles of 2, 3, 4 and 5 candidates; no question is in two splits.
 
     A training question stands in the set five times, with hidden numbers drawn independently: there is nothing to learn
     by heart.
@@ -99,12 +102,11 @@ def draw_riddles(split: str) -> list[tuple[Riddle, int]]:
 
 def neutral_attempts(riddle: Riddle, hidden: int, allowed: int, rng: np.random.Generator) -> list[str]:
     """The attempts of a solver that does not look back, until one is right or `allowed` are used up."""
-    candidates = riddle.candidates
-    weights = 0.5 ** np.arange(len(candidates))
+    *others, final = riddle.candidates
     attempts = []
     while len(attempts) < allowed:
-        answer = candidates[rng.choice(len(candidates), p=weights / weights.sum())]
-        attempts.append(solution(candidates, answer))
+        answer = next((candidate for candidate in others if rng.random() < STOP), final)
+        attempts.append(solution(riddle.candidates, answer))
         if answer == hidden:
             break
     return attempts
@@ -131,6 +133,7 @@ def build_tokenizer(problems: list[tuple[Riddle, int]]) -> PreTrainedTokenizerFa
         for riddle, hidden in problems
         for part in (prompt_text(chat, riddle.question, 1), solution(riddle.candidates, hidden), feedback_text(chat, 1))
     )
+    texts = itertools.chain(texts, map(str, range(100)))
     pieces = (piece for text in texts for piece in text.replace("<|im_end|>", "\0").replace("<|im_start|>", "\0").split("\0"))
     tokenizer.train_from_iterator(pieces, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
@@ -144,8 +147,8 @@ def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausal
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
         max_position_embeddings=4096,
         initializer_range=0.06,
         tie_word_embeddings=True,
@@ -198,8 +201,8 @@ def warm_up(model, chat: Chat, problems: list[tuple[Riddle, int]], steps: int, b
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the miniature's base model.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=400, help="warm-up steps")
-    parser.add_argument("--batch", type=int, default=128, help="dialogues in a step")
+    parser.add_argument("--steps", type=int, default=800, help="warm-up steps")
+    parser.add_argument("--batch", type=int, default=64, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

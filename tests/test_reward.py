@@ -202,6 +202,7 @@ CASES = {
         (-\infty,2)\cup(3,\infty) | (3,\infty)\cup(-\infty,2) | x<2\text{ or }x>3 | (-∞,2)∪(3,∞) | (-\infty,2) U (3,\infty) || (-\infty,2) | (-\infty,2]\cup(3,\infty) | (-\infty,2)\cap(3,\infty)
         (-\infty,5)\cup(5,\infty) | x\ne 5 | x \neq 5 || (-\infty,\infty) | x=5
         (0,1) | 0<f(x)<1 || [0,1] | 0 < f(x)
+        x+y<1 | -x-y>-1 | 2x+2y<2 | 1>y+x || -x-y<-1 | x+y>1 | x+y\le 1 | x+y<2
         \mathbb{R} | (-\infty,\infty) | x\in\mathbb{R} | ℝ | \text{all real numbers} || (0,\infty) | 5""",
     "matrices": r"""
         \begin{pmatrix} -2 \\ 14 \end{pmatrix} | \begin{bmatrix}-2\\14.0\end{bmatrix} | (-2,14) | \left(\begin{array}{c}-2\\14\end{array}\right) || (14,-2) | \begin{pmatrix}-2\\-14\end{pmatrix} | -2,14x
@@ -211,6 +212,11 @@ CASES = {
         1:2:3 | 2:4:6 || 1:3:2 | 1:2
         12:00 | 12:00:00 || 1:00 | 12 | 12:01
         20:34 | 08:34 \text{ p.m.} | 8:34 PM || 8:34 AM | 20:35""",
+    "sums and what else is read by its spelling": r"""
+        \sum_{k=1}^{n} \frac{1}{k} | \sum\limits_{k=1}^n\dfrac1k || \sum_{k=1}^{m} \frac{1}{k} | \sum_{k=0}^{n} \frac{1}{k} | \frac{1}{k}
+        1, 2, \ldots, n | 1,2,\dots,n || 1, 3, \ldots, n | 1, 2, n | n
+        n \equiv 1 \pmod{4} | n\equiv1\pmod 4 || n \equiv 1 \pmod{3} | 1
+        \frac{2GM_{\odot}}{c^2} | \frac{2 G M_\odot}{c^{2}} || \frac{2GM}{c^2} | \frac{GM_{\odot}}{c^2}""",
     "words": r"""
         \text{Evelyn} | Evelyn | evelyn | \textbf{Evelyn} | \mathrm{Evelyn} || \text{Eve} | Briana | e v e l y n
         \text{even} | even | Even. || odd | neve | \text{not even} | even or odd
@@ -276,9 +282,11 @@ def test_rewrites_are_accepted_and_near_misses_refused(golds):
 def test_the_gold_of_another_question_is_refused():
     hard = [g for g in REAL if not g.replace(",", "").replace(".", "").isdigit()]
     same = {(a, g) for a in hard for g in hard[::7] if a != g and is_equal(a, g)}
-    squeezed = {frozenset(re.sub(r"\s|\\!|\$|(?:\\text)?\{?(?:degrees)?\}|\^\\circ", "", x).replace("dfrac", "frac") for x in pair) for pair in same}
-    assert len(same) < len(hard) * len(hard[::7]) * 0.001, sorted(same)
-    assert squeezed
+
+    def bare(gold):                                            # what is left when spelling, units and names are taken away
+        return re.sub(r"\s|\\[!,]|\\?\$|[{}]|\\text|^[a-z]=|\^\\circ|(?<=\d)\.0+$|\\%|\\mbox.*", "", gold).replace("dfrac", "frac")
+    wrong = [pair for pair in same if bare(pair[0]) != bare(pair[1]) and not ("pi" in "".join(pair) and "circ" in "".join(pair))]
+    assert wrong == []
 
 
 def test_symmetric_where_the_form_of_the_gold_does_not_matter():
@@ -376,8 +384,9 @@ FORGED = [                                                     # against the gol
 @pytest.mark.parametrize("gold", ["5", "x+1", r"\{5,7\}", r"(2,\infty)", r"\frac{\pi}{2}", r"\text{yes}"])
 def test_hostile_answers_get_a_verdict_and_run_nothing(gold, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("eval", "exec", "compile", "open", "__import__"):
-        monkeypatch.setattr(f"builtins.{name}", lambda *a, _name=name, **k: pytest.fail(f"{_name} was called"), raising=True) if name != "__import__" else None
+    is_equal(r"\sqrt2", r"\pi")                                # what it imports, it has imported
+    for name in ("eval", "exec", "compile", "open"):
+        monkeypatch.setattr(f"builtins.{name}", lambda *a, **k: pytest.fail("model text reached eval, exec, compile or open"))
     verdicts = [is_equal(text, gold) for text in INJECTIONS + EXPENSIVE]
     monkeypatch.undo()
     assert verdicts == [False] * len(verdicts)

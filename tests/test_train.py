@@ -1,7 +1,7 @@
 """Training: a run that is cut off goes on exactly, every option does what it says, every mistake is one sentence, and the
 loop learns.
 
-Most tests are whole runs through `train.main` on a model of 50,000 weights, two to five steps of eight dialogues each.
+Most tests are whole runs through `train.main` on a model of 44,000 weights, two to five steps of eight dialogues each.
 `launch` makes them quick: verdicts are at hand at once (letter for letter), and the report at the end is left out.
 """
 
@@ -30,6 +30,7 @@ import data
 import ppo
 import train
 from data import Problem
+from data.miniature import Riddle, build_tokenizer
 from reward import extract_boxed, reward
 from rollout import Attempt, Dialogues, rollout
 
@@ -54,6 +55,13 @@ class InstantGrader:
 
 
 @pytest.fixture(scope="module")
+def tokenizer():
+    """Made from riddles that stand here, so that no change of the miniature's changes a run of these tests."""
+    drawn = [(Riddle(bound, modulus, 5), 5 + modulus) for modulus in range(7, 13) for bound in (35, 36, 47)]
+    return build_tokenizer(drawn)
+
+
+@pytest.fixture(scope="module")
 def place(tokenizer, tmp_path_factory):
     """A folder with a base model that likes to write boxes (base/) and questions it sometimes gets right.
 
@@ -64,7 +72,7 @@ def place(tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.1, tie_word_embeddings=False,
             eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
         )
@@ -94,7 +102,7 @@ def arguments(place, out, **options) -> list[str]:
     """The command line of a tiny run."""
     tiny = dict(
         model=place / "base", data=place / "questions.jsonl", eval_data="none", out=out, steps=2, dialogues=8, minibatches=2,
-        max_attempts=3, max_new_tokens=60, max_attempt_tokens=16, slots=4, lr=1e-3, critic_lr=1e-2, save_every=2,
+        max_attempts=3, max_new_tokens=48, max_attempt_tokens=14, slots=8, lr=1e-3, critic_lr=1e-2, save_every=2,
         show_every=1, device="cpu", dtype="float32",
     )  # fmt: skip
     return [word for name, value in (tiny | options).items() for word in (f"--{name}", str(value))]
@@ -160,13 +168,16 @@ def same_run(a: Path, b: Path, last: str) -> None:
 
 
 FOUR = dict(steps=4, epochs=2, warmup=0.25)
+BFLOAT16 = FOUR | dict(dtype="bfloat16")  # with masters and copies to restore
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def four_steps(request, place, tmp_path_factory):
+@pytest.fixture(scope="module")
+def four_steps(place, tmp_path_factory):
     """(options, folder) of four steps in one go."""
-    options = FOUR | {"dtype": request.param}
-    folder = tmp_path_factory.mktemp("whole") / "run"
+    return whole_run(place, tmp_path_factory.mktemp("whole") / "run", FOUR)
+
+
+def whole_run(place, folder, options):
     whole = launch(arguments(place, folder, **options))
     assert [row["step"] for row in whole.rows] == [1, 2, 3, 4]
     assert 0 < sum(row["accuracy"] for row in whole.rows) < 4  # otherwise the tests below would compare little
@@ -226,6 +237,15 @@ def terminated(step):
 )
 def test_two_steps_and_two_more_equal_four(four_steps, cut, left, place, tmp_path, capsys):
     options, whole = four_steps
+    cut_and_resumed(place, tmp_path, capsys, options, whole, cut, left)
+
+
+def test_two_steps_and_two_more_equal_four_in_bfloat16(place, tmp_path, capsys):
+    options, whole = whole_run(place, tmp_path / "whole", BFLOAT16)
+    cut_and_resumed(place, tmp_path, capsys, options, whole, cut_after(3), 2)
+
+
+def cut_and_resumed(place, tmp_path, capsys, options, whole, cut, left):
     argv = arguments(place, tmp_path / "run", **options)
     with pytest.raises(SystemExit) as stop:
         launch(argv, **cut)
@@ -253,8 +273,6 @@ def kill_in_checkpoint(step: int, argv: list[str]) -> None:
 
 def test_a_killed_process(four_steps, place, tmp_path):
     options, whole = four_steps
-    if options["dtype"] != "float32":
-        pytest.skip("one data type is enough for a whole process")
     argv = arguments(place, tmp_path / "run", **options)
     code = "import sys, test_train; test_train.kill_in_checkpoint(4, sys.argv[1:])"
     python_path = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parents[1]]))
@@ -377,7 +395,8 @@ def test_run_folder(place, tmp_path, capsys):
         assert result["questions"] == 3 and [row["attempts"] for row in result["by_attempts"]] == [1, 2]
         assert {d["question"] for d in result["dialogues"]} == {"Another 0", "Another 1", "Another 2"}
     output = capsys.readouterr().out
-    assert "53,408 parameters, 12 questions" in output and "| attempts allowed | base" in output
+    size = AutoModelForCausalLM.from_pretrained(folder / "model").num_parameters()
+    assert f"{size:,} parameters, 12 questions" in output and "| attempts allowed" in output
     assert (folder / "training.png").read_bytes()[:4] == b"\x89PNG"
 
     rows = metrics(folder, timing=True)
@@ -634,7 +653,7 @@ def plain(place, tmp_path_factory):
     return launch(arguments(place, tmp_path_factory.mktemp("plain") / "run", **PLAIN))
 
 
-PLAIN = dict(epochs=2, lr=3e-3)
+PLAIN = dict(steps=1, epochs=2, lr=3e-3)
 
 
 def changed(place, tmp_path, **options):
@@ -642,7 +661,7 @@ def changed(place, tmp_path, **options):
 
 
 def test_the_same_options_give_the_same_run(plain, place, tmp_path):
-    same_run(plain.folder, changed(place, tmp_path).folder, "000002")
+    same_run(plain.folder, changed(place, tmp_path).folder, "000001")
 
 
 @pytest.mark.parametrize(
@@ -656,11 +675,10 @@ def test_the_actor_learns_otherwise_with_another(option, value, plain, place, tm
 
 @pytest.mark.parametrize("option, value", [("value_clip", 0.001), ("critic_lr", 1e-3), ("max_grad_norm", 0.01)])
 def test_the_critic_learns_otherwise_with_another(option, value, plain, place, tmp_path):
-    other = changed(place, tmp_path, steps=1, **{option: value})
-    one = changed(place, tmp_path / "plain", steps=1)
-    assert not torch.equal(weights(one.run.critic), weights(other.run.critic))
+    other = changed(place, tmp_path, **{option: value})
+    assert not torch.equal(weights(plain.run.critic), weights(other.run.critic))
     if option != "max_grad_norm":  # in the first step, nothing of the critic's reaches the actor
-        assert torch.equal(weights(one.run.actor), weights(other.run.actor))
+        assert torch.equal(weights(plain.run.actor), weights(other.run.actor))
 
 
 def test_seed(plain, place, tmp_path):
@@ -674,8 +692,9 @@ def test_memory_options_change_no_result(option, value, plain, place, tmp_path):
     for a, b in zip(plain.rollouts, other.rollouts, strict=True):
         assert torch.equal(a.tokens_DT, b.tokens_DT)
     for a, b in zip(plain.rows, other.rows, strict=True):
-        assert a.pop("accuracy_by_attempt") == b.pop("accuracy_by_attempt")
-        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+        assert a["accuracy_by_attempt"] == b["accuracy_by_attempt"]
+        numbers = a.keys() - {"accuracy_by_attempt"}
+        assert {name: a[name] for name in numbers} == pytest.approx({name: b[name] for name in numbers}, rel=1e-3, abs=1e-5)
 
 
 def test_kl_coef_holds_the_actor_near_the_base_model(place, tmp_path):
@@ -739,14 +758,13 @@ def test_long_questions_are_left_out_and_counted(place, tmp_path, capsys):
 
 
 def test_drop_truncated_leaves_them_out_of_the_loss(place, tmp_path):
-    base = weights(AutoModelForCausalLM.from_pretrained(place / "base"))
-    for dropped in (False, True):  # two tokens close no box, so every dialogue is cut off unless it ends its turn
+    for dropped in (False, True):  # a single token closes no box, so all dialogues are cut off
         options = dict(max_new_tokens=1, drop_truncated=dropped, steps=1, minibatches=1)
         result = launch(arguments(place, tmp_path / f"{dropped}", **options))
-        all_cut = bool(result.rollouts[0].truncated_D.all())
-        assert all_cut and (result.rows[0]["reward"], result.rows[0]["truncated"]) == (-1, 1)
-        assert torch.equal(weights(result.run.actor), base) == dropped
+        assert (result.rows[0]["reward"], result.rows[0]["truncated"]) == (-1, 1)
+        assert (result.run.critic.score.weight == 0).all() == dropped
         assert ("policy_loss" in result.rows[0]) == (not dropped)
+        assert torch.equal(weights(result.run.actor), weights(result.run.reference))  # equal rewards: advantages are 0
 
 
 def test_optimiser_steps(place, tmp_path):
@@ -780,7 +798,7 @@ def test_sampling_and_training_share_the_temperature(temperature, place, tmp_pat
     """One minibatch and one epoch: nothing has moved yet, so every ratio is 1 and the KL to the base model 0."""
     options = dict(temperature=temperature, steps=1, minibatches=1, warmup=0)
     row = launch(arguments(place, tmp_path / "run", **options)).rows[0]
-    assert row["approx_kl"] == pytest.approx(0, abs=1e-9) and row["kl"] == pytest.approx(0, abs=1e-9)
+    assert row["approx_kl"] == pytest.approx(0, abs=1e-7) and row["kl"] == pytest.approx(0, abs=1e-7)
     assert row["clipfrac"] == 0 and row["policy_loss"] == pytest.approx(0, abs=1e-5)
 
 
@@ -917,7 +935,7 @@ def test_resume_needs_a_run(exists, tmp_path, capsys):
 
 def test_resume_takes_no_other_options(plain, capsys):
     error = refused(capsys, ["--resume", "--out", str(plain.folder), "--steps", "9", "--lr", "0.003", "--seed", "4"])
-    assert "has other options: seed (0 there, 4 here), steps (2 there, 9 here); leave these out" in error
+    assert "has other options: seed (0 there, 4 here), steps (1 there, 9 here); leave these out" in error
     assert "lr" not in error.replace(str(plain.folder), "")  # that one is the run's own value
 
 
@@ -969,9 +987,12 @@ def test_a_log_that_is_not_installed(name, module, place, tmp_path, monkeypatch,
 # It learns
 
 
-def learn(tokenizer, golds, allowed, steps, **options):
-    """(rewards, accuracies) of so many steps of the loop, on one question again and again."""
+def learn(tokenizer, golds, allowed, steps, seed=0, **options) -> list[float]:
+    """The accuracy at each of so many steps of the loop, on one question again and again. An answer is right when the
+    gold number is the only one in it."""
     actor = small_model(tokenizer, seed=1)
+    with torch.no_grad():
+        actor.lm_head.bias[actor.lm_head.bias >= 4] += 3  # boxes and both numbers are almost all it writes
     reference = copy.deepcopy(actor).requires_grad_(False)
     critic_config = copy.deepcopy(actor.config)
     critic_config.num_labels = 1
@@ -983,23 +1004,25 @@ def learn(tokenizer, golds, allowed, steps, **options):
         ppo.Optimizer(model, lr, 0, updates, config.max_grad_norm)
         for model, lr in ((actor, config.lr), (critic, config.critic_lr))
     ]
-    rewards, accuracies = [], []
+    accuracies = []
     for step in range(steps):
         dialogues = rollout(
-            actor, tokenizer, ["Which?"] * len(golds), golds, allowed, extract=extract_boxed, grade=InstantGrader().submit,
-            reward=reward, max_new_tokens=config.max_new_tokens, max_attempt_tokens=config.max_attempt_tokens, seed=(step,),
+            actor, tokenizer, ["Which?"] * len(golds), golds, allowed, extract=extract_boxed,
+            grade=lambda answer, gold: settled(re.findall(r"\d+", answer) == [gold]), reward=reward,
+            max_new_tokens=config.max_new_tokens, max_attempt_tokens=config.max_attempt_tokens, seed=(seed, step),
         )  # fmt: skip
         scores = ppo.score(dialogues, reference, critic, 1.0, config.micro_batch_tokens)
-        ppo.update(actor, critic, *optimizers, dialogues, *scores, config, seed=(step,))
-        rewards.append(dialogues.reward_D.mean().item())
+        ppo.update(actor, critic, *optimizers, dialogues, *scores, config, seed=(seed, step))
         accuracies.append(dialogues.correct_D.float().mean().item())
-    return rewards, accuracies
+    return accuracies
 
 
-def test_ppo_finds_the_answer_that_pays(tokenizer):
-    rewards, accuracies = learn(
-        tokenizer, ["17"] * 64, [1] * 64, steps=15, minibatches=2, lr=1e-2, critic_lr=1e-2, max_new_tokens=16, kl_coef=0.0
-    )
-    print([round(x, 2) for x in rewards])
-    assert rewards[0] < -0.5 and accuracies[0] < 0.2
-    assert min(rewards[-3:]) > 0.7
+def test_it_learns_from_failures(tokenizer):
+    """The gold answer is 5 or 17, as a coin falls, and nothing but the feedback tells which. Two attempts that do not look
+    back solve half of the dialogues with one answer for ever, three quarters at random; all of them are solved only by
+    who changes an answer that was called incorrect."""
+    accuracies = learn(
+        tokenizer, ["5", "17"] * 32, [2] * 64, steps=20, seed=4, minibatches=4, lr=1e-2, critic_lr=1e-2, kl_coef=0.02,
+        max_new_tokens=26, max_attempt_tokens=6,
+    )  # fmt: skip
+    assert max(accuracies[:2]) < 0.3 and sum(accuracies[-4:]) / 4 > 0.85, accuracies
