@@ -55,7 +55,7 @@ def test_the_riddle_of_the_docstring():
     riddle = Riddle(35, 12, 5)
     assert riddle.question == "I am thinking of a number below 35. Divided by 12 it leaves 5. What is my number?"
     assert list(riddle.candidates) == [5, 17, 29]
-    assert solution(riddle.candidates, 17) == r"5, 17, 29. \boxed{17}"
+    assert solution(riddle.candidates, 17) == r"5, 17. \boxed{17}"
 
 
 @pytest.mark.parametrize("split, copies", [("test", 1), ("validation", 1), ("train", 5)])
@@ -123,7 +123,8 @@ def test_neutral_attempts_end_at_the_right_one_or_when_used_up():
 
 
 def test_neutral_attempts_do_not_look_back():
-    """The second attempt has the same distribution after every first one, and the same as the first has: 4 to 2 to 1."""
+    """The second attempt has the same distribution after every first one, and the same as the first has: it
+    stops at a candidate with probability 0.6, at the last in any case."""
     rng = np.random.default_rng(1)
     riddle = Riddle(35, 12, 5)
     second = {5: Counter(), 17: Counter()}
@@ -134,7 +135,7 @@ def test_neutral_attempts_do_not_look_back():
             second[first][then] += 1
     for counts in second.values():
         shares = [counts[n] / counts.total() for n in riddle.candidates]
-        assert shares == pytest.approx([4 / 7, 2 / 7, 1 / 7], abs=0.03)
+        assert shares == pytest.approx([0.6, 0.24, 0.16], abs=0.03)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
