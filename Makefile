@@ -14,7 +14,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 .PHONY: help train baseline evaluate test smoke clean
 
 help:  ## list the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
@@ -25,7 +25,7 @@ help:  ## list the commands
 runs/miniature/base: .venv/ready
 	$(PY) -m data.miniature --out $@
 
-train: .venv/ready $(if $(filter miniature,$(PRESET)),runs/miniature/base)  ## train; PRESET=miniature|smollm2|paper, ARGS="--seed 3 --max_attempts 1 ..."
+train: .venv/ready $(if $(filter miniature,$(PRESET)),runs/miniature/base)  ## train: PRESET=miniature (or smollm2, paper), any option as ARGS="--seed 3 --max_attempts 1"
 	$(PY) train.py --preset $(PRESET) $(ARGS)
 
 baseline:  ## the same with a single attempt, the paper's baseline

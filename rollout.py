@@ -23,56 +23,16 @@ Shapes: D dialogues, T tokens of the longest dialogue, S slots, C cache position
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
-from safetensors import SafetensorError
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface
 
 from data.chat import Chat
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Loading
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto`: CUDA, else Apple's MPS, else the CPU. ValueError when the named device is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 on CUDA, float32 elsewhere."""
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    if name not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype {name!r} is not supported: choose auto, float32 or bfloat16")
-    return getattr(torch, name)
-
-
-def load_model(name: str, device: torch.device, dtype: torch.dtype):
-    """(model, tokenizer) from a model folder or a hub name, dropout off. OSError or ValueError in one sentence."""
-    if not Path(name).is_dir() and (name.count("/") != 1 or name[0] in "./~"):
-        raise FileNotFoundError(f"there is no model folder {name}: give a folder with a config.json, or a hub name")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise OSError(f"the model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    return model.to(device).eval(), tokenizer
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -285,7 +245,7 @@ def sample(logits_SV: torch.Tensor, uniform_S: torch.Tensor, temperature: float)
         cdf_SV = logp_SV.exp().cumsum(-1)
         total_S = cdf_SV[:, -1]
         # strictly below the total, so that rounding never selects a token of probability 0 behind the last possible one
-        target_S = torch.minimum(uniform_S * total_S, torch.nextafter(total_S, torch.zeros_like(total_S)))
+        target_S = torch.minimum(uniform_S * total_S, total_S * (1 - 2**-23))
         token_S = torch.searchsorted(cdf_SV, target_S[:, None], right=True)[:, 0]
     return token_S, logp_SV.gather(-1, token_S[:, None])[:, 0]
 
@@ -316,17 +276,14 @@ def find_end(tokens: list[int], slot: Slot, chat: Chat, extract: Callable[[str],
     """The current attempt, if it ends within these tokens of its dialogue: at the first closed box, at an end token,
     or at the slot's limit. Tokens behind that end were sampled in vain."""
     for position in range(slot.scanned, min(len(tokens), slot.limit)):
-        attempt = tokens[slot.start : position + 1]
-        if attempt[-1] in chat.ends:
-            text = chat.text(attempt[:-1])
-            return Attempt(slot.start, position + 1, text, extract(text), truncated=False)
-        if attempt[-1] in chat.closing:
-            text = chat.text(attempt)
+        if tokens[position] in chat.ends:
+            return Attempt(slot.start, position + 1, chat.text(tokens[slot.start : position]), None, truncated=False)
+        if tokens[position] in chat.closing:
+            text = chat.text(tokens[slot.start : position + 1])
             if (answer := extract(text)) is not None:
                 return Attempt(slot.start, position + 1, text, answer, truncated=False)
     if len(tokens) >= slot.limit:
-        text = chat.text(tokens[slot.start : slot.limit])
-        return Attempt(slot.start, slot.limit, text, None, truncated=True)
+        return Attempt(slot.start, slot.limit, chat.text(tokens[slot.start : slot.limit]), None, truncated=True)
     slot.scanned = len(tokens)
     return None
 

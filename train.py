@@ -37,12 +37,13 @@ from tqdm import tqdm
 from transformers import AutoModelForTokenClassification
 from transformers.hf_argparser import HfArg
 
-from data import Problem, load
+from data import Problem, load, question_key
 from data.chat import Chat
+from data.models import load_model, pick_device, pick_dtype
 from evaluate import evaluate, fail, parse, plot_accuracy, plot_training, repeated_share, save_json, table
 from ppo import Optimizer, score, update
 from reward import Grader, extract_boxed, reward
-from rollout import Dialogues, check_fit, load_model, pick_device, pick_dtype, rollout
+from rollout import Dialogues, check_fit, rollout
 
 
 @dataclass
@@ -376,10 +377,11 @@ def load_questions(config: Config) -> tuple[list[Problem], list[Problem]]:
     """Training and evaluation questions; ValueError when one stands in both."""
     training = load(config.data)
     held_out = load(config.eval_data)[: config.eval_limit] if config.eval_data else []
-    if shared := {p.question for p in training} & {p.question for p in held_out}:
+    known = {question_key(p.question) for p in training}
+    if shared := [p.question for p in held_out if question_key(p.question) in known]:
         raise ValueError(
             f"{len(shared)} questions of --eval_data {config.eval_data} are in --data {config.data} as well, the first: "
-            f"{min(shared)!r}"
+            f"{shared[0]!r}"
         )
     return training, held_out
 

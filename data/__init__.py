@@ -180,12 +180,12 @@ def load(name: str, cache: str | Path | None = None, base_url: str | None = None
         raise ValueError(f"no data set is called '{name}'{f' (did you mean {near[0]}?)' if near else ''}: expected a "
                          f"path that ends in .jsonl, or one of {', '.join(names)}")
     file, buckets, test_file = SETS[name]
-    taken = {_key(p.question) for p in _published(test_file, cache, base_url)} if test_file else set()
+    taken = {question_key(p.question) for p in _published(test_file, cache, base_url)} if test_file else set()
     return [p for p in _published(file, cache, base_url)
-            if _bucket(p.question) in buckets and _key(p.question) not in taken]
+            if _bucket(p.question) in buckets and question_key(p.question) not in taken]
 
 
-def _key(question: str) -> str:
+def question_key(question: str) -> str:
     """Equal for questions that differ only in whitespace and capitals (MAWPS has both "buy ?" and "buy?")."""
     return "".join(question.split()).casefold()
 
@@ -210,7 +210,7 @@ def _own(path: Path) -> list[Problem]:
 def _published(file: str, cache: str | Path | None, base_url: str | None) -> list[Problem]:
     problems, disputed = {}, set()
     for _, problem in _rows(*_fetch(file, cache, base_url), SOURCES[file].read):
-        key = _key(problem.question)
+        key = question_key(problem.question)
         if problems.setdefault(key, problem).answer != problem.answer:
             disputed.add(key)
     return [problem for key, problem in problems.items() if key not in disputed]

@@ -10,8 +10,9 @@ import torch
 from conftest import settled, small_model
 
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
+from data.models import load_model, pick_device, pick_dtype
 from reward import extract_boxed
-from rollout import load_model, pick_device, pick_dtype, rollout, sample
+from rollout import Grid, rollout, sample
 
 QUESTIONS = [
     f"I am thinking of a number below {20 + 3 * i}. Divided by {3 + i % 9} it leaves {i % 3}. What is my number?"
@@ -106,6 +107,43 @@ def test_logps_equal_the_full_forward(model, tokenizer, options):
     assert mask.sum() > 300
     torch.testing.assert_close(batch.logp_DT[:, 1:][mask], logp_DT[mask], atol=1e-5, rtol=0)
     assert (batch.logp_DT[~batch.sampled_DT] == 0).all()
+
+
+def test_every_logit_equals_the_full_forward(model, tokenizer):
+    """Decode steps of three rows at different positions; then one row is rolled back and given feedback, one is refilled
+    with a shorter prompt over its stale cache, and the third goes on."""
+    chat = Chat(model, tokenizer, "chatml")
+    prompts = [chat.prompt(question, 3) for question in QUESTIONS[:4]]
+    assert len({len(prompt) for prompt in prompts}) > 2
+    grid = Grid(model, slots=3, capacity=120, temperature=1.0, event_tokens=set())
+
+    def occupy(s, prompt):
+        grid.occupy(s, len(prompt), 110, np.random.default_rng(s).random(100 - len(prompt), dtype=np.float32))
+
+    def step_and_compare():
+        length_S, tokens_SC = grid.length_S.tolist(), grid.tokens_SC.clone()
+        caught = []
+        hook = model.register_forward_hook(lambda module, args, output: caught.append(output.logits[:, -1]))
+        grid.step(span=96)
+        hook.remove()
+        for s, length in enumerate(length_S):
+            full_V = model(input_ids=tokens_SC[s : s + 1, : length + 1]).logits[0, -1]
+            torch.testing.assert_close(caught[0][s], full_V, atol=1e-5, rtol=1e-5)
+
+    with torch.no_grad():
+        model.set_attn_implementation("slots")
+        for s in (0, 1, 2):
+            occupy(s, prompts[s])
+        grid.prefill([2, 0, 1], [prompts[2], prompts[0], prompts[1]])
+        for _ in range(12):
+            step_and_compare()
+        grid.force(0, len(prompts[0]) + 5, chat.feedback_after(0, 2), 110)
+        grid.release(2, 5)
+        occupy(2, prompts[0])
+        grid.prefill([2], [prompts[0]])
+        assert len(set(grid.length_S.tolist())) == 3
+        for _ in range(15):
+            step_and_compare()
 
 
 @pytest.mark.parametrize("options", [dict(slots=1), dict(slots=3), dict(slots=3, stride=4), dict(stride=7)])

@@ -1,0 +1,41 @@
+"""Pretrained models: where they run, in which precision, and loading them with errors that a person can act on."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto`: CUDA, else Apple's MPS, else the CPU. ValueError when the named device is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on CUDA, float32 elsewhere."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    if name not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype {name!r} is not supported: choose auto, float32 or bfloat16")
+    return getattr(torch, name)
+
+
+def load_model(name: str, device: torch.device, dtype: torch.dtype):
+    """(model, tokenizer) from a model folder or a hub name, dropout off. OSError or ValueError in one sentence."""
+    if not Path(name).is_dir() and (name.count("/") != 1 or name[0] in "./~"):
+        raise FileNotFoundError(f"there is no model folder {name}: give a folder with a config.json, or a hub name")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise OSError(f"the model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return model.to(device).eval(), tokenizer
