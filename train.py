@@ -81,7 +81,7 @@ class Config:
     kl_coef: float = HfArg(default=0.01, help="weight of the KL to the base model in the loss")
     drop_truncated: bool = HfArg(default=False, help="leave dialogues that ran out of tokens out of the loss")
     micro_batch_tokens: int = HfArg(default=16384, help="tokens in a forward pass of the update; changes memory, not results")
-    slots: int = HfArg(default=256, help="dialogues written side by side; changes memory and speed, not results")
+    slots: int = HfArg(default=192, help="dialogues written side by side; changes memory and speed, not results")
     chat_template: str = HfArg(default="chatml", help="how the model writes chat turns: chatml or llama3")
     device: str = HfArg(default="auto", help="auto, cpu, cuda or mps")
     dtype: str = HfArg(default="auto", help="auto (bfloat16 on CUDA, float32 elsewhere), float32 or bfloat16")
@@ -94,7 +94,7 @@ class Config:
 PRESETS = {
     "paper": {},
     "miniature": dict(
-        model="runs/miniature/base", data="riddles-train", eval_data="riddles-test", steps=110, dialogues=512,
+        model="runs/miniature/base", data="riddles-train", eval_data="riddles-test", steps=100, dialogues=512,
         minibatches=4, lr=6e-4, critic_lr=2e-3, gae_lambda=0.95, kl_coef=0.02, max_new_tokens=160, slots=512,
         save_every=50, show_every=10,
     ),
