@@ -26,9 +26,9 @@ from transformers.hf_argparser import HfArg
 
 from data import Problem, load
 from data.chat import Chat
-from data.models import load_model, pick_device, pick_dtype
+from data.models import check_fit, load_model, pick_device, pick_dtype
 from reward import Grader, extract_boxed, reward
-from rollout import Attempt, Dialogues, check_fit, rollout
+from rollout import Attempt, Dialogues, rollout
 
 # Okabe-Ito: told apart with every kind of colour vision; the markers do the same in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"

@@ -4,23 +4,23 @@ r"""The teacher: which answer did an attempt give, does it equal the gold answer
 
 An answer is model text, so nothing here evaluates it as code: data/latex.py reads it into a tree of tuples, or refuses
 it whole. Two expressions are equal when they agree at fixed probe points: exactly (fractions) where the arithmetic is
-rational, else to 60 digits (mpmath; sympy itself is not needed). Every size is bounded before any work is done, and what
-cannot be read equals only what is written the same.
+rational, else to 60 digits (mpmath; sympy itself is not needed). Every size is bounded before any work is done, and
+what cannot be read equals only what is written the same.
 
 Conventions (ANSWER is GOLD; the tests read this table). The gold's form decides:
-| matter            | examples                                                     | reason                                   |
-|-------------------|--------------------------------------------------------------|------------------------------------------|
-| exact gold        | 2/4 is 1/2; 0.33 is not 1/3; 0.3333333333333 is 1/3           | only a float in full (13 digits) counts  |
-| decimal gold      | 100/3 is 33.3; \pi is 3.14; 33.34 is not 33.3                 | it was rounded, an exact value was not   |
-| integer gold      | 45001 is not 45000; 27.04 is not 27.0; 2^3 is 8               | no tolerance, but any exact spelling     |
-| percent, degrees  | 28 is 28\%; 0.28 is 28\%; 28 is not 0.28; \pi/2 is 90^\circ   | the sign is a unit, or else a factor     |
-| units, money      | 5 is 5 cm; 5 cm is 5; 5 km is not 5 cm; 5m is not 5           | may be left out, not exchanged           |
-| bases             | 52 is not 52_8; 101_2 is 5                                   | a base that the gold names must be named |
-| lists, sets       | 2, 1 is \{1, 2\}; 1 is not 1, 2; \pm 1 is 1, -1               | unordered, nothing missing, nothing more |
-| tuples, intervals | (2, 1) is not (1, 2); [1, 2] is not (1, 2); 1, 2 is not (1, 2) | ordered, and the brackets count         |
-| names, equations  | x = 5 is 5; y = 5 is not x = 5; y = 2x + 3 is 2x - y + 3 = 0  | a name may go, an equation be scaled     |
-| inequalities      | 2 < x is (2, \infty); x \in (2, \infty) is x > 2              | the same set                             |
-| words             | Even is \text{even}; C. 42 is (C); True is not 1              | case, articles, the text of a choice     |
+| matter            | examples                                                       | reason                          |
+|-------------------|----------------------------------------------------------------|---------------------------------|
+| exact gold        | 2/4 is 1/2; 0.33 is not 1/3; 0.3333333333333 is 1/3            | only a 13-digit float counts    |
+| decimal gold      | 100/3 is 33.3; \pi is 3.14; 33.34 is not 33.3                  | the gold itself was rounded     |
+| integer gold      | 45001 is not 45000; 27.04 is not 27.0; 2^3 is 8                | no tolerance, any spelling      |
+| percent, degrees  | 28 is 28\%; 0.28 is 28\%; 28 is not 0.28; \pi/2 is 90^\circ    | the sign is a unit or a factor  |
+| units, money      | 5 is 5 cm; 5 cm is 5; 5 km is not 5 cm; 5m is not 5            | may be left out, not exchanged  |
+| bases             | 52 is not 52_8; 101_2 is 5                                     | the gold's base must be named   |
+| lists, sets       | 2, 1 is \{1, 2\}; 1 is not 1, 2; \pm 1 is 1, -1                | any order, no more, no less     |
+| tuples, intervals | (2, 1) is not (1, 2); [1, 2] is not (1, 2); 1, 2 is not (1, 2) | ordered, and brackets count     |
+| names, equations  | x = 5 is 5; y = 5 is not x = 5; y = 2x + 3 is 2x - y + 3 = 0   | a name or a factor may go       |
+| inequalities      | 2 < x is (2, \infty); x \in (2, \infty) is x > 2               | the same set                    |
+| words             | Even is \text{even}; C. 42 is (C); True is not 1               | case, articles, a choice's text |
 """
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def _words(text: str) -> list[str] | None:
     return sorted(words) if _MONTH.search(" ".join(words)) else words  # 5 May 2020 = May 5th, 2020
 
 
-def _hours(time: re.Match, other: re.Match) -> set[int]:
-    """The hours of the day that a time may mean beside another one: 8:34 is 20:34 where the other says p.m."""
-    hour = int(time[1])
-    if time[4]:
-        return {hour % 12 + 12 * (time[4] in "pP")}
-    return {hour, (hour + 12) % 24} if other[4] and hour <= 12 else {hour}
+def _same_time(a: re.Match, g: re.Match) -> bool:
+    """20:34 is 8:34 p.m., and so is 8:34, which leaves the half of the day open"""
+    hours = [int(t[1]) % 12 + 12 * (t[4] in "pP") if t[4] else int(t[1]) for t in (a, g)]
+    left_open = bool(a[4]) != bool(g[4]) and int((g if a[4] else a)[1]) <= 12
+    same_hour = hours[0] == hours[1] or left_open and (hours[0] - hours[1]) % 12 == 0
+    return same_hour and (a[2], a[3] or "00") == (g[2], g[3] or "00")
 
 
 def _at_sight(answer: str, gold: str) -> bool | None:
@@ -101,22 +101,19 @@ def _at_sight(answer: str, gold: str) -> bool | None:
     if words := _words(gold):
         return True if words == _words(answer) else None
     if (a := _TIME.fullmatch(answer)) and (g := _TIME.fullmatch(gold)):
-        return bool(_hours(a, g) & _hours(g, a)) and (a[2], a[3] or "00") == (g[2], g[3] or "00")
+        return _same_time(a, g)
     choice, letter = _CHOICE.fullmatch(answer), _LETTER.fullmatch(gold)
     return True if choice and letter and choice[1] == letter[1] else None
 
 
 # ---------------------------------------------------------------------------------------------------- exact evaluation
+# None, or an error that _at turns into None, stands for no value and for one too large to work with.
 @lru_cache(1)
 def _mp():
     from mpmath.ctx_mp import MPContext  # a context of our own: the global one belongs to the caller
     context = MPContext()
     context.dps = 80
     return context
-
-
-def _refuse():
-    raise Unreadable("no value, or one too large to work with")
 
 
 def _lift(*values):
@@ -127,28 +124,28 @@ def _lift(*values):
 def _bounded(value):
     """The value, refused where its size makes further work expensive"""
     if isinstance(value, Fraction):
-        return value if value.numerator.bit_length() + value.denominator.bit_length() <= MAX_BITS else _refuse()
+        return value if value.numerator.bit_length() + value.denominator.bit_length() <= MAX_BITS else None
     if isinstance(value, _mp().mpc) and abs(value.imag) <= abs(value.real) * _mp().mpf("1e-65"):
         value = value.real
-    return value if value == 0 or _mp().isfinite(value) and abs(_mp().mag(value)) <= MAX_BITS else _refuse()
+    return value if value == 0 or _mp().isfinite(value) and abs(_mp().mag(value)) <= MAX_BITS else None
 
 
 def _add(a, b):
     a, b = _lift(a, b)
     total = a + b
-    lost = not isinstance(total, Fraction) and abs(total) <= abs(a) * _mp().mpf("1e-65")  # all digits cancelled
-    return Fraction(0) if lost else total
+    cancelled = not isinstance(total, Fraction) and abs(total) <= abs(a) * _mp().mpf("1e-65")
+    return Fraction(0) if cancelled else total
 
 
 def _power(a, b):
     whole = isinstance(b, Fraction) and b.denominator == 1
     if whole and isinstance(a, Fraction):
         bits = a.numerator.bit_length() + a.denominator.bit_length() - 1
-        return a ** int(b) if abs(b) * bits <= MAX_BITS else _refuse()
+        return a ** int(b) if abs(b) * bits <= MAX_BITS else None
     if a == 0:
-        return Fraction(0) if isinstance(b, Fraction) and b > 0 else _refuse()
+        return Fraction(0) if isinstance(b, Fraction) and b > 0 else None
     a, b = _mp().convert(a), int(b) if whole else _mp().convert(b)
-    return a ** b if abs(b) * (abs(_mp().mag(a)) + 1) < MAX_BITS else _refuse()
+    return a ** b if abs(b) * (abs(_mp().mag(a)) + 1) < MAX_BITS else None
 
 
 def _root(x, index):
@@ -164,16 +161,15 @@ def _call(name, x, *others):
     """A function of mpmath, where its argument is not too large and it has no pole"""
     x = _mp().convert(x)
     if _mp().mag(x) > (200 if name in ("sin", "cos", "tan", "log") else 13) or name == "log" and x == 0:
-        _refuse()
+        return None
     value = getattr(_mp(), name)(x, *map(_mp().convert, others))
     if name[-3:] in ("tan", "cot", "sec", "csc") and _mp().mag(value) > 200:
-        _refuse()
+        return None
     return Fraction(0) if abs(value) < _mp().mpf("1e-70") < abs(x) else value
 
 
 def _factorial(n):
-    whole = isinstance(n, Fraction) and n.denominator == 1 and 0 <= n < 2100
-    return Fraction(math.factorial(int(n))) if whole else _call("factorial", n)
+    return Fraction(math.factorial(int(n))) if n.denominator == 1 and 0 <= n < 2100 else None
 
 
 _COMPUTE = {name: partial(_call, {"arc": "a" + name[3:], "ln": "log"}.get(name[:3], name)) for name in FUNCTIONS} | {
@@ -231,20 +227,20 @@ def _agree(a, g) -> bool:
     return bool(checked) and all(_close(x, y) for x, y in checked)
 
 
-def _scaled(a, g, sign: int = 0) -> bool:
-    """a = factor * g at every point, the factor not zero and, with a sign, of that sign: two (in)equalities"""
-    ratios = [r for point in _points(a, g) if (r := _at(("/", a, g), point)) is not None]
-    constant = len(ratios) > 1 and ratios[0] != 0 and all(_close(r, ratios[0]) for r in ratios)
-    return constant and (not sign or ratios[0] * sign > 0)
+def _scaled(a, g, positive: bool) -> bool:
+    """a = factor * g, the factor not zero or even positive: two equations or inequalities"""
+    factor = next((r for point in _points(a, g) if (r := _at(("/", a, g), point))), 0) if _names(g) else 0
+    return (factor > 0 if positive else factor != 0) and _agree(a, ("*", ("num", factor), g))
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
 def _is_name(node) -> bool:
     """May it stand left of = as a mere label? x, f(x), AB, |AB|, AB : CD, (p, q), Area"""
+    if node[0] == "seq":
+        return all(map(_is_name, node[3:]))
     capitals = _kinds(node) <= {"*", "/", "abs", "sym"} and all(n[0].isupper() for n in _names(node))
-    inverse = node[0] == "*" and node[1][0] == "^" and node[1][2] == ("neg", ("num", 1)) and node[2][0] == "group"
-    tuple_of_names = node[0] == "seq" and all(map(_is_name, node[3:]))
-    return capitals or inverse or tuple_of_names or node[0] in ("sym", "text", "call", "group")
+    inverse = node[0] == "*" and node[1][2:] == (("neg", ("num", 1)),) and node[2][0] == "group"  # f^{-1}(x)
+    return capitals or inverse or node[0] in ("sym", "text", "call", "group")
 
 
 def _settled(node):
@@ -285,18 +281,8 @@ def _items(node) -> list:
 
 def _matched(answers: list, golds: list) -> bool:
     """Each gold has its answer, in any order, and no answer is left over; one that is given twice is given once."""
-    return max(len(answers), len(golds)) <= MAX_ITEMS and all(any(_same(a, g) for a in answers) for g in golds) and all(
-        any(_same(a, g) for g in golds) for a in answers)
-
-
-def _bound(left, right, name: str):
-    """(slope, root) of left - right where that is linear in the name, else None"""
-    y = [_at(("-", left, right), {name: Fraction(x)}) for x in (0, 1, 2)]
-    if None in y or any(v.imag for v in y):
-        return None
-    slope = _add(y[1], -y[0])
-    linear = slope != 0 and _close(_add(y[2], -y[1]), slope)
-    return (slope, ("num", math.prod(_lift(-y[0], 1 / slope)))) if linear else None
+    return (max(len(answers), len(golds)) <= MAX_ITEMS and all(any(_same(a, g) for a in answers) for g in golds)
+            and all(any(_same(a, g) for g in golds) for a in answers))
 
 
 def _intervals(node) -> list | None:
@@ -309,37 +295,34 @@ def _intervals(node) -> list | None:
         return None if None in parts else sum(parts, [])
     if node[0] != "rel" or "=" in node[1].split():
         return [("seq", "(", ")", low, high)] if node == ("sym", "R") else [node] if node[0] in ("seq", "set") else None
-    parts = [("sym", "?") if _is_name(n) and n[0] != "sym" else n for n in node[2:]]  # 0 < f(x) < 1
-    if len(unknown := set().union(*map(_names, parts))) != 1:
+    if len({n for n in node[2:] if _is_name(n)}) != 1:
         return None
-    for sign, left, right in zip(node[1].split(), parts, parts[1:]):
-        bound = _bound(left, right, *unknown)
-        if bound is None or sign == "!=":
-            return bound and [("seq", "(", ")", low, bound[1]), ("seq", "(", ")", bound[1], high)]
-        if (sign[0] == "<") == (bound[0] > 0):
-            high, closed = bound[1], "]" if sign[1:] else ")"
+    for sign, left, right in zip(node[1].split(), node[2:], node[3:]):
+        limit = right if _is_name(left) else left
+        if _names(limit):
+            return None
+        if sign == "!=":
+            return [("seq", "(", ")", low, limit), ("seq", "(", ")", limit, high)]
+        if (sign[0] == "<") == (limit is right):
+            high, closed = limit, "]" if sign[1:] else ")"
         else:
-            low, opened = bound[1], "[" if sign[1:] else "("
+            low, opened = limit, "[" if sign[1:] else "("
     return [("seq", opened, closed, low, high)]
 
 
 def _same_relation(a, g) -> bool:
     """Two relations, or one and what it names"""
-    if a[0] != "rel" or g[0] != "rel":
-        rel, other = (a, g) if a[0] == "rel" else (g, a)
-        if rel[1] not in ("=", "in") or not (_is_name(rel[2]) or _is_name(rel[3])):
-            return False
-        value = rel[3] if _is_name(rel[2]) else rel[2]
-        return _same(value, other) if rel is a else _same(other, value)
-    if max(len(a), len(g)) > 4:
-        return a[1] == g[1] and all(map(_same, a[2:], g[2:]))
+    if a[0] != "rel":
+        return g[1] in ("=", "in") and _is_name(g[2]) and _same(a, g[3])
+    if g[0] != "rel":
+        return a[1] in ("=", "in") and _is_name(a[2]) and _same(a[3], g)
     if {a[1], g[1]} <= {"=", "in"} and _is_name(a[2]) and _is_name(g[2]):
         labels = {a[2][0], g[2][0]}
         alike = a[2] == g[2] or "text" in labels or "call" in labels and ("sym", "y") in (a[2], g[2])
         if alike and _same(a[3], g[3]):
             return True
-    sign = {("<", "<"): 1, (">", ">"): 1, ("<", ">"): -1, (">", "<"): -1}.get((a[1][0], g[1][0]), 0)
-    return (a[1][1:] == g[1][1:] if sign else a[1] == g[1] != "in") and _scaled(("-", *a[2:]), ("-", *g[2:]), sign)
+    a, g = [("rel", n[1].replace(">", "<"), *n[:1:-1]) if n[1][0] == ">" else n for n in (a, g)]
+    return a[1] == g[1] != "in" and _scaled(("-", *a[2:]), ("-", *g[2:]), positive=a[1][0] == "<")
 
 
 def _rounding(node):
@@ -353,11 +336,10 @@ def _rounding(node):
 def _same_value(a, g) -> bool:
     """Two expressions: equal, or one is such a rounding of the other as the conventions allow"""
     for kind, factor in (("%", ("num", Fraction(1, 100))), ("deg", ("/", ("pi",), ("num", Fraction(180))))):
-        bare = [n[1] if n[0] == kind else ("neg", n[1][1]) if n[0] == "neg" and n[1][0] == kind else None
-                for n in (a, g)]
-        if any(bare):
-            return _same_value(bare[0] or a, bare[1] or g) or not all(bare) and _same_value(
-                *(("*", n, factor) if n else whole for n, whole in zip(bare, (a, g))))
+        bare = [n[1] if n[0] == kind else n for n in (a, g)]
+        if a[0] == kind or g[0] == kind:
+            factored = [("*", n[1], factor) if n[0] == kind else n for n in (a, g)]
+            return _same_value(*bare) or a[0] != g[0] and _same_value(*factored)
     if _agree(a, g):
         return True
     rounded, given = _rounding(g), _rounding(a)
@@ -414,11 +396,9 @@ def _decide(answer: str, gold: str, cheaply: bool) -> bool | None:
         if (verdict := _at_sight(answer, gold)) is not None:
             return verdict
         a, g = read(answer), read(gold)
-        if a[0] == g[0] == "unreadable":  # sums, integrals, remainders: equal as written, \sum_{k} is \sum_k
-            a, g = (tokens(re.sub(r"\{(\w|\\[a-z]+)\}", r" \1 ", text)) for text in (answer, gold))
-            return a == g
-        if "unreadable" in (a[0], g[0]):
-            return False
+        if "unreadable" in (a[0], g[0]):  # sums, integrals, remainders: equal as written, \sum_{k} is \sum_k
+            written = [tokens(re.sub(r"\{(\w|\\[a-z]+)\}", r" \1 ", text)) for text in (answer, gold)]
+            return a[0] == g[0] and written[0] == written[1]
         if cheaply and (_kinds(a) | _kinds(g)) - _RATIONAL:
             return None
         decimal_comma = re.fullmatch(r"-?\d+\.\d\d+", gold) and answer.replace(",", ".") == gold  # 2,74
@@ -506,10 +486,10 @@ def _end(worker: subprocess.Popen | None) -> None:
 
 
 def _work(timeout: float, memory: int):
-    """In the worker: a pair a line from stdin, one byte a verdict to stdout, until stdin ends, as when the parent dies."""
+    """In the worker: a pair a line from stdin, one byte a verdict to stdout, until stdin ends, as with its parent."""
     import resource
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    with contextlib.suppress(ValueError, OSError):  # macOS has no such limit; the bounds on every size hold there too
+    with contextlib.suppress(ValueError, OSError):  # macOS has no such limit; the bounds on every size hold there
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     _mp()
     os.write(1, b"r")

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from transformers import AttentionInterface
 
 from data.chat import Chat
+from data.models import check_fit
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -170,18 +171,10 @@ class Grid:
         self.length_S[s] = self.length_S[s].clamp(max=start)
         self.known_S[s], self.limit_S[s], self.active_S[s] = end, limit, True
 
-    def park(self, s: int) -> None:
-        """Row s waits for a verdict: it is computed like the others but does not advance."""
-        self.active_S[s] = False
-
     def release(self, s: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Empty row s; its first `end` tokens and their log-probabilities, on the CPU."""
         self.length_S[s], self.known_S[s], self.active_S[s] = 0, 1, False
         return self.tokens_SC[s, :end].cpu().clone(), self.logp_SC[s, :end].cpu().clone()
-
-    def decided(self, s: int) -> list[int]:
-        """All tokens of row s that are sampled or forced so far."""
-        return self.tokens_SC[s, : int(self.known_S[s])].tolist()
 
     def steps(self, count: int) -> list[int]:
         """Run `count` steps; the active rows that sampled an end token or a closing brace or ran out of budget.
@@ -329,20 +322,6 @@ def collect(finished: list[tuple], allowed: list[int], reward: Callable[[bool, b
     )
 
 
-def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
-    """The cache positions that the longest dialogue needs. ValueError when the model cannot do it."""
-    config = model.config
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise ValueError(f"{config.model_type} with sliding-window layers is not supported: use a model with full attention")
-    capacity = longest_prompt + max_new_tokens
-    if capacity > config.max_position_embeddings:
-        raise ValueError(
-            f"the longest prompt ({longest_prompt} tokens) and max_new_tokens {max_new_tokens} exceed the model's "
-            f"{config.max_position_embeddings} positions: lower max_new_tokens or leave out long questions"
-        )
-    return capacity
-
-
 @torch.no_grad()
 def rollout(
     model,
@@ -407,10 +386,11 @@ def rollout(
         if any(slot and not slot.verdict for slot in occupied):
             for s in grid.steps(stride):
                 slot = occupied[s]
-                if attempt := find_end(grid.decided(s), slot, chat, extract):
+                decided = grid.tokens_SC[s, : grid.known_S[s]].tolist()
+                if attempt := find_end(decided, slot, chat, extract):
                     slot.attempts.append(attempt)
                     slot.verdict = grade(attempt.answer, golds[slot.dialogue]) if attempt.answer is not None else WRONG
-                    grid.park(s)
+                    grid.active_S[s] = False
         else:
             wait([slot.verdict for slot in occupied if slot], return_when=FIRST_COMPLETED)
 

@@ -39,11 +39,11 @@ from transformers.hf_argparser import HfArg
 
 from data import Problem, load, question_key
 from data.chat import Chat
-from data.models import load_model, pick_device, pick_dtype
+from data.models import check_fit, load_model, pick_device, pick_dtype
 from evaluate import evaluate, fail, parse, plot_accuracy, plot_training, repeated_share, save_json, table
 from ppo import Optimizer, score, update
 from reward import Grader, extract_boxed, reward
-from rollout import Dialogues, check_fit, rollout
+from rollout import Dialogues, rollout
 
 
 @dataclass
@@ -226,6 +226,8 @@ class Run:
             Optimizer(model, lr, int(config.warmup * updates), updates, config.max_grad_norm)
             for model, lr in ((self.actor, config.lr), (self.critic, config.critic_lr))
         )
+        names = ("actor", "critic", "actor_optimizer", "critic_optimizer")
+        self.parts = {name: getattr(self, name) for name in names}  # what a checkpoint holds
         chat = Chat(self.actor, self.tokenizer, config.chat_template)
         self.problems = [
             p for p in problems if len(chat.prompt(p.question, config.max_attempts)) <= config.max_prompt_tokens
@@ -235,13 +237,9 @@ class Run:
         if left_out := len(problems) - len(self.problems):
             print(f"left out {left_out} questions with prompts of more than {config.max_prompt_tokens} tokens")
 
-    def parts(self) -> dict:
-        names = ("actor", "critic", "actor_optimizer", "critic_optimizer")
-        return {name: getattr(self, name) for name in names}
-
     def save(self) -> None:
         """Write a checkpoint and delete the oldest ones."""
-        state = {name: part.state_dict() for name, part in self.parts().items()}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
         path = self.folder / f"checkpoint-{self.step:06d}.pt"
         part = path.with_suffix(".part")
         with open(part, "wb") as file:
@@ -256,7 +254,7 @@ class Run:
         """Continue from the last checkpoint: metrics written after it are dropped, because those steps come again."""
         if checkpoints := sorted(self.folder.glob("checkpoint-*.pt")):
             state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
-            for name, part in self.parts().items():
+            for name, part in self.parts.items():
                 part.load_state_dict(state[name])
             self.step = state["step"]
         metrics = self.folder / "metrics.jsonl"
@@ -341,28 +339,31 @@ def check(config: Config) -> None:
     for name in "attempt_discount warmup gamma gae_lambda".split():
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"--{name} must lie between 0 and 1, not {getattr(config, name)}")
-    if config.kl_coef < 0 or config.seed < 0:
-        raise ValueError("--kl_coef and --seed must not be negative")
+    for name in "kl_coef seed".split():
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"--{name} must be 0 or more, not {getattr(config, name)}")
     if config.max_attempts < config.min_attempts:
         raise ValueError(f"--max_attempts {config.max_attempts} is less than --min_attempts {config.min_attempts}")
     if config.minibatches > config.dialogues:
         raise ValueError(f"--minibatches {config.minibatches} is more than the {config.dialogues} dialogues of a step")
+    if config.log_to not in (None, "tensorboard", "wandb"):
+        raise ValueError(f"--log_to takes tensorboard, wandb or none, not {config.log_to!r}")
 
 
 def open_log(config: Config):
     """The function that takes each step's metrics to TensorBoard or Weights & Biases, if one was asked for."""
-    if config.log_to is None:
-        return lambda metrics: None
     try:
         if config.log_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
             writer = SummaryWriter(config.out)
-            return lambda metrics: [
-                writer.add_scalar(name, value, metrics["step"])
-                for name, value in metrics.items()
-                if isinstance(value, (int, float))
-            ]
+
+            def log(metrics: dict) -> None:
+                for name, value in metrics.items():
+                    if isinstance(value, (int, float)):
+                        writer.add_scalar(name, value, metrics["step"])
+
+            return log
         if config.log_to == "wandb":
             import wandb
 
@@ -370,7 +371,7 @@ def open_log(config: Config):
             return lambda metrics: wandb.log(metrics, step=metrics["step"])
     except ImportError as error:
         raise ValueError(f"--log_to {config.log_to} needs a package that is not installed: {error}") from error
-    raise ValueError(f"--log_to takes tensorboard, wandb or none, not {config.log_to!r}")
+    return lambda metrics: None
 
 
 def load_questions(config: Config) -> tuple[list[Problem], list[Problem]]:

@@ -8,9 +8,9 @@ A node is a tuple, its kind first; the numbers in it are fractions:
     ("sym", "x_1")  ("pi",)  ("e",)  ("i",)  ("inf",)  ("text", "even")  ("unit", node, "cm^2")
     ("+", a, b), also with - * / and pm mp     ("^", a, whole number)     ("pow", a, any other exponent)
     ("neg", a), also with ! % deg abs floor ceil det     ("root", a, index)     ("binom", n, k)
-    ("sin", a), also with the other functions     ("log", a, base)     ("group", x) for (x)     ("call", f, ("group", x))
+    ("sin", a), also with the other functions     ("log", a, base)     ("group", x) for (x)     ("call", f, (...))
     ("rel", "< <=", a, b, c) for a < b <= c     ("list", a, b) for a, b     ("set", a, b)     ("union", a, b)
-    ("seq", "(", "]", a, b) for (a, b]     ("seq", "matrix", "", rows or cells)     ("seq", ":", ":", a/c, b/c) for a : b : c
+    ("seq", "(", "]", a, b) for (a, b]    ("seq", "matrix", "", rows or cells)    ("seq", ":", ":", a/c, b/c) for a:b:c
     ("unreadable", why)
 """
 import re
@@ -35,18 +35,19 @@ _NAMED |= {chr(0x3B1 + k): name for k, name in enumerate(GREEK[:25])}
 _SIGNS = {ord(sign): f"\\{name} " for sign, name in _NAMED.items()} | {ord(sign): to for signs, to in (
     ("−–—‐‑", "-"), ("×·⋅∙∗", "*"), ("÷⁄∕", "/"), ("′’", "'"), ("€", r"\text{euro}"), ("£", r"\text{pound}"))
     for sign in signs}
-STYLES = r"text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|bm|rm|bf|underline|boxed"
+STYLES = (r"text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|bm|rm|bf|underline|"
+          "boxed")
 _UNICODE = [(re.compile(pattern), to) for pattern, to in (                  # before NFKC makes plain digits of them
     ("[⁰¹²³⁴-⁹⁻]+", r"^{\g<0>}"), ("[₀-₉]+", r"_{\g<0>}"), ("[¼-¾⅐-⅞]", r" \g<0>"), ("ℝ", r"\\mathbb{R}"))]
 _RULES = [(re.compile(pattern), to) for pattern, to in (
     (r"^\s*(\*\*|`+)(.*)\1\s*$", r"\2"),                                                              # markdown
     (r"^\s*(?:\\text\{)?\s*all real(?: number)?s?\}?\s*$", r"\\mathbb{R}"),
     (r",\s*\\!\s*|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}"),
-    (r"\\!|\\(?:left|right)\s*\.|\\(?:text)?color\s*\{\w*\}", ""), (r"\\(left|right)\s*\|", r"\\\1bar "), (r"\*\*", "^"),
-    (r"\b(?:np|math|sympy)\.(?=[a-z])", ""),
+    (r"\\!|\\(?:left|right)\s*\.|\\(?:text)?color\s*\{\w*\}", ""), (r"\\(left|right)\s*\|", r"\\\1bar "),
+    (r"\*\*", "^"), (r"\b(?:np|math|sympy)\.(?=[a-z])", ""),
     (r"\\[()]|(?<!\\)\\[\[\],;:> \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style\b|[^\S\n]", " "),
     (r"\^?\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z])|\\degree(?![a-z]))"
-     r"(?:\s*\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|\s*[CF](?![A-Za-z]))?", r"\\deg "),                   # 20 degrees Celsius
+     r"(?:\s*\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|\s*[CF](?![A-Za-z]))?", r"\\deg "),                 # 20 degrees Celsius
     (r" +", " "), (r"(?<=\d)\{,\}(?=\d{3})", ""), (r"\\\$ ?([\d.,]*\d)", r"\1\\text{ dollar}"),
     (r"(?<![\d.,_^])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d,])", lambda match: match[0].replace(" ", "")))]
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -67,9 +68,7 @@ def clean(text: str) -> str:
             text = pattern.sub(to, text)
         text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
         text = "".join(str(unicodedata.decimal(c, c)) for c in text if unicodedata.category(c) != "Cf")
-    if r"\\begin" in text:                                # escaped twice on its way here
-        text = text.replace(r"\\", "\\")
-    elif r"\begin" not in text:
+    if r"\begin" not in text:                             # commands that were escaped twice on their way here
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
     for pattern, to in _RULES:
         text = pattern.sub(to, text)
@@ -80,12 +79,13 @@ def clean(text: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- the tokens
-FUNCTIONS = set("sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc asin acos atan sinh cosh tanh log ln "
-                "exp abs floor ceil".split())
+FUNCTIONS = set("sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc asin acos atan sinh cosh tanh log "
+                "ln exp abs floor ceil".split())
 _SPELLINGS = {spelling: name for name, spellings in {
     "<=": "le leq leqslant", ">=": "ge geq geqslant", "<": "lt", ">": "gt", "!=": "ne neq", "=": "== :=",
     "*": "times cdot", "/": "div", ",": "and or ;", "|": r"vert \|", "%": r"percent pct percentage \%",
-    "deg": "degree degrees", "infty": "infinity inf oo", "frac": "dfrac tfrac cfrac", "binom": "dbinom tbinom",
+    "deg": "degree degrees", "infty": "infty infinity inf oo", "sqrt": "sqrt", ("pi",): "pi",
+    "frac": "dfrac tfrac cfrac", "binom": "dbinom tbinom", "emptyset":
     "emptyset": "varnothing", "dots": "ldots cdots dotsc", r"\{": "lbrace", r"\}": "rbrace",
 }.items() for spelling in spellings.split()}
 _UNITS = {word: words.split()[0] for words in (
@@ -101,8 +101,7 @@ _TOKEN = re.compile(rf"""\s*(?:(?P<repeat>\d*\.\d*)\\overline\s*\{{(?P<cycle>\d{
     |(?P<number>\d[\dA-F]*(?=_\{{?1[1-6])|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)
         (?:_(?:\\text)?\{{?(?:\\text\{{)?(?P<base>\w+)\}}*)?
     |\\(?:{STYLES})(?![a-z])\s*(?:\{{(?P<styled>[^{{}}]*)\}}|(?P<bare>[A-Za-z0-9]))?
-    |\\(?P<accent>overline|vec|hat|bar|d?dot|tilde|widehat|overrightarrow)(?![a-z])\s*\{{?(?P<under>\w+)\}}?
-    |\\begin\{{(?P<begin>\w+)\*?\}}(?:\{{[lcr|]*\}})?|(?P<end>\\end\{{\w+\*?\}})
+    |\\begin\{{(?P<begin>\w*matrix|array)\*?\}}(?:\{{[lcr|]*\}})?|(?P<end>\\end\{{\w+\*?\}})
     |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\\?\S))""", re.VERBOSE)
 _PHRASE = re.compile(r"(?: (?!and\b|or\b)[A-Za-z]+)+")
 _SUBSCRIPT = re.compile(r"\s*_\s*(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)|'")
@@ -121,12 +120,10 @@ def _number(raw: str) -> tuple:
 def _word(word: str, quoted: bool = False) -> list:
     """Tokens for a run of letters: a function, a name, a connective, a unit or another word, or single variables."""
     low = word.lower()
-    if word in FUNCTIONS or word in ("sqrt", "infty"):
+    if word in FUNCTIONS:
         return [word]
-    if word in GREEK:
-        return [("pi",) if word == "pi" else ("sym", word)]
-    if low in _SPELLINGS:
-        return [_SPELLINGS[low]]
+    if low in _SPELLINGS or word in GREEK:
+        return [_SPELLINGS.get(low, ("sym", word))]
     if low in _POWERS:
         return ["*", ("num", Fraction(10) ** _POWERS[low])]
     if quoted or len(word) > 3 or len(word) > 1 and low.rstrip("s") in _UNITS:
@@ -159,15 +156,12 @@ def tokens(text: str) -> list:
             out.append(_number(group["number"]))
         elif styled := group["styled"] or group["bare"]:
             out += _styled(styled, out[-1] if out else "the start")
-        elif group["accent"]:
-            out.append(("sym", group["accent"] + group["under"]))
         elif group["begin"] or group["end"]:
             out += ["begin", group["begin"]] if group["begin"] else ["end"]
         elif name := group["command"]:
-            if name.removeprefix("var").lower() in GREEK:
-                out.append(("pi",) if name == "pi" else ("sym", name))
-            elif name not in _QUIET:
-                out.append(_SPELLINGS.get(name, name))
+            if name not in _QUIET:
+                greek = name.removeprefix("var").lower() in GREEK
+                out.append(_SPELLINGS.get(name, ("sym", name) if greek else name))
         elif word := group["word"]:
             out += ["cup"] if word == "U" and out and out[-1] in (")", "]") else _word(word)
             if out[-1][0] == "text" and (more := _PHRASE.match(text, at)):                            # miles per hour
@@ -185,8 +179,8 @@ _LEVEL = {",": 1, "<": 2, ">": 2, "<=": 2, ">=": 2, "=": 2, "!=": 2, "in": 2, "a
 _CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "langle": ("rangle",), "leftbar": ("rightbar",), "|": "|",
            "lvert": ("rvert",), "lfloor": ("rfloor",), "lceil": ("rceil",)}
 _ENDS = {"the end", "end", "&", r"\\"}.union(*_CLOSES.values()) - {"|"}
-_CLAUSE = re.compile(r"\b(not|no|or|and|if|when|unless|except|but|more|less|least|most|than|maybe|for|where|is|are|to)\b|"
-                     r"\d\D*\d")
+_CLAUSE = re.compile(r"\b(not|no|or|and|if|when|unless|except|but|more|less|least|most|than|maybe|for|where|is|are|to)"
+                     r"\b|\d\D*\d")
 
 
 def _raised(base: tuple, exponent: tuple) -> tuple:
@@ -222,7 +216,10 @@ class _Parser:
             self.fail("nested too deeply")
         sign = self.take("-", "+", "pm", "mp", *(("=", "approx") if self.at == 0 else ()))
         node = self.read(5) if sign else self.power()
-        node = ("neg", node) if sign == "-" else (sign, ("num", Fraction(0)), node) if sign in ("pm", "mp") else node
+        if sign == "-":                                                     # -5% is (-5)%
+            node = (node[0], ("neg", node[1])) if node[0] in ("%", "deg") else ("neg", node)
+        elif sign in ("pm", "mp"):
+            node = (sign, ("num", Fraction(0)), node)
         while True:
             token = self.next
             binds = _LEVEL.get(token, 0 if token in _ENDS or token == "|" and self.bars else 6)
@@ -354,8 +351,6 @@ class _Parser:
                 rows.append([])
             elif self.next != "end":
                 self.need("&")
-        if kind == "cases":
-            return ("list", *sum(rows, []))
         if len(rows) == 1 or all(len(row) == 1 for row in rows):
             return ("seq", "matrix", "", *sum(rows, []))
         return ("det" if kind == "vmatrix" else "seq", "matrix", "", *(("seq", "matrix", "", *row) for row in rows))

@@ -1,4 +1,4 @@
-"""Pretrained models: where they run, in which precision, and loading them with errors that a person can act on."""
+"""Pretrained models: where they run, in which precision, whether they fit, with errors that a person can act on."""
 
 from pathlib import Path
 
@@ -39,3 +39,17 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
     except (OSError, ValueError, SafetensorError) as error:
         raise OSError(f"the model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     return model.to(device).eval(), tokenizer
+
+
+def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
+    """The cache positions that the longest dialogue needs. ValueError when the model cannot do it."""
+    config = model.config
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        raise ValueError(f"{config.model_type} with sliding-window layers is not supported: use a model with full attention")
+    capacity = longest_prompt + max_new_tokens
+    if capacity > config.max_position_embeddings:
+        raise ValueError(
+            f"the longest prompt ({longest_prompt} tokens) and max_new_tokens {max_new_tokens} exceed the model's "
+            f"{config.max_position_embeddings} positions: lower max_new_tokens or leave out long questions"
+        )
+    return capacity
