@@ -60,8 +60,8 @@ def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> 
 
 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
-    """Indices of dialogues of similar length, each batch at most `token_budget` tokens with its padding (but at least one
-    dialogue)."""
+    """Indices of dialogues of similar length, each batch at most `token_budget` tokens with its padding (but at least
+    one dialogue)."""
     batch = []
     for d in length_D.argsort(descending=True).tolist():
         if batch and (len(batch) + 1) * int(length_D[batch[0]]) > token_budget:
@@ -103,8 +103,8 @@ def gae(reward_D: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor
 
         delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma lambda A_{t+1},    return_t = A_t + V_t
 
-    t + 1 is the next *action*, feedback squeezed out; V behind the last one is 0, for a truncated dialogue too (the paper
-    gives it its reward and no bootstrap). Returns advantages and returns, (D, T), 0 where no token was sampled.
+    t + 1 is the next *action*, feedback squeezed out; V behind the last one is 0, for a truncated dialogue too (it gets
+    its reward and no bootstrap, as in the paper). Returns advantages and returns, (D, T), 0 where no token was sampled.
     """
     count_D = sampled_DT.sum(1)
     A = int(count_D.max())
@@ -252,7 +252,7 @@ def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, referenc
 
 
 def backward(actor, critic, dialogues, targets: dict, rows: torch.Tensor, total: int, config) -> Counter:
-    """Gradients of both losses on one micro-batch of a minibatch with `total` actions; sums over actions for the log."""
+    """Gradients of both losses on a micro-batch of a minibatch with `total` actions; sums over actions for the log."""
     tokens_BT, sampled_BT = crop(dialogues, rows, actor.device)
     mask_BT = sampled_BT.cpu()
     target = {name: x_DT[rows, : mask_BT.shape[1]][mask_BT].to(actor.device) for name, x_DT in targets.items()}

@@ -54,7 +54,7 @@ class Attempt:
 
 @dataclass
 class Dialogues:
-    """What a rollout returns and every later stage reads; tensors on the CPU, dialogues in the order of the questions."""
+    """What a rollout returns and every later stage reads: tensors on the CPU, in the order of the questions."""
 
     tokens_DT: torch.Tensor  # int64, every token exactly as sampled or forced; right-padded with 0
     sampled_DT: torch.Tensor  # bool, True where the model wrote the token (a sampled end token included)

@@ -85,7 +85,7 @@ _SPELLINGS = {spelling: name for name, spellings in {
     "<=": "le leq leqslant", ">=": "ge geq geqslant", "<": "lt", ">": "gt", "!=": "ne neq", "=": "== :=",
     "*": "times cdot", "/": "div", ",": "and or ;", "|": r"vert \|", "%": r"percent pct percentage \%",
     "deg": "degree degrees", "infty": "infty infinity inf oo", "sqrt": "sqrt", ("pi",): "pi",
-    "frac": "dfrac tfrac cfrac", "binom": "dbinom tbinom", "emptyset":
+    "frac": "dfrac tfrac cfrac", "binom": "dbinom tbinom",
     "emptyset": "varnothing", "dots": "ldots cdots dotsc", r"\{": "lbrace", r"\}": "rbrace",
 }.items() for spelling in spellings.split()}
 _UNITS = {word: words.split()[0] for words in (

@@ -8,8 +8,8 @@ model that repeats an answer which was called incorrect gains nothing.
 
 The base model is warmed up on worked solutions that go through the candidates and box the one at which they stop,
 "5, 17. \\boxed{17}". Their dialogues are *neutral*: where an attempt stops is independent of the earlier ones (at every
-candidate with probability 0.6, at the last in any case), so the base model knows the format and the arithmetic, and does
-not know what feedback is for. That is left to reinforcement learning.
+candidate with probability 0.6, at the last in any case), so the base model knows the format and the arithmetic, and
+does not know what feedback is for. That is left to reinforcement learning.
 
 It ends up as an ordinary Hugging Face folder (Llama architecture, a fast tokenizer with ChatML's special tokens), and
 nothing outside this file knows that it is special. Run it as
@@ -19,6 +19,7 @@ nothing outside this file knows that it is special. Run it as
 
 import argparse
 import itertools
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,10 @@ def build_tokenizer(problems: list[tuple[Riddle, int]]) -> PreTrainedTokenizerFa
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=4000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=4000,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     texts = (
         part
@@ -134,13 +138,13 @@ def build_tokenizer(problems: list[tuple[Riddle, int]]) -> PreTrainedTokenizerFa
         for part in (prompt_text(chat, riddle.question, 1), solution(riddle.candidates, hidden), feedback_text(chat, 1))
     )
     texts = itertools.chain(texts, map(str, range(100)))
-    pieces = (piece for text in texts for piece in text.replace("<|im_end|>", "\0").replace("<|im_start|>", "\0").split("\0"))
+    pieces = (piece for text in texts for piece in re.split(r"<\|im_start\|>|<\|im_end\|>", text))
     tokenizer.train_from_iterator(pieces, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
 def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausalLM:
-    """Llama architecture, random weights. (Of a Qwen2 folder, AutoTokenizer would ignore how our tokenizer cuts text.)"""
+    """Llama architecture, random weights. (For a Qwen2 folder AutoTokenizer would not keep our tokenizer's rules.)"""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -172,7 +176,9 @@ def worked_dialogue(chat: Chat, riddle: Riddle, hidden: int, rng: np.random.Gene
     return tokens, target
 
 
-def warm_up(model, chat: Chat, problems: list[tuple[Riddle, int]], steps: int, batch: int, lr: float, seed: int) -> None:
+def warm_up(
+    model, chat: Chat, problems: list[tuple[Riddle, int]], steps: int, batch: int, lr: float, seed: int
+) -> None:
     """Supervised training on neutral dialogues, the attempts' tokens alone in the loss."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(problems), size=steps * batch)
@@ -210,7 +216,7 @@ def main() -> None:
     tokenizer = build_tokenizer(problems[:500])
     model = build_model(len(tokenizer), tokenizer.eos_token_id, args.seed)
     warm_up(model, Chat(model, tokenizer, "chatml"), problems, args.steps, args.batch, args.lr, args.seed)
-    partial = args.out.with_name(args.out.name + ".partial")  # make looks for the folder: it appears complete or not at all
+    partial = args.out.with_name(args.out.name + ".partial")  # the folder appears complete or not at all
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(args.out, ignore_errors=True)

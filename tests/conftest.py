@@ -1,4 +1,4 @@
-"""Small real models for the tests: two layers, grouped heads, random weights that like to write boxes and end tokens."""
+"""Small real models for the tests: two layers, grouped heads, random weights that like boxes and end tokens."""
 
 import sys
 from concurrent.futures import Future
@@ -23,7 +23,8 @@ def tokenizer():
 def small_model(tokenizer, family: str = "llama", seed: int = 0):
     """About one sampled token in ten closes a brace, one in ten opens a box, a few end the turn."""
     torch.manual_seed(seed)
-    config_class, model_class = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[family]
+    families = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+    config_class, model_class = families[family]
     config = config_class(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.3, tie_word_embeddings=False,

@@ -178,7 +178,8 @@ def test_gae_is_the_formula_with_feedback_removed(seed, gamma, lam):
         delta = [(reward[d].item() if t == len(v) - 1 else gamma * v[t + 1]) - v[t] for t in range(len(v))]
         expected = [sum((gamma * lam) ** (u - t) * delta[u] for u in range(t, len(v))) for t in range(len(v))]
         torch.testing.assert_close(advantage[d][sampled[d]], torch.tensor(expected), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(returns[d][sampled[d]], torch.tensor(expected) + torch.tensor(v), atol=1e-5, rtol=1e-4)
+        expected_return = torch.tensor(expected) + torch.tensor(v)
+        torch.testing.assert_close(returns[d][sampled[d]], expected_return, atol=1e-5, rtol=1e-4)
         assert (advantage[d][~sampled[d]] == 0).all() and (returns[d][~sampled[d]] == 0).all()
 
 
