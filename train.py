@@ -52,8 +52,8 @@ class Config:
 
     preset: str = HfArg(default="paper", help="set of options to start from: paper, miniature, smollm2 or smoke")
     model: str = HfArg(default="Qwen/Qwen2.5-Math-1.5B", help="base model: folder or hub name")
-    data: str = HfArg(default="math-train", help="training questions: a name that `python -m data` lists, or a .jsonl file")
-    eval_data: str | None = HfArg(default="math500", help="questions for the evaluation at the end; none: no evaluation")
+    data: str = HfArg(default="math-train", help="training questions: a name from `python -m data`, or a .jsonl file")
+    eval_data: str | None = HfArg(default="math500", help="questions of the evaluation at the end; none: do without")
     eval_limit: int | None = HfArg(default=None, help="evaluate on the first so many of them")
     eval_attempts: int = HfArg(default=5, help="evaluate with 1, 2, ... up to this many attempts allowed")
     out: str | None = HfArg(default=None, help="folder of the run; none: runs/PRESET-DATE-TIME")
@@ -61,7 +61,7 @@ class Config:
     seed: int = HfArg(default=0, help="makes all random numbers of the run")
     steps: int = HfArg(default=1280, help="rollouts with one PPO update each")
     dialogues: int = HfArg(default=1024, help="dialogues in a step")
-    min_attempts: int = HfArg(default=1, help="attempts allowed in a dialogue are uniform in min_attempts..max_attempts")
+    min_attempts: int = HfArg(default=1, help="attempts allowed are uniform in min_attempts..max_attempts")
     max_attempts: int = HfArg(default=5, help="1 is the paper's single-attempt baseline")
     temperature: float = HfArg(default=1.0, help="of sampling, and of the policy that PPO trains")
     max_prompt_tokens: int = HfArg(default=1024, help="training questions with a longer prompt are left out")
@@ -72,7 +72,7 @@ class Config:
     epochs: int = HfArg(default=1, help="passes over the dialogues of a step")
     lr: float = HfArg(default=5e-7, help="peak learning rate of the actor")
     critic_lr: float = HfArg(default=1e-5, help="peak learning rate of the critic")
-    warmup: float = HfArg(default=0.03, help="share of the optimiser steps with rising learning rate; then cosine to a tenth")
+    warmup: float = HfArg(default=0.03, help="share of the steps with rising learning rate; then cosine to a tenth")
     max_grad_norm: float = HfArg(default=1.0, help="gradients are clipped to this norm")
     gamma: float = HfArg(default=1.0, help="discount of the reward per token")
     gae_lambda: float = HfArg(default=0.99, help="lambda of generalised advantage estimation")
@@ -80,8 +80,8 @@ class Config:
     value_clip: float = HfArg(default=0.2, help="clip range of the critic's change")
     kl_coef: float = HfArg(default=0.01, help="weight of the KL to the base model in the loss")
     drop_truncated: bool = HfArg(default=False, help="leave dialogues that ran out of tokens out of the loss")
-    micro_batch_tokens: int = HfArg(default=16384, help="tokens in a forward pass of the update; changes memory, not results")
-    slots: int = HfArg(default=192, help="dialogues written side by side; changes memory and speed, not results")
+    micro_batch_tokens: int = HfArg(default=16384, help="tokens in a forward pass of the update; memory, not results")
+    slots: int = HfArg(default=192, help="dialogues written side by side; memory and speed, not results")
     chat_template: str = HfArg(default="chatml", help="how the model writes chat turns: chatml or llama3")
     device: str = HfArg(default="auto", help="auto, cpu, cuda or mps")
     dtype: str = HfArg(default="auto", help="auto (bfloat16 on CUDA, float32 elsewhere), float32 or bfloat16")
@@ -99,14 +99,14 @@ PRESETS = {
         save_every=50, show_every=10,
     ),
     "smollm2": dict(
-        model="HuggingFaceTB/SmolLM2-135M-Instruct", data="gsm8k-train", eval_data="gsm8k-test", eval_limit=200, steps=100,
-        dialogues=128, max_attempts=3, eval_attempts=3, minibatches=2, lr=2e-6, max_new_tokens=600, max_attempt_tokens=160,
-        slots=64, micro_batch_tokens=8192, show_every=1,
+        model="HuggingFaceTB/SmolLM2-135M-Instruct", data="gsm8k-train", eval_data="gsm8k-test", eval_limit=200,
+        steps=100, dialogues=128, max_attempts=3, eval_attempts=3, minibatches=2, lr=2e-6, max_new_tokens=600,
+        max_attempt_tokens=160, slots=64, micro_batch_tokens=8192, show_every=1,
     ),
     "smoke": dict(
-        model="runs/smoke/base", data="riddles-train", eval_data="riddles-validation", eval_limit=8, steps=2, dialogues=8,
-        eval_attempts=3, minibatches=2, lr=1e-4, max_new_tokens=96, max_attempt_tokens=24, slots=4, save_every=1,
-        show_every=1,
+        model="runs/smoke/base", data="riddles-train", eval_data="riddles-validation", eval_limit=8, steps=2,
+        dialogues=8, eval_attempts=3, minibatches=2, lr=1e-4, max_new_tokens=96, max_attempt_tokens=24, slots=4,
+        save_every=1, show_every=1,
     ),
 }  # fmt: skip
 
@@ -321,7 +321,8 @@ def saved_config(config: Config, argv: list[str]) -> Config:
         raise FileNotFoundError(f"there is no run to resume in {config.out}: {path} is missing")
     saved = asdict(Config()) | json.loads(path.read_text()) | {"resume": True, "out": config.out}
     asked = asdict(parse(Config, argv, saved))
-    if differing := [f"{name} ({saved[name]} there, {asked[name]} here)" for name in asked if asked[name] != saved[name]]:
+    differing = [f"{name} ({saved[name]} there, {asked[name]} here)" for name in asked if asked[name] != saved[name]]
+    if differing:
         raise ValueError(f"the run in {config.out} has other options: {', '.join(differing)}; leave these out")
     return Config(**saved)
 
@@ -381,8 +382,8 @@ def load_questions(config: Config) -> tuple[list[Problem], list[Problem]]:
     known = {question_key(p.question) for p in training}
     if shared := [p.question for p in held_out if question_key(p.question) in known]:
         raise ValueError(
-            f"{len(shared)} questions of --eval_data {config.eval_data} are in --data {config.data} as well, the first: "
-            f"{shared[0]!r}"
+            f"{len(shared)} questions of --eval_data {config.eval_data} are in --data {config.data} as well, "
+            f"the first: {shared[0]!r}"
         )
     return training, held_out
 
@@ -403,9 +404,9 @@ def report(config: Config, run: Run, held_out: list[Problem], grade) -> None:
         results = {}
         for name, model in (("base", run.reference), ("trained", run.actor)):
             results[name] = evaluate(
-                model, run.tokenizer, held_out, attempts=config.eval_attempts, grade=grade, template=config.chat_template,
-                slots=config.slots, max_new_tokens=config.max_new_tokens, max_attempt_tokens=config.max_attempt_tokens,
-                progress=f"evaluate {name}",
+                model, run.tokenizer, held_out, attempts=config.eval_attempts, grade=grade, slots=config.slots,
+                template=config.chat_template, max_new_tokens=config.max_new_tokens,
+                max_attempt_tokens=config.max_attempt_tokens, progress=f"evaluate {name}",
             )  # fmt: skip
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")

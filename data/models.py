@@ -45,7 +45,7 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
     """The cache positions that the longest dialogue needs. ValueError when the model cannot do it."""
     config = model.config
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise ValueError(f"{config.model_type} with sliding-window layers is not supported: take one with full attention")
+        raise ValueError(f"{config.model_type} with sliding-window layers is not supported: it needs full attention")
     capacity = longest_prompt + max_new_tokens
     if capacity > config.max_position_embeddings:
         raise ValueError(
