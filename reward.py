@@ -70,7 +70,7 @@ def extract_boxed(text: str) -> str | None:
 
 
 # ------------------------------------------------------------------------------------- answers that need no arithmetic
-_BARE = re.compile(rf"\\(?:{STYLES})(?![a-z])|[{{}}(),]|\.(?!\d)|\b(?:an?|the)\s+(?=[a-z])|(?<=\d)(?:st|nd|rd|th)\b",
+_BARE = re.compile(rf"\\(?:{STYLES})(?![a-z])|[{{}},]|\.(?!\d)|\b(?:an?|the)\s+(?=[a-z])|(?<=\d)(?:st|nd|rd|th)\b",
                    re.IGNORECASE)
 _MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?:\\text)?[\s{]*(?:([ap])\.?m\.?)?\}?", re.IGNORECASE)
@@ -223,8 +223,9 @@ def _agree(a, g) -> bool:
     points = _points(a, g)
     pairs = [pair for point in points if None not in (pair := (_at(a, point), _at(g, point)))]
     real = [pair for pair in pairs if not any(v.imag for v in pair)]
-    checked = real if len(real) >= min(2, len(points)) else pairs
-    return bool(checked) and all(_close(x, y) for x, y in checked)
+    if len(real) < min(2, len(points)):
+        real = pairs if len(pairs) > len(real) else []
+    return bool(real) and all(_close(x, y) for x, y in real)
 
 
 def _scaled(a, g, positive: bool) -> bool:
@@ -295,7 +296,7 @@ def _intervals(node) -> list | None:
         return None if None in parts else sum(parts, [])
     if node[0] != "rel" or "=" in node[1].split():
         return [("seq", "(", ")", low, high)] if node == ("sym", "R") else [node] if node[0] in ("seq", "set") else None
-    if len({n for n in node[2:] if _is_name(n)}) != 1:
+    if len({n for n in node[2:] if _is_name(n)}) != 1 or {"<", ">"} <= set(node[1]):
         return None
     for sign, left, right in zip(node[1].split(), node[2:], node[3:]):
         limit = right if _is_name(left) else left

@@ -80,7 +80,7 @@ class Config:
     value_clip: float = HfArg(default=0.2, help="clip range of the critic's change")
     kl_coef: float = HfArg(default=0.01, help="weight of the KL to the base model in the loss")
     drop_truncated: bool = HfArg(default=False, help="leave dialogues that ran out of tokens out of the loss")
-    micro_batch_tokens: int = HfArg(default=16384, help="tokens in a forward pass of the update; memory, not results")
+    micro_batch_tokens: int = HfArg(default=4096, help="tokens in a forward pass of the update; memory, not results")
     slots: int = HfArg(default=192, help="dialogues written side by side; memory and speed, not results")
     chat_template: str = HfArg(default="chatml", help="how the model writes chat turns: chatml or llama3")
     device: str = HfArg(default="auto", help="auto, cpu, cuda or mps")
@@ -96,12 +96,12 @@ PRESETS = {
     "miniature": dict(
         model="runs/miniature/base", data="riddles-train", eval_data="riddles-test", steps=100, dialogues=512,
         minibatches=4, lr=6e-4, critic_lr=2e-3, gae_lambda=0.95, kl_coef=0.02, max_new_tokens=160, slots=512,
-        save_every=50, show_every=10,
+        micro_batch_tokens=16384, save_every=50, show_every=10,
     ),
     "smollm2": dict(
         model="HuggingFaceTB/SmolLM2-135M-Instruct", data="gsm8k-train", eval_data="gsm8k-test", eval_limit=200,
         steps=100, dialogues=128, max_attempts=3, eval_attempts=3, minibatches=2, lr=2e-6, max_new_tokens=600,
-        max_attempt_tokens=160, slots=64, micro_batch_tokens=8192, show_every=1,
+        max_attempt_tokens=160, slots=64, show_every=1,
     ),
     "smoke": dict(
         model="runs/smoke/base", data="riddles-train", eval_data="riddles-validation", eval_limit=8, steps=2,

@@ -45,11 +45,12 @@ _RULES = [(re.compile(pattern), to) for pattern, to in (
     (r",\s*\\!\s*|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}"),
     (r"\\!|\\(?:left|right)\s*\.|\\(?:text)?color\s*\{\w*\}", ""), (r"\\(left|right)\s*\|", r"\\\1bar "),
     (r"\*\*", "^"), (r"\b(?:np|math|sympy)\.(?=[a-z])", ""),
-    (r"\\[()]|(?<!\\)\\[\[\],;:> \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style\b|[^\S\n]", " "),
+    (r"\\[()]|(?<!\\)\\[\[\],;:> \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])|[^\S\n]", " "),
     (r"\^?\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z])|\\degree(?![a-z]))"
      r"(?:\s*\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|\s*[CF](?![A-Za-z]))?", r"\\deg "),                 # 20 degrees Celsius
-    (r" +", " "), (r"(?<=\d)\{,\}(?=\d{3})", ""), (r"\\\$ ?([\d.,]*\d)", r"\1\\text{ dollar}"),
-    (r"(?<![\d.,_^])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d,])", lambda match: match[0].replace(" ", "")))]
+    (r" +", " "), (r"(?<=\d)\{,\}(?=\d{3})", ""),
+    (r"(?<![\d.,_^])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d,])", lambda match: match[0].replace(" ", "")),
+    (r"(?<![\w^_}.])(?<!\d,)\\\$ ?(\.?\d(?:[\d.,]*\d)?)", r"\1\\text{ dollar}"))]
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _MIXED = re.compile(r"(?<![\w./^}{)\\])(\d{1,9}) ?(?:(?<= )(\d{1,9})/(\d{1,9})(?![\w/.^])|"
                     r"\\[dtc]?frac ?(?:\{(\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d)(?!\d)))")
