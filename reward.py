@@ -3,9 +3,9 @@ r"""The teacher: which answer did an attempt give, does it equal the gold answer
     python reward.py "ANSWER" "GOLD"        prints the verdict and how both were read
 
 An answer is model text, so nothing here evaluates it as code: data/latex.py reads it into a tree of tuples, or refuses
-it whole. Two expressions are equal when they agree at fixed probe points: exactly (fractions) where the arithmetic is
-rational, else to 60 digits (mpmath; sympy itself is not needed). Every size is bounded before any work is done, and
-what cannot be read equals only what is written the same.
+it whole, and data/values.py compares two expressions at fixed probe points, exactly where the arithmetic is rational,
+else to 60 digits. Every size is bounded before any work is done, and what cannot be read equals only what is written
+the same.
 
 Conventions (ANSWER is GOLD; the tests read this table). The gold's form decides:
 | matter            | examples                                                       | reason                          |
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import queue
 import re
@@ -35,11 +34,12 @@ import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import lru_cache
 
-from data.latex import FUNCTIONS, MAX_CHARS, MAX_DIGITS, STYLES, Unreadable, clean, read, tokens
+from data.latex import MAX_CHARS, MAX_DIGITS, STYLES, Unreadable, clean, read, tokens
+from data.values import agree, kinds, lift, names, numerics, scaled, value_at
 
-MAX_BITS, MAX_ITEMS = 24_000, 32
+MAX_ITEMS = 32  # of a list, a set, a matrix
 FULL_FLOAT = 13  # significant digits from which a decimal was surely computed
 
 
@@ -106,140 +106,12 @@ def _at_sight(answer: str, gold: str) -> bool | None:
     return True if choice and letter and choice[1] == letter[1] else None
 
 
-# ---------------------------------------------------------------------------------------------------- exact evaluation
-# None, or an error that _at turns into None, stands for no value and for one too large to work with.
-@lru_cache(1)
-def _mp():
-    from mpmath.ctx_mp import MPContext  # a context of our own: the global one belongs to the caller
-    context = MPContext()
-    context.dps = 80
-    return context
-
-
-def _lift(*values):
-    """Fractions as they are, unless one of the values is none: then all with 80 digits"""
-    return values if all(isinstance(v, Fraction) for v in values) else [_mp().convert(v) for v in values]
-
-
-def _bounded(value):
-    """The value, refused where its size makes further work expensive"""
-    if isinstance(value, Fraction):
-        return value if value.numerator.bit_length() + value.denominator.bit_length() <= MAX_BITS else None
-    if isinstance(value, _mp().mpc) and abs(value.imag) <= abs(value.real) * _mp().mpf("1e-65"):
-        value = value.real
-    return value if value == 0 or _mp().isfinite(value) and abs(_mp().mag(value)) <= MAX_BITS else None
-
-
-def _add(a, b):
-    a, b = _lift(a, b)
-    total = a + b
-    cancelled = not isinstance(total, Fraction) and abs(total) <= abs(a) * _mp().mpf("1e-65")
-    return Fraction(0) if cancelled else total
-
-
-def _power(a, b):
-    whole = isinstance(b, Fraction) and b.denominator == 1
-    if whole and isinstance(a, Fraction):
-        bits = a.numerator.bit_length() + a.denominator.bit_length() - 1
-        return a ** int(b) if abs(b) * bits <= MAX_BITS else None
-    if a == 0:
-        return Fraction(0) if isinstance(b, Fraction) and b > 0 else None
-    a, b = _mp().convert(a), int(b) if whole else _mp().convert(b)
-    return a ** b if abs(b) * (abs(_mp().mag(a)) + 1) < MAX_BITS else None
-
-
-def _root(x, index):
-    odd = isinstance(index, Fraction) and index.denominator == 1 and index % 2 and not isinstance(x, _mp().mpc)
-    return -_power(-x, 1 / index) if odd and x < 0 else _power(x, Fraction(1) / _lift(index)[0])  # cube root of -8: -2
-
-
-def _floor(x):
-    return Fraction(math.floor(x) if isinstance(x, Fraction) else int(_mp().floor(x + _mp().mpf("1e-60"))))
-
-
-def _call(name, x, *others):
-    """A function of mpmath, where its argument is not too large and it has no pole"""
-    x = _mp().convert(x)
-    if _mp().mag(x) > (200 if name in ("sin", "cos", "tan", "log") else 13) or name == "log" and x == 0:
-        return None
-    value = getattr(_mp(), name)(x, *map(_mp().convert, others))
-    if name[-3:] in ("tan", "cot", "sec", "csc") and _mp().mag(value) > 200:
-        return None
-    return Fraction(0) if abs(value) < _mp().mpf("1e-70") < abs(x) else value
-
-
-def _factorial(n):
-    return Fraction(math.factorial(int(n))) if n.denominator == 1 and 0 <= n < 2100 else None
-
-
-_COMPUTE = {name: partial(_call, {"arc": "a" + name[3:], "ln": "log"}.get(name[:3], name)) for name in FUNCTIONS} | {
-    "+": _add, "-": lambda a, b: _add(a, -b), "neg": lambda a: -a, "*": lambda a, b: math.prod(_lift(a, b)),
-    "/": lambda a, b: math.prod(_lift(a, 1 / b)), "^": _power, "pow": _power, "root": _root, "group": lambda a: a,
-    "%": lambda a: a / 100, "deg": lambda a: math.prod(_lift(a, _mp().pi / 180)), "abs": abs, "floor": _floor,
-    "ceil": lambda a: -_floor(-a), "!": _factorial, "binom": partial(_call, "binomial"), "pi": lambda: +_mp().pi,
-    "e": lambda: +_mp().e, "i": lambda: _mp().mpc(0, 1),
-    "base": lambda digits, base: Fraction(int(digits, int(base) or 1))}
-
-
-def _at(node, point: dict):
-    """The value at one probe point: a Fraction where all of it is rational, else a number with 80 digits; None where
-    there is none, or one too large to work with"""
-    kind, *parts = node
-    if kind in ("num", "dec", "sym"):
-        return parts[0] if kind != "sym" else point.get(parts[0])
-    try:
-        return _bounded(_COMPUTE[kind](*[_at(n, point) if isinstance(n, tuple) else n for n in parts]))
-    except (Unreadable, ArithmeticError, ValueError, TypeError, LookupError, AttributeError):
-        return None
-
-
-def _kinds(node) -> set:
-    return {node[0]}.union(*(_kinds(n) for n in node[1:] if isinstance(n, tuple)))
-
-
-def _names(node) -> set:
-    return {node[1]} if node[0] == "sym" else set().union(*(_names(n) for n in node[1:] if isinstance(n, tuple)))
-
-
-def _points(a, g) -> list[dict]:
-    """Probe points for the variables of both: above 1, below 1, each variable once negative; whole for n! and floors"""
-    names = sorted(_names(a) | _names(g))
-    if not names:
-        return [{}]
-    if (_kinds(a) | _kinds(g)) & {"!", "binom", "floor", "ceil"}:
-        return [{n: Fraction(2 + 3 * i + j) for i, n in enumerate(names)} for j in range(6)]
-    points = [{n: Fraction(90 + 41 * i + 83 * j + 11 * i * j, (37, 247)[j % 2]) for i, n in enumerate(names)}
-              for j in range(4)]
-    return points + [{**points[k % 2], n: -points[k % 2][n]} for k, n in enumerate(names[:4])]
-
-
-def _close(x, y) -> bool:
-    x, y = _lift(x, y)
-    return x == y if isinstance(x, Fraction) else abs(x - y) <= _mp().mpf("1e-60") * max(abs(x), abs(y))
-
-
-def _agree(a, g) -> bool:
-    """Equal at every point where both are real; at every point where both have a value, if hardly any is real."""
-    points = _points(a, g)
-    pairs = [pair for point in points if None not in (pair := (_at(a, point), _at(g, point)))]
-    real = [pair for pair in pairs if not any(v.imag for v in pair)]
-    if len(real) < min(2, len(points)):
-        real = pairs if len(pairs) > len(real) else []
-    return bool(real) and all(_close(x, y) for x, y in real)
-
-
-def _scaled(a, g, positive: bool) -> bool:
-    """a = factor * g, the factor not zero or even positive: two equations or inequalities"""
-    factor = next((r for point in _points(a, g) if (r := _at(("/", a, g), point))), 0) if _names(g) else 0
-    return (factor > 0 if positive else factor != 0) and _agree(a, ("*", ("num", factor), g))
-
-
 # ---------------------------------------------------------------------------------------------------------- comparison
 def _is_name(node) -> bool:
     """May it stand left of = as a mere label? x, f(x), AB, |AB|, AB : CD, (p, q), Area"""
     if node[0] == "seq":
         return all(map(_is_name, node[3:]))
-    capitals = _kinds(node) <= {"*", "/", "abs", "sym"} and all(n[0].isupper() for n in _names(node))
+    capitals = kinds(node) <= {"*", "/", "abs", "sym"} and all(n[0].isupper() for n in names(node))
     inverse = node[0] == "*" and node[1][2:] == (("neg", ("num", 1)),) and node[2][0] == "group"  # f^{-1}(x)
     return capitals or inverse or node[0] in ("sym", "text", "call", "group")
 
@@ -253,7 +125,7 @@ def _settled(node):
     left, *values = node[2:]
     if signs == ["="] and (values[0][0] == "call" != left[0] or _is_name(values[0]) and not _is_name(left)):
         left, values = values[0], [left]
-    if not (_is_name(left) or signs == ["="] and _names(node)):
+    if not (_is_name(left) or signs == ["="] and names(node)):
         left, values = None, [left, *values]
     for value, sign in zip(values[1:], signs[1 - len(values):]):
         if not _same(value, values[0]) and not (sign == "approx" and _same(values[0], value)):
@@ -277,7 +149,7 @@ def _items(node) -> list:
         return items
     if node[0] == "rel" and node[1] in ("=", "in") and node[3][0] in ("list", "set"):
         return [("rel", "=", node[2], item) for item in _items(node[3])]
-    return [_signed(node, 1), _signed(node, -1)] if _kinds(node) & {"pm", "mp"} else [node]
+    return [_signed(node, 1), _signed(node, -1)] if kinds(node) & {"pm", "mp"} else [node]
 
 
 def _matched(answers: list, golds: list) -> bool:
@@ -300,7 +172,7 @@ def _intervals(node) -> list | None:
         return None
     for sign, left, right in zip(node[1].split(), node[2:], node[3:]):
         limit = right if _is_name(left) else left
-        if _names(limit):
+        if names(limit):
             return None
         if sign == "!=":
             return [("seq", "(", ")", low, limit), ("seq", "(", ")", limit, high)]
@@ -323,7 +195,7 @@ def _same_relation(a, g) -> bool:
         if alike and _same(a[3], g[3]):
             return True
     a, g = [("rel", n[1].replace(">", "<"), *n[:1:-1]) if n[1][0] == ">" else n for n in (a, g)]
-    return a[1] == g[1] != "in" and _scaled(("-", *a[2:]), ("-", *g[2:]), positive=a[1][0] == "<")
+    return a[1] == g[1] != "in" and scaled(("-", *a[2:]), ("-", *g[2:]), positive=a[1][0] == "<")
 
 
 def _rounding(node):
@@ -331,7 +203,7 @@ def _rounding(node):
     if node[0] == "dec":
         return node[2:] if node[1].denominator > 1 or node[2] > 1 else None
     inner = _rounding(node[1]) if node[0] == "neg" or node[0] == "*" and node[2][:2] == ("^", ("num", 10)) else None
-    return inner and (inner[0] * (_at(node[2], {}) if node[0] == "*" else 1), inner[1])
+    return inner and (inner[0] * (value_at(node[2], {}) if node[0] == "*" else 1), inner[1])
 
 
 def _same_value(a, g) -> bool:
@@ -341,7 +213,7 @@ def _same_value(a, g) -> bool:
         if a[0] == kind or g[0] == kind:
             factored = [("*", n[1], factor) if n[0] == kind else n for n in (a, g)]
             return _same_value(*bare) or a[0] != g[0] and _same_value(*factored)
-    if _agree(a, g):
+    if agree(a, g):
         return True
     rounded, given = _rounding(g), _rounding(a)
     if rounded and not (given and given[1] < max(FULL_FLOAT, rounded[1] + 3)):
@@ -350,36 +222,36 @@ def _same_value(a, g) -> bool:
         half = 2 * given[0]  # the last digit of a float may be off
     else:
         return False
-    gap = None if _names(a) | _names(g) else _at(("-", a, g), {})
-    return gap is not None and abs(_lift(gap)[0]) <= (half if isinstance(gap, Fraction) else _mp().convert(half))
+    gap = None if names(a) | names(g) else value_at(("-", a, g), {})
+    return gap is not None and abs(lift(gap)[0]) <= (half if isinstance(gap, Fraction) else numerics().convert(half))
 
 
 def _same(a, g) -> bool:
-    """Two nodes, by their kinds from the outermost inward"""
-    kinds = {a[0], g[0]}
+    """Two nodes, by their both from the outermost inward"""
+    both = {a[0], g[0]}
     if a == g:
         return True
-    if "unit" in kinds:
+    if "unit" in both:
         bare = [n[1] if n[0] == "unit" else n for n in (a, g)]
-        return (a[0] != g[0] or a[2] == g[2]) and not kinds & {"%", "deg"} and _same(*bare)
+        return (a[0] != g[0] or a[2] == g[2]) and not both & {"%", "deg"} and _same(*bare)
     several = _items(a), _items(g)
-    spans = (_intervals(a), _intervals(g)) if kinds & {"rel", "union", "sym"} else (None, None)
-    if None not in spans and (kinds != {"rel"} or _names(a) == _names(g)):
+    spans = (_intervals(a), _intervals(g)) if both & {"rel", "union", "sym"} else (None, None)
+    if None not in spans and (both != {"rel"} or names(a) == names(g)):
         return _matched(*spans)
-    if kinds == {"seq"} or kinds == {"seq", "list"}:
+    if both == {"seq"} or both == {"seq", "list"}:
         lists = [n[3:] if n[0] == "seq" else items for n, items in zip((a, g), several)]
         fits = a[1:3] == g[1:3] or "matrix" in (a[1], g[1])
-        if "list" in kinds:  # without brackets: three or more, or x = 1, y = 2
+        if "list" in both:  # without brackets: three or more, or x = 1, y = 2
             fits = len(lists[0]) > 2 or "rel" in (several[0][0][0], several[1][0][0])
         return fits and len(lists[0]) == len(lists[1]) and all(map(_same, *lists))
-    if kinds & {"list", "set"} or len(several[0]) + len(several[1]) > 2:
+    if both & {"list", "set"} or len(several[0]) + len(several[1]) > 2:
         labels = [{n[2] for n in items if n[0] == "rel"} for items in several]
         if min(map(len, labels)) == 0 and max(map(len, labels)) > 1:  # x = 1, y = 2 against 1, 2
             return len(several[0]) == len(several[1]) and all(map(_same, *several))
-        return "seq" not in kinds and _matched(*several)
-    if "rel" in kinds:
+        return "seq" not in both and _matched(*several)
+    if "rel" in both:
         return _same_relation(a, g)
-    return not kinds & {"text", "seq", "union"} and g[0] != "base" and _same_value(a, g)
+    return not both & {"text", "seq", "union"} and g[0] != "base" and _same_value(a, g)
 
 
 _RATIONAL = set("num dec sym text base inf unit list set seq rel union + - * / ^ neg % call group pm mp abs floor "
@@ -400,7 +272,7 @@ def _decide(answer: str, gold: str, cheaply: bool) -> bool | None:
         if "unreadable" in (a[0], g[0]):  # sums, integrals, remainders: equal as written, \sum_{k} is \sum_k
             written = [tokens(re.sub(r"\{(\w|\\[a-z]+)\}", r" \1 ", text)) for text in (answer, gold)]
             return a[0] == g[0] and written[0] == written[1]
-        if cheaply and (_kinds(a) | _kinds(g)) - _RATIONAL:
+        if cheaply and (kinds(a) | kinds(g)) - _RATIONAL:
             return None
         decimal_comma = re.fullmatch(r"-?\d+\.\d\d+", gold) and answer.replace(",", ".") == gold  # 2,74
         return bool(decimal_comma) or _same(_settled(a), _settled(g))
@@ -492,7 +364,7 @@ def _work(timeout: float, memory: int):
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit; the bounds on every size hold there
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    _mp()
+    numerics()
     os.write(1, b"r")
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_REAL, timeout)  # no handler: the kernel ends the process, whatever it is doing
