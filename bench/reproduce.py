@@ -73,15 +73,18 @@ def arms_of_seed(out: Path, seed: int, extra: list[str], pool: ThreadPoolExecuto
 
 
 def over_seeds(runs: list[list[dict]]) -> dict:
-    """Rows of several evaluations at the same attempts -> their means, with a 95% t interval of the accuracy."""
+    """Rows of several evaluations at the same attempts -> their means, with a 95% t interval of the accuracy over the
+    seeds; a single one keeps its interval over the questions."""
     rows = []
     for same in zip(*runs, strict=True):
         accuracies = [row["accuracy"] for row in same]
-        mean, half = statistics.mean(accuracies), 0.0
+        mean = statistics.mean(accuracies)
+        low, high = same[0]["low"], same[0]["high"]
         if len(same) > 1:
             half = T_95[len(same) - 1] * statistics.stdev(accuracies) / math.sqrt(len(same))
+            low, high = mean - half, mean + half
         means = {key: statistics.mean(row[key] or 0 for row in same) for key in ("repeated", "truncated", "tokens")}
-        rows.append({"attempts": same[0]["attempts"], "accuracy": mean, "low": mean - half, "high": mean + half} | means)
+        rows.append({"attempts": same[0]["attempts"], "accuracy": mean, "low": low, "high": high} | means)
     return {"by_attempts": rows}
 
 
@@ -121,7 +124,8 @@ def main() -> None:
     text = f"{table(results)}\n\nBest possible at 1, 2, ... attempts: {best}\n"
     (args.out / "table.md").write_text(text)
     plot_accuracy(results, args.out / "accuracy.png")
-    print(f"\nriddles-test, mean of seeds {args.seeds} with 95% interval over seeds (base: over questions)\n\n{text}")
+    over = "seeds (base: over questions)" if len(args.seeds) > 1 else "questions"
+    print(f"\nriddles-test, mean of seeds {args.seeds}, % with 95% interval over {over}\n\n{text}")
 
 
 if __name__ == "__main__":
