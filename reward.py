@@ -36,7 +36,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
 
-from data.latex import MAX_CHARS, MAX_DIGITS, STYLES, Unreadable, clean, read, tokens
+from data.latex import MAX_CHARS, MAX_DIGITS, Unreadable, clean, read, same_at_sight, tokens
 from data.values import agree, kinds, lift, names, numerics, scaled, value_at
 
 MAX_ITEMS = 32  # of a list, a set, a matrix
@@ -67,43 +67,6 @@ def extract_boxed(text: str) -> str | None:
         elif mark[0] == "{" or len(mark[0]) > 2:
             starts.append(mark.end() if len(mark[0]) > 2 else None)
     return None
-
-
-# ------------------------------------------------------------------------------------- answers that need no arithmetic
-_BARE = re.compile(rf"\\(?:{STYLES})(?![a-z])|[{{}},]|\.(?!\d)|\b(?:an?|the)\s+(?=[a-z])|(?<=\d)(?:st|nd|rd|th)\b",
-                   re.IGNORECASE)
-_MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)")
-_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?:\\text)?[\s{]*(?:([ap])\.?m\.?)?\}?", re.IGNORECASE)
-_LETTER = re.compile(r"(?:\\text\w*)?\{?\(?([A-J])\)?\}?")
-_CHOICE = re.compile(r"(?:\\text\w*\{)?\(?([A-J])[.:)]+\}?\s*(?!.*(?:\b[A-J][.:)]|\b(?:or|and)\b)).+")
-
-
-def _words(text: str) -> list[str] | None:
-    """The words of an answer in words, lower case, without articles; None for a formula."""
-    words = _BARE.sub(" ", text).lower().split()
-    if not any(re.search("[a-z]{2}", w) for w in words) or not re.fullmatch(r"[a-z0-9' -]*", " ".join(words)):
-        return None
-    return sorted(words) if _MONTH.search(" ".join(words)) else words  # 5 May 2020 = May 5th, 2020
-
-
-def _same_time(a: re.Match, g: re.Match) -> bool:
-    """20:34 is 8:34 p.m., and so is 8:34, which leaves the half of the day open"""
-    hours = [int(t[1]) % 12 + 12 * (t[4] in "pP") if t[4] else int(t[1]) for t in (a, g)]
-    left_open = bool(a[4]) != bool(g[4]) and int((g if a[4] else a)[1]) <= 12
-    same_hour = hours[0] == hours[1] or left_open and (hours[0] - hours[1]) % 12 == 0
-    return same_hour and (a[2], a[3] or "00") == (g[2], g[3] or "00")
-
-
-def _at_sight(answer: str, gold: str) -> bool | None:
-    """The verdict on two cleaned texts that need no parser: equal texts, words, times, choices. None: read on."""
-    if answer == gold or not answer or not gold or max(len(answer), len(gold)) > MAX_CHARS:
-        return answer == gold != ""
-    if words := _words(gold):
-        return True if words == _words(answer) else None
-    if (a := _TIME.fullmatch(answer)) and (g := _TIME.fullmatch(gold)):
-        return _same_time(a, g)
-    choice, letter = _CHOICE.fullmatch(answer), _LETTER.fullmatch(gold)
-    return True if choice and letter and choice[1] == letter[1] else None
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
@@ -266,7 +229,7 @@ def _decide(answer: str, gold: str, cheaply: bool) -> bool | None:
         if answer.isdecimal() and gold.isdecimal() and max(len(answer), len(gold)) <= MAX_DIGITS:
             return int(answer) == int(gold)
         answer, gold = clean(answer), clean(gold)
-        if (verdict := _at_sight(answer, gold)) is not None:
+        if (verdict := same_at_sight(answer, gold)) is not None:
             return verdict
         a, g = read(answer), read(gold)
         if "unreadable" in (a[0], g[0]):  # sums, integrals, remainders: equal as written, \sum_{k} is \sum_k
