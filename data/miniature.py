@@ -1,4 +1,4 @@
-"""The miniature: number riddles, and a base model for them that is built from nothing in half a minute on a laptop.
+"""The miniature: number riddles, and a base model for them that is built from nothing in under a minute on a laptop.
 
     "I am thinking of a number below 35. Divided by 12 it leaves 5. What is my number?"
 

@@ -1026,3 +1026,10 @@ def test_it_learns_from_failures(tokenizer):
         max_new_tokens=26, max_attempt_tokens=6,
     )  # fmt: skip
     assert max(accuracies[:2]) < 0.3 and sum(accuracies[-4:]) / 4 > 0.85, accuracies
+
+
+def test_on_the_cpu_no_verdict_comes_late():
+    """Its moment would decide which rows share a batch. This pair needs a worker, which takes a while to start."""
+    with train.Grader(workers=1) as grader:
+        late = train.graded_now(grader, "\\sqrt{8}", "2\\sqrt2")
+        assert late.done() and late.result() is True
