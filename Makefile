@@ -25,14 +25,20 @@ help:  ## list the commands
 runs/miniature/base: data/miniature.py | .venv/ready
 	$(PY) -m data.miniature --out $@
 
-train: .venv/ready $(if $(filter miniature,$(PRESET)),runs/miniature/base)  ## train: PRESET=miniature (or smollm2, paper), any option as ARGS="--seed 3 --max_attempts 1"
+runs/smollm2/base: | .venv/ready
+	$(PY) -m data.smollm2 --out $@ $(if $(MODEL),--model $(MODEL))
+
+# the base models that are built here and not downloaded
+BASE := $(if $(filter miniature smollm2,$(PRESET)),runs/$(PRESET)/base)
+
+train: .venv/ready $(BASE)  ## train: PRESET=miniature (or smollm2, paper), any option as ARGS="--seed 3 --max_attempts 1"
 	$(PY) train.py --preset $(PRESET) $(ARGS)
 
 baseline:  ## the same with a single attempt, the paper's baseline
 	@$(MAKE) train ARGS="--max_attempts 1 $(ARGS)"
 
-reproduce: .venv/ready runs/miniature/base  ## multi-attempt against single-attempt training: SEEDS="0 1 2 3 4"
-	$(PY) bench/reproduce.py --seeds $(or $(SEEDS),0)
+reproduce: .venv/ready $(BASE)  ## multi-attempt against single-attempt training: SEEDS="0 1 2 3 4", PRESET=smollm2
+	$(PY) bench/reproduce.py --preset $(PRESET) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
 
 ablations: .venv/ready runs/miniature/base  ## variants of the multi-attempt run, one option each: SEEDS="0 1 2"
 	$(PY) bench/ablations.py --seeds $(or $(SEEDS),0 1 2)

@@ -103,9 +103,9 @@ PRESETS = {
         micro_batch_tokens=2048, save_every=50, show_every=10,
     ),
     "smollm2": dict(
-        model="HuggingFaceTB/SmolLM2-135M-Instruct", data="gsm8k-train", eval_data="gsm8k-test", eval_limit=200,
-        steps=100, dialogues=128, max_attempts=3, eval_attempts=3, minibatches=2, lr=2e-6, max_new_tokens=600,
-        max_attempt_tokens=160, slots=64, show_every=1,
+        model="runs/smollm2/base", data="mawps-train", eval_data="mawps-test", steps=40, dialogues=64, group_size=4,
+        minibatches=2, lr=2e-5, max_new_tokens=256, max_attempt_tokens=32, slots=64, micro_batch_tokens=1024,
+        save_every=10, show_every=1,
     ),
     "smoke": dict(
         model="runs/smoke/base", data="riddles-train", eval_data="riddles-validation", eval_limit=8, steps=2,

@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     }
     with ThreadPoolExecutor(2) as processes:
         futures = [
-            processes.submit(run, folders[name][seed], ["--seed", str(seed), *args.extra, *options])
+            processes.submit(
+                run, folders[name][seed], ["--preset", "miniature", "--seed", str(seed), *args.extra, *options]
+            )
             for seed in args.seeds
             for name, options in VARIANTS.items()
         ]

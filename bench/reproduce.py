@@ -1,13 +1,15 @@
-"""The paper's comparison in miniature: multi-attempt training against single-attempt training, over several seeds.
+"""The paper's comparison, small: multi-attempt training against single-attempt training, over several seeds.
 
-    python bench/reproduce.py --seeds 0 1 2 3 4 --out runs/reproduce        # make reproduce SEEDS="0 1 2 3 4"
+    python bench/reproduce.py --seeds 0 1 2 3 4         # make reproduce SEEDS="0 1 2 3 4": the miniature
+    python bench/reproduce.py --preset smollm2          # make reproduce PRESET=smollm2: without the longest arm
 
 All arms start from the same base model, train on the same questions with the same settings, and answer the same test
 questions greedily:
 
     multi-attempt      1 to 5 attempts allowed in a dialogue
     single-attempt     the paper's baseline: as many steps and dialogues, always one attempt
-    ... same tokens    the baseline trained for more steps, until it has seen as many tokens as the multi-attempt arm
+    ... same tokens    (miniature) the baseline trained for more steps, until it has seen as many tokens as the
+                       multi-attempt arm
 
 Controls, none of which the paper has:
 
@@ -31,8 +33,9 @@ import os
 import statistics
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -40,7 +43,8 @@ from data.cli import fail, save_json  # noqa: E402
 from data.miniature import chances, draw_riddles  # noqa: E402
 from data.plots import COLOURS, plot_accuracy, table  # noqa: E402
 
-ARMS = ("multi-attempt", "single-attempt", "single-attempt, same tokens")
+ARMS = ("multi-attempt", "single-attempt")
+SAME_TOKENS = "single-attempt, same tokens"
 SAMPLES = 20  # of a question, for pass@k
 PASS_AT_K = ["--samples", str(SAMPLES)], ", pass@k of independent samples"
 CONTROLS = {  # name: (arm whose run it belongs to, options of evaluate.py, suffix of the model's name in its results)
@@ -67,7 +71,7 @@ def process(command: list[str], log: Path) -> None:
 def run(folder: Path, options: list[str]) -> None:
     """One training run, unless it is there already; one that was cut off is resumed."""
     if not (folder / "evaluation.json").exists():
-        resume = ["--resume"] if (folder / "config.json").exists() else ["--preset", "miniature", *options]
+        resume = ["--resume"] if (folder / "config.json").exists() else options
         process(["train.py", "--out", str(folder), *resume], folder.with_name(f"{folder.name}.log"))
 
 
@@ -106,20 +110,22 @@ def tokens_seen(folder: Path) -> float:
     return sum(row["tokens_total"] for row in steps_of(folder))
 
 
-def arms_of_seed(out: Path, seed: int, extra: list[str], pool: ThreadPoolExecutor) -> dict[str, Path]:
-    """The three runs of a seed and their controls; the last run needs to know how many tokens the others saw."""
-    folders = {arm: out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}" for arm in ARMS}
-    options = ["--seed", str(seed), *extra]
+def arms_of_seed(args: argparse.Namespace, arms: Sequence[str], seed: int, pool: Executor) -> dict[str, Path]:
+    """The runs of a seed and their controls; the arm of the same tokens needs to know how many the others saw."""
+    folders = {arm: args.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}" for arm in arms}
+    options = ["--preset", args.preset, "--seed", str(seed), *args.extra]
     first = [
         pool.submit(run, folders["multi-attempt"], options),
         pool.submit(run, folders["single-attempt"], [*options, "--max_attempts", "1"]),
     ]
     for future in first:
         future.result()
-    single = folders["single-attempt"]
-    steps = json.loads((single / "config.json").read_text())["steps"]
-    steps = round(steps * tokens_seen(folders["multi-attempt"]) / tokens_seen(single))
-    last = [pool.submit(run, folders[ARMS[2]], [*options, "--max_attempts", "1", "--steps", str(steps)])]
+    last = []
+    if SAME_TOKENS in arms:
+        single = folders["single-attempt"]
+        steps = json.loads((single / "config.json").read_text())["steps"]
+        steps = round(steps * tokens_seen(folders["multi-attempt"]) / tokens_seen(single))
+        last.append(pool.submit(run, folders[SAME_TOKENS], [*options, "--max_attempts", "1", "--steps", str(steps)]))
     last += [pool.submit(control, folders[arm], name) for name, (arm, *_) in CONTROLS.items()]
     for future in last:
         future.result()
@@ -194,11 +200,11 @@ def plot_curves(training: dict[str, dict[str, dict]], path: Path) -> None:
     figure.savefig(path)
 
 
-def arguments(description: str, out: str, seeds: list[int]) -> argparse.ArgumentParser:
+def arguments(description: str, out: str | None, seeds: list[int]) -> argparse.ArgumentParser:
     """The options that reproduce.py and ablations.py share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
-    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--json", type=Path, help="write the figures of summary.json to this file as well")
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="options of train.py; comes last")
     return parser
@@ -213,29 +219,34 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.
     return args
 
 
-def write(results: dict, summary: dict, training: dict, args: argparse.Namespace) -> None:
+def write(results: dict, summary: dict, training: dict, data: str, args: argparse.Namespace) -> None:
     """All files, and the table on the screen."""
     for path in (args.out / "summary.json", *([args.json] if args.json else [])):
         save_json(summary, path)
     (args.out / "training.json").write_text(json.dumps(training) + "\n")
-    best = " / ".join(f"{100 * share:.1f}" for share in summary["optimum"])
-    text = f"{table(results)}\n\nBest possible at 1, 2, ... attempts: {best}\n"
+    text, best = f"{table(results)}\n", summary.get("optimum", ())
+    if best:
+        text += f"\nBest possible at 1, 2, ... attempts: {' / '.join(f'{100 * share:.1f}' for share in best)}\n"
     (args.out / "table.md").write_text(text)
-    plot_accuracy(results, args.out / "accuracy.png", summary["optimum"])
+    plot_accuracy(results, args.out / "accuracy.png", best)
     plot_curves(training, args.out / "training.png")
     over = "seeds (base: over questions)" if len(args.seeds) > 1 else "questions"
-    print(f"\nriddles-test, mean of seeds {args.seeds}, % with 95% interval over {over}\n\n{text}")
+    print(f"\n{data}, mean of seeds {args.seeds}, % with 95% interval over {over}\n\n{text}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parsed(arguments("Multi-attempt against single-attempt training.", "runs/reproduce", [0]), argv)
+    parser = arguments("Multi-attempt against single-attempt training.", None, [0])
+    parser.add_argument("--preset", choices=("miniature", "smollm2"), default="miniature", help="of train.py")
+    args = parsed(parser, argv)
+    args.out = args.out or Path("runs/reproduce" if args.preset == "miniature" else f"runs/reproduce-{args.preset}")
+    arms = (*ARMS, SAME_TOKENS) if args.preset == "miniature" else ARMS
     # Three seeds are under way at a time, so that the two processes always have work.
     try:
         with ThreadPoolExecutor(2) as processes, ThreadPoolExecutor(3) as seeds:
-            folders = list(seeds.map(lambda seed: arms_of_seed(args.out, seed, args.extra, processes), args.seeds))
+            folders = list(seeds.map(lambda seed: arms_of_seed(args, arms, seed, processes), args.seeds))
     except RuntimeError as error:
         fail(error)
-    evaluations = {arm: [json.loads((paths[arm] / "evaluation.json").read_text()) for paths in folders] for arm in ARMS}
+    evaluations = {arm: [json.loads((paths[arm] / "evaluation.json").read_text()) for paths in folders] for arm in arms}
     rows = {arm: [run["trained"]["by_attempts"] for run in runs] for arm, runs in evaluations.items()}
     rows |= {name: [control_rows(paths[arm], name) for paths in folders] for name, (arm, *_) in CONTROLS.items()}
     base = evaluations["multi-attempt"][0]["base"]["by_attempts"]
@@ -245,13 +256,14 @@ def main(argv: list[str] | None = None) -> None:
             str(seed): {"accuracy": [row["accuracy"] for row in run], "questions": run[0]["questions"]}
             for seed, run in zip(args.seeds, runs, strict=True)
         }
-    summary["optimum"] = optimum(len(base))
+    if args.preset == "miniature":
+        summary["optimum"] = optimum(len(base))
     training = {
-        arm: {str(seed): curves_of(paths[arm]) for seed, paths in zip(args.seeds, folders, strict=True)}
-        for arm in ARMS[:2]
+        arm: {str(seed): curves_of(paths[arm]) for seed, paths in zip(args.seeds, folders, strict=True)} for arm in ARMS
     }
     results = {"base": {"by_attempts": base}} | {name: over_seeds(runs) for name, runs in rows.items()}
-    write(results, summary, training, args)
+    data = json.loads((folders[0]["multi-attempt"] / "config.json").read_text())["eval_data"]
+    write(results, summary, training, data, args)
 
 
 if __name__ == "__main__":

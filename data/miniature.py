@@ -23,20 +23,19 @@ nothing outside this file knows that it is special. Run it as
 import argparse
 import itertools
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data import Problem
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
+from data.models import save_model
+from data.warmup import warm_up, worked_dialogue
 
 MODULI = range(3, 13)
 CANDIDATES = (2, 3, 4, 5)
@@ -172,46 +171,15 @@ def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausal
     return LlamaForCausalLM(config)
 
 
-def worked_dialogue(chat: Chat, riddle: Riddle, hidden: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Tokens of a neutral dialogue, and the same with -100 wherever they are not the solver's."""
-    allowed = int(rng.integers(1, ATTEMPTS + 1))
-    tokens = chat.prompt(riddle.question, allowed)
-    target = [-100] * len(tokens)
-    for used, attempt in enumerate(neutral_attempts(riddle, hidden, allowed, rng)):
-        if used:
-            forced = chat.feedback_after(tokens[-1], allowed - used)
-            tokens, target = tokens + forced, target + [-100] * len(forced)
-        written = chat.encode(attempt)
-        tokens, target = tokens + written, target + written
-    return tokens, target
-
-
-def warm_up(
-    model, chat: Chat, problems: list[tuple[Riddle, int]], steps: int, batch: int, lr: float, seed: int
-) -> None:
-    """Supervised training on neutral dialogues, the attempts' tokens alone in the loss."""
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(problems), size=steps * batch)
-    dialogues = [worked_dialogue(chat, *problems[i], rng) for i in tqdm(drawn, desc="worked dialogues", mininterval=1)]
-    for start in range(0, len(dialogues), 16 * batch):  # batches of similar length, for less padding
-        dialogues[start : start + 16 * batch] = sorted(dialogues[start : start + 16 * batch], key=lambda d: len(d[0]))
-    order = np.concatenate([start + rng.permutation(min(16, steps - start)) for start in range(0, steps, 16)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    for i in (bar := tqdm(order, desc="warm-up", unit="step", mininterval=1)):
-        tokens, targets = zip(*dialogues[i * batch : (i + 1) * batch])
-        tokens_BT = pad_sequence(list(map(torch.tensor, tokens)), batch_first=True)
-        target_BT = pad_sequence(list(map(torch.tensor, targets)), batch_first=True, padding_value=-100)
-        # hidden states first: only the solver's own tokens need logits
-        hidden_BTE = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[:, :-1]
-        written_BT = target_BT[:, 1:] != -100
-        loss = F.cross_entropy(model.lm_head(hidden_BTE[written_BT]), target_BT[:, 1:][written_BT])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+def worked_dialogues(chat: Chat, problems: list[tuple[Riddle, int]], count: int, rng: np.random.Generator) -> list:
+    """So many neutral dialogues about riddles drawn with replacement, as `warm_up` takes them."""
+    dialogues = []
+    for i in tqdm(rng.integers(len(problems), size=count), desc="worked dialogues", mininterval=1):
+        riddle, hidden = problems[i]
+        allowed = int(rng.integers(1, ATTEMPTS + 1))
+        attempts = neutral_attempts(riddle, hidden, allowed, rng)
+        dialogues.append(worked_dialogue(chat, riddle.question, allowed, attempts))
+    return dialogues
 
 
 def main() -> None:
@@ -225,12 +193,10 @@ def main() -> None:
     problems = draw_riddles("train")
     tokenizer = build_tokenizer(problems[:500])
     model = build_model(len(tokenizer), tokenizer.eos_token_id, args.seed)
-    warm_up(model, Chat(model, tokenizer, "chatml"), problems, args.steps, args.batch, args.lr, args.seed)
-    partial = args.out.with_name(args.out.name + ".partial")  # the folder appears complete or not at all
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(args.out, ignore_errors=True)
-    partial.rename(args.out)
+    rng = np.random.default_rng(args.seed)
+    dialogues = worked_dialogues(Chat(model, tokenizer, "chatml"), problems, args.steps * args.batch, rng)
+    warm_up(model, dialogues, args.batch, args.lr, rng)
+    save_model(model, tokenizer, args.out)
     print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
 

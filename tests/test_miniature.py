@@ -27,9 +27,9 @@ from data.miniature import (
     draw_riddles,
     neutral_attempts,
     solution,
-    warm_up,
-    worked_dialogue,
+    worked_dialogues,
 )
+from data.warmup import warm_up, worked_dialogue
 from reward import extract_boxed, is_equal, reward
 from rollout import rollout
 
@@ -217,11 +217,9 @@ def test_worked_dialogues_are_what_the_rollout_engine_would_feed(tokenizer, chat
     rng = np.random.default_rng(3)
     used = Counter()
     for riddle, hidden in drawn["test"][:24]:
-        state = rng.bit_generator.state
-        tokens, target = worked_dialogue(chat, riddle, hidden, rng)
-        rng.bit_generator.state = state
-        allowed = int(rng.integers(1, ATTEMPTS + 1))  # the first number that worked_dialogue draws
+        allowed = int(rng.integers(1, ATTEMPTS + 1))
         attempts = neutral_attempts(riddle, hidden, allowed, rng)
+        tokens, target = worked_dialogue(chat, riddle.question, allowed, attempts)
         dialogues = rollout(
             Writer(model, target), tokenizer, [riddle.question], [str(hidden)], [allowed], extract=extract_boxed,
             grade=lambda answer, gold: settled(answer == gold), reward=reward, max_new_tokens=300, temperature=0, slots=1,
@@ -234,12 +232,11 @@ def test_worked_dialogues_are_what_the_rollout_engine_would_feed(tokenizer, chat
 
 
 def test_a_worked_dialogue_by_hand(chat):
-    riddle = Riddle(3, 9, 2)
-    tokens, target = worked_dialogue(chat, riddle, 2, np.random.default_rng(0))
-    written = chat.encode(r"2. \boxed{2}")
-    assert target == [-100] * (len(tokens) - len(written)) + written
-    allowed = int(np.random.default_rng(0).integers(1, ATTEMPTS + 1))
-    assert tokens == chat.prompt(riddle.question, allowed) + written
+    prompt, feedback = chat.prompt("Q?", 3), chat.feedback_after(-1, 2)
+    first, second = chat.encode(r"2. \boxed{2}"), chat.encode(r"2, 9. \boxed{9}")
+    tokens, target = worked_dialogue(chat, "Q?", 3, [r"2. \boxed{2}", r"2, 9. \boxed{9}"])
+    assert tokens == prompt + first + feedback + second
+    assert target == [-100] * len(prompt) + first + [-100] * len(feedback) + second
 
 
 def loss_of(model, dialogues) -> float:
@@ -255,9 +252,9 @@ def loss_of(model, dialogues) -> float:
 def test_warm_up_teaches_new_riddles(tokenizer, chat, drawn):
     model = build_model(len(tokenizer), tokenizer.eos_token_id, 0)
     rng = np.random.default_rng(7)
-    unseen = [worked_dialogue(chat, *drawn["test"][i], rng) for i in range(24)]
+    unseen = worked_dialogues(chat, drawn["test"], 24, rng)
     before = loss_of(model, unseen)
-    warm_up(model, chat, drawn["train"], steps=40, batch=16, lr=4e-3, seed=0)
+    warm_up(model, worked_dialogues(chat, drawn["train"], 40 * 16, rng), 16, 4e-3, rng)
     after = loss_of(model, unseen)
     assert before > 5.5 and after < 0.5 * before
 
@@ -265,7 +262,8 @@ def test_warm_up_teaches_new_riddles(tokenizer, chat, drawn):
 def test_warm_up_is_decided_by_its_seed(tokenizer, chat, drawn):
     def warmed(seed):
         model = build_model(len(tokenizer), tokenizer.eos_token_id, 0)
-        warm_up(model, chat, drawn["train"], steps=3, batch=4, lr=4e-3, seed=seed)
+        rng = np.random.default_rng(seed)
+        warm_up(model, worked_dialogues(chat, drawn["train"], 3 * 4, rng), 4, 4e-3, rng)
         return model.lm_head.weight.detach().clone()
 
     first = warmed(0)

@@ -71,13 +71,14 @@ def test_a_finished_run_is_not_repeated_and_a_failed_one_is_named(tmp_path, monk
     monkeypatch.setattr(reproduce.subprocess, "run", lambda command, **options: calls.append(command) or failed)
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "evaluation.json").write_text("{}")
-    reproduce.run(tmp_path / "done", ["--seed", "1"])
+    options = ["--preset", "miniature", "--seed", "1"]
+    reproduce.run(tmp_path / "done", options)
     assert calls == []
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "config.json").write_text("{}")
-    for name, expected in (("cut", ["--resume"]), ("new", ["--preset", "miniature", "--seed", "1"])):
+    for name, expected in (("cut", ["--resume"]), ("new", options)):
         with pytest.raises(RuntimeError, match=f"{name} failed: see .*{name}.log"):
-            reproduce.run(tmp_path / name, ["--seed", "1"])
+            reproduce.run(tmp_path / name, options)
         assert calls.pop()[4:] == expected
 
 
@@ -135,13 +136,14 @@ def test_reproduce(here, capsys):
     assert [command[0] for command in here.commands].count("train.py") == 3 and len(here.commands) == 6
     summary = json.loads((out / "summary.json").read_text())
     assert summary == json.loads((here.folder / "figures.json").read_text())
-    assert list(summary) == ["base", *reproduce.ARMS, *reproduce.CONTROLS, "optimum"]
-    for name in (*reproduce.ARMS, *reproduce.CONTROLS):
+    arms = (*reproduce.ARMS, reproduce.SAME_TOKENS)
+    assert list(summary) == ["base", *arms, *reproduce.CONTROLS, "optimum"]
+    for name in (*arms, *reproduce.CONTROLS):
         assert summary[name]["3"]["questions"] == 4 and len(summary[name]["3"]["accuracy"]) == 2
     trained = json.loads((out / "multi-attempt-3" / "evaluation.json").read_text())["trained"]
     assert summary["multi-attempt"]["3"]["accuracy"] == [row["accuracy"] for row in trained["by_attempts"]]
     training = json.loads((out / "training.json").read_text())
-    assert {arm: list(seeds) for arm, seeds in training.items()} == {arm: ["3"] for arm in reproduce.ARMS[:2]}
+    assert {arm: list(seeds) for arm, seeds in training.items()} == {arm: ["3"] for arm in reproduce.ARMS}
     rows = reproduce.steps_of(out / "single-attempt-3")
     assert training["single-attempt"]["3"]["reward"] == pytest.approx([row["reward"] for row in rows], abs=5e-5)
     assert training["single-attempt"]["3"]["repeated"] == [None, None]
@@ -159,6 +161,18 @@ def test_reproduce(here, capsys):
     (out / "training.json").unlink()
     reproduce.main(argv)  # everything is there: it only draws again
     assert len(here.commands) == 6 and json.loads((out / "training.json").read_text()) == training
+
+
+def test_reproduce_with_smollm2(here, capsys):
+    """Two arms, and no optimum: nobody knows it."""
+    out = here.folder / "out"
+    reproduce.main(["--preset", "smollm2", "--seeds", "0", "--out", str(out), *tiny(here)])
+    trained = [command for command in here.commands if command[0] == "train.py"]
+    assert len(trained) == 2 and all(command[command.index("--preset") + 1] == "smollm2" for command in trained)
+    assert json.loads((out / "single-attempt-0" / "config.json").read_text())["group_size"] == 4  # the preset's
+    assert list(json.loads((out / "summary.json").read_text())) == ["base", *reproduce.ARMS, *reproduce.CONTROLS]
+    text = (out / "table.md").read_text()
+    assert "est possible" not in text and f"{here.folder / 'test.jsonl'}, mean of seeds [0]" in capsys.readouterr().out
 
 
 def finish(folder: Path, accuracy: list[float], reward: float, repeated: float | None) -> None:

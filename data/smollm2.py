@@ -1,0 +1,104 @@
+"""A base model for grade-school questions: SmolLM2-135M-Instruct, taught to write an attempt in one line.
+
+Asked as the paper asks, SmolLM2 hardly ever writes a box, so there would be no reward to learn from. This warms it up
+on worked dialogues about MAWPS questions that one operation on two of their numbers answers:
+
+    user       Joan found 70 seashells on the beach. she gave Sam some of her seashells. She has 27 seashell left. ...
+    assistant  70 - 27 = 43. \\boxed{43}
+
+The teacher takes the right operation with probability 0.6, else some other, and does not look back at its earlier
+attempts (data/warmup.py): the model learns what an attempt looks like and which operations there are to choose from.
+What feedback is for is left to reinforcement learning. Run it as
+
+    python -m data.smollm2 --out runs/smollm2/base                  # about 10 minutes on 2 CPU cores
+    python -m data.smollm2 --out runs/smollm2/base --model FOLDER   # SmolLM2-135M-Instruct is in that folder already
+"""
+
+import argparse
+import itertools
+import re
+from fractions import Fraction
+from operator import add, mul, sub, truediv
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import Problem, load
+from data.chat import Chat
+from data.cli import fail
+from data.models import load_model, pick_device, save_model
+from data.warmup import warm_up, worked_dialogue
+
+RIGHT = 0.6  # probability with which the teacher takes the right operation
+ATTEMPTS = 5  # allowed in a worked dialogue at most
+OPERATIONS = {"+": add, "-": sub, "*": mul, "/": truediv}
+
+
+def operations(question: str) -> dict[str, str]:
+    """What one operation on two different numbers of the question can give: {"70 - 27 = 43": "43", ...}. Left out are
+    negative results, 0, and those with more than two decimals."""
+    numbers = re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", question)
+    numbers = list(dict.fromkeys(number.replace(",", "") for number in numbers))  # each once, in order
+    found = {}
+    for (i, a), (j, b) in itertools.permutations(enumerate(numbers), 2):
+        for sign, operation in OPERATIONS.items():
+            if (sign in "+*" and i > j) or Fraction(b) == 0:
+                continue
+            value = operation(Fraction(a), Fraction(b))
+            if value > 0 and (100 * value).denominator == 1:
+                answer = f"{float(value):.2f}".rstrip("0").rstrip(".")
+                found[f"{a} {sign} {b} = {answer}"] = answer
+    return found
+
+
+def teachable(problems: list[Problem]) -> list[tuple[Problem, list[str], list[str]]]:
+    """The questions that one operation answers, each with its right and its other operations."""
+    taught = []
+    for problem in problems:
+        found = operations(problem.question)
+        right = [line for line, answer in found.items() if answer == problem.answer]
+        if right and len(right) < len(found):
+            taught.append((problem, right, [line for line in found if line not in right]))
+    return taught
+
+
+def neutral_attempts(right: list[str], others: list[str], allowed: int, rng: np.random.Generator) -> list[str]:
+    """The attempts of a teacher who does not look back, until one is right or `allowed` are used up."""
+    attempts, solved = [], False
+    while len(attempts) < allowed and not solved:
+        solved = rng.random() < RIGHT
+        line = str(rng.choice(right if solved else others))
+        attempts.append(f"{line}. \\boxed{{{line.rpartition(' ')[2]}}}")
+    return attempts
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Warm SmolLM2 up for grade-school questions.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
+    parser.add_argument("--limit", type=int, help="worked dialogues; none: one for every question that can be taught")
+    parser.add_argument("--batch", type=int, default=16, help="dialogues in a step")
+    parser.add_argument("--lr", type=float, default=3e-5, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    try:
+        taught = teachable(load("mawps-train"))
+        model, tokenizer = load_model(args.model, pick_device(), torch.float32)
+        chat = Chat(model, tokenizer, "chatml")
+    except (ValueError, OSError) as error:
+        fail(error)
+    rng = np.random.default_rng(args.seed)
+    dialogues = []
+    for i in rng.permutation(len(taught))[: args.limit]:
+        problem, right, others = taught[i]
+        allowed = int(rng.integers(1, ATTEMPTS + 1))
+        attempts = neutral_attempts(right, others, allowed, rng)
+        dialogues.append(worked_dialogue(chat, problem.question, allowed, attempts))
+    warm_up(model, dialogues, args.batch, args.lr, rng)
+    save_model(model, tokenizer, args.out)
+    print(f"{args.out}: {args.model} after {len(dialogues)} worked dialogues")
+
+
+if __name__ == "__main__":
+    main()
