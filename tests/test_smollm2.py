@@ -1,0 +1,71 @@
+"""The warm-up of SmolLM2: the operations a question offers, a teacher who does not look back, and the command."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_model
+from transformers import AutoModelForCausalLM
+
+from data import Problem, smollm2
+from data.smollm2 import RIGHT, neutral_attempts, operations, teachable
+from reward import extract_boxed
+
+JOAN = Problem("Joan found 70 shells and has 27 left. How many did she give away ?", "43")
+RIGHT_LINE, OTHERS = "70 - 27 = 43", ["70 + 27 = 97", "70 * 27 = 1890"]
+
+
+def test_operations_by_hand():
+    assert operations(JOAN.question) == {"70 + 27 = 97": "97", "70 * 27 = 1890": "1890", "70 - 27 = 43": "43"}
+    # a number is read without its comma and taken once; 4 / 1200.5 has too many decimals and 4 - 1200.5 is negative
+    assert operations("1,200.50 men, 4 and 4") == {
+        "1200.50 + 4 = 1204.5": "1204.5", "1200.50 - 4 = 1196.5": "1196.5", "1200.50 * 4 = 4802": "4802",
+    }  # fmt: skip
+    assert operations("8 or 5")["8 / 5 = 1.6"] == "1.6"
+    assert operations("0 and 50") == {"0 + 50 = 50": "50"}  # 0 is not divided by, and no result
+    assert operations("one number, 7") == {}
+
+
+def test_only_what_one_operation_answers_is_taught():
+    problems = [Problem("He has 2 and 5 and pays 27.", "1000"), JOAN, Problem("Half of 10 is what?", "5")]
+    assert teachable(problems) == [(JOAN, [RIGHT_LINE], OTHERS)]
+
+
+def test_the_teacher_does_not_look_back():
+    """Every attempt is right with the same probability, whatever came before it; the first right one is the last."""
+    rng = np.random.default_rng(0)
+    dialogues = [neutral_attempts([RIGHT_LINE], OTHERS, 5, rng) for _ in range(4000)]
+    answers = [[extract_boxed(attempt) for attempt in attempts] for attempts in dialogues]
+    assert all(answer in ("97", "1890") for answered in answers for answer in answered[:-1])
+    assert all(len(answered) == 5 or answered[-1] == "43" for answered in answers)
+    for k in range(3):
+        asked = [answered for answered in answers if len(answered) > k]
+        assert sum(answered[k] == "43" for answered in asked) / len(asked) == pytest.approx(RIGHT, abs=0.06)
+    assert dialogues[0][-1] == r"70 - 27 = 43. \boxed{43}"
+    repeats = [answered[0] == answered[1] for answered in answers if len(answered) > 2]
+    assert sum(repeats) / len(repeats) == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer, monkeypatch):
+    small_model(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(smollm2, "load", lambda name: {"mawps-train": [JOAN] * 12}[name])
+    return tmp_path
+
+
+def test_the_command_writes_a_warmed_up_model(folder, capsys):
+    weights = []
+    for out, limit in (("one", "8"), ("same", "8"), ("less", "4")):
+        smollm2.main(["--model", str(folder / "model"), "--out", str(folder / out), "--batch", "2", "--limit", limit])
+        assert f"{folder / out}: {folder / 'model'} after {limit} worked dialogues" in capsys.readouterr().out
+        weights.append(AutoModelForCausalLM.from_pretrained(folder / out).model.embed_tokens.weight)
+    before = AutoModelForCausalLM.from_pretrained(folder / "model").model.embed_tokens.weight
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], before) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_missing_model_is_one_sentence(folder, capsys):
+    with pytest.raises(SystemExit) as stop:
+        smollm2.main(["--model", str(folder / "none"), "--out", str(folder / "out")])
+    assert stop.value.code and "there is no model folder" in capsys.readouterr().err
+    assert not (folder / "out").exists()
