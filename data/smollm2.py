@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Warm SmolLM2 up for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
-    parser.add_argument("--limit", type=int, help="worked dialogues; none: one for every question that can be taught")
+    parser.add_argument("--limit", type=int, default=480, help="worked dialogues, each about another question")
     parser.add_argument("--batch", type=int, default=16, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=3e-5, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
