@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
@@ -106,7 +107,8 @@ PRESETS = {
         model="runs/smollm2/base", data="mawps-train", eval_data="mawps-test", steps=40, dialogues=64, group_size=4,
         minibatches=2, lr=2e-5, max_new_tokens=256, max_attempt_tokens=32, slots=64, micro_batch_tokens=1024,
         save_every=10, show_every=1,
-    ),
+    )
+    | (dict(steps=200, dialogues=512, slots=512, micro_batch_tokens=16384) if torch.cuda.is_available() else {}),
     "smoke": dict(
         model="runs/smoke/base", data="riddles-train", eval_data="riddles-validation", eval_limit=8, steps=2,
         dialogues=8, eval_attempts=3, minibatches=2, lr=1e-4, max_new_tokens=96, max_attempt_tokens=24, slots=4,

@@ -77,9 +77,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Warm SmolLM2 up for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
-    parser.add_argument("--limit", type=int, default=480, help="worked dialogues, each about another question")
-    parser.add_argument("--batch", type=int, default=16, help="dialogues in a step")
-    parser.add_argument("--lr", type=float, default=3e-5, help="peak learning rate")
+    parser.add_argument("--limit", type=int, help="worked dialogues, each about another question; none: all 764")
+    parser.add_argument("--batch", type=int, default=8, help="dialogues in a step")
+    parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation; weights are float32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         allowed = int(rng.integers(1, ATTEMPTS + 1))
         attempts = neutral_attempts(right, others, allowed, rng)
         dialogues.append(worked_dialogue(chat, problem.question, allowed, attempts))
-    warm_up(model, dialogues, args.batch, args.lr, rng)
+    warm_up(model, dialogues, args.batch, args.lr, rng, getattr(torch, args.dtype))
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {args.model} after {len(dialogues)} worked dialogues")
 

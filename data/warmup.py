@@ -28,8 +28,10 @@ def worked_dialogue(chat: Chat, question: str, allowed: int, attempts: list[str]
     return tokens, target
 
 
-def warm_up(model, dialogues: list[tuple[list[int], list[int]]], batch: int, lr: float, rng: np.random.Generator):
-    """Train on worked dialogues, once on each, `batch` a step; the attempts' tokens alone are in the loss."""
+def warm_up(model, dialogues: list[tuple[list[int], list[int]]], batch: int, lr: float, rng: np.random.Generator,
+            dtype: torch.dtype = torch.float32) -> None:
+    """Train a float32 model on worked dialogues, once on each, `batch` a step; the attempts' tokens alone are in the
+    loss. `dtype` is that of the computation."""
     dialogues, steps = list(dialogues), len(dialogues) // batch
     for start in range(0, len(dialogues), 16 * batch):  # batches of similar length, for less padding
         dialogues[start : start + 16 * batch] = sorted(dialogues[start : start + 16 * batch], key=lambda d: len(d[0]))
@@ -41,10 +43,13 @@ def warm_up(model, dialogues: list[tuple[list[int], list[int]]], batch: int, lr:
         tokens_BT = pad_sequence(list(map(torch.tensor, tokens)), batch_first=True).to(model.device)
         target_BT = pad_sequence(list(map(torch.tensor, targets)), batch_first=True, padding_value=-100)
         target_BT = target_BT.to(model.device)
-        # hidden states first: only the teacher's own tokens need logits
-        hidden_BTE = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[:, :-1]
         written_BT = target_BT[:, 1:] != -100
-        loss = F.cross_entropy(model.lm_head(hidden_BTE[written_BT]), target_BT[:, 1:][written_BT])
+        # anew in every step: inside, weights are rounded once
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            # hidden states first: only the teacher's own tokens need logits
+            hidden_BTE = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[:, :-1]
+            logits_AV = model.lm_head(hidden_BTE[written_BT])
+        loss = F.cross_entropy(logits_AV.float(), target_BT[:, 1:][written_BT])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -64,6 +64,19 @@ def test_the_command_writes_a_warmed_up_model(folder, capsys):
     assert not torch.equal(weights[0], before) and not torch.equal(weights[0], weights[2])
 
 
+def test_bfloat16_computes_the_same_but_rounded(folder):
+    for dtype in ("float32", "bfloat16"):
+        words = ["--model", str(folder / "model"), "--out", str(folder / dtype), "--batch", "2", "--dtype", dtype]
+        smollm2.main(words)
+    full, rounded = (
+        AutoModelForCausalLM.from_pretrained(folder / dtype).lm_head.weight.detach() for dtype in ("float32", "bfloat16")
+    )
+    before = AutoModelForCausalLM.from_pretrained(folder / "model").lm_head.weight.detach()
+    assert rounded.dtype == torch.float32 and not torch.equal(full, rounded)
+    moved = torch.nn.functional.cosine_similarity((full - before).flatten(), (rounded - before).flatten(), dim=0)
+    assert moved > 0.8
+
+
 def test_a_missing_model_is_one_sentence(folder, capsys):
     with pytest.raises(SystemExit) as stop:
         smollm2.main(["--model", str(folder / "none"), "--out", str(folder / "out")])
