@@ -104,7 +104,7 @@ PRESETS = {
         micro_batch_tokens=2048, save_every=50, show_every=10,
     ),
     "smollm2": dict(
-        model="runs/smollm2/base", data="mawps-train", eval_data="mawps-test", steps=30, dialogues=64, group_size=4,
+        model="runs/smollm2/base", data="mawps-easy-train", eval_data="mawps-easy-test", steps=30, dialogues=64, group_size=4,
         minibatches=2, lr=3e-5, max_new_tokens=256, max_attempt_tokens=32, slots=64, micro_batch_tokens=1024,
         save_every=10, show_every=1,
     )

@@ -52,15 +52,10 @@ def operations(question: str) -> dict[str, str]:
     return found
 
 
-def teachable(problems: list[Problem]) -> list[tuple[Problem, list[str], list[str]]]:
-    """The questions that one operation answers, each with its right and its other operations."""
-    taught = []
-    for problem in problems:
-        found = operations(problem.question)
-        right = [line for line, answer in found.items() if answer == problem.answer]
-        if right and len(right) < len(found):
-            taught.append((problem, right, [line for line in found if line not in right]))
-    return taught
+def easy(problems: list[Problem]) -> list[Problem]:
+    """The questions that one operation answers and another does not."""
+    answers = [list(operations(problem.question).values()) for problem in problems]
+    return [problem for problem, found in zip(problems, answers) if 0 < found.count(problem.answer) < len(found)]
 
 
 def neutral_attempts(right: list[str], others: list[str], allowed: int, rng: np.random.Generator) -> list[str]:
@@ -84,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
-        taught = teachable(load("mawps-train"))
+        taught = load("mawps-easy-train")
         model, tokenizer = load_model(args.model, pick_device(), torch.float32)
         chat = Chat(model, tokenizer, "chatml")
     except (ValueError, OSError) as error:
@@ -92,7 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     rng = np.random.default_rng(args.seed)
     dialogues = []
     for i in rng.permutation(len(taught))[: args.limit]:
-        problem, right, others = taught[i]
+        problem, found = taught[i], operations(taught[i].question)
+        right = [line for line, answer in found.items() if answer == problem.answer]
+        others = [line for line in found if line not in right]
         allowed = int(rng.integers(1, ATTEMPTS + 1))
         attempts = neutral_attempts(right, others, allowed, rng)
         dialogues.append(worked_dialogue(chat, problem.question, allowed, attempts))

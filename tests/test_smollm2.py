@@ -7,7 +7,7 @@ from conftest import small_model
 from transformers import AutoModelForCausalLM
 
 from data import Problem, smollm2
-from data.smollm2 import RIGHT, neutral_attempts, operations, teachable
+from data.smollm2 import RIGHT, easy, neutral_attempts, operations
 from reward import extract_boxed
 
 JOAN = Problem("Joan found 70 shells and has 27 left. How many did she give away ?", "43")
@@ -27,7 +27,7 @@ def test_operations_by_hand():
 
 def test_only_what_one_operation_answers_is_taught():
     problems = [Problem("He has 2 and 5 and pays 27.", "1000"), JOAN, Problem("Half of 10 is what?", "5")]
-    assert teachable(problems) == [(JOAN, [RIGHT_LINE], OTHERS)]
+    assert easy([*problems, Problem("He has 0 and 50.", "50")]) == [JOAN]
 
 
 def test_the_teacher_does_not_look_back():
@@ -49,7 +49,7 @@ def test_the_teacher_does_not_look_back():
 def folder(tmp_path, tokenizer, monkeypatch):
     small_model(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(smollm2, "load", lambda name: {"mawps-train": [JOAN] * 12}[name])
+    monkeypatch.setattr(smollm2, "load", lambda name: {"mawps-easy-train": [JOAN] * 12}[name])
     return tmp_path
 
 
