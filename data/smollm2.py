@@ -72,10 +72,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Warm SmolLM2 up for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
-    parser.add_argument("--limit", type=int, help="worked dialogues, each about another question; none: all 764")
+    parser.add_argument("--passes", type=int, default=2, help="worked dialogues about each question")
+    parser.add_argument("--limit", type=int, help="questions; none: all 764")
     parser.add_argument("--batch", type=int, default=8, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation; weights are float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation alone")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -86,7 +87,8 @@ def main(argv: list[str] | None = None) -> None:
         fail(error)
     rng = np.random.default_rng(args.seed)
     dialogues = []
-    for i in rng.permutation(len(taught))[: args.limit]:
+    order = rng.permutation(len(taught))[: args.limit]
+    for i in [i for _ in range(args.passes) for i in rng.permutation(order)]:
         problem, found = taught[i], operations(taught[i].question)
         right = [line for line, answer in found.items() if answer == problem.answer]
         others = [line for line in found if line not in right]

@@ -54,7 +54,7 @@ def rows(*objects) -> bytes:
 PUBLISHED = {
     "gsm8k-train": (7091, "72"), "gsm8k-validation": (382, "34"), "gsm8k-test": (1319, "18"),
     "mawps-train": (1314, "43"), "mawps-validation": (199, "8"), "mawps-test": (354, "26"),
-    "mawps-easy-train": (764, "43"), "mawps-easy-validation": (103, "8"), "mawps-easy-test": (219, "26"),
+    "mawps-easy-train": (764, "43"), "mawps-easy-validation": (103, "15"), "mawps-easy-test": (219, "26"),
     "math500": (500, r"\left( 3, \frac{\pi}{2} \right)"), "aime24": (30, "204"), "amc23": (40, "27"),
 }
 

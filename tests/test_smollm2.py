@@ -55,13 +55,14 @@ def folder(tmp_path, tokenizer, monkeypatch):
 
 def test_the_command_writes_a_warmed_up_model(folder, capsys):
     weights = []
-    for out, limit in (("one", "8"), ("same", "8"), ("less", "4")):
-        smollm2.main(["--model", str(folder / "model"), "--out", str(folder / out), "--batch", "2", "--limit", limit])
-        assert f"{folder / out}: {folder / 'model'} after {limit} worked dialogues" in capsys.readouterr().out
+    for out, limit, passes in (("one", 4, 2), ("same", 4, 2), ("less", 2, 2), ("once", 4, 1)):
+        words = ["--model", folder / "model", "--out", folder / out, "--batch", 2, "--limit", limit, "--passes", passes]
+        smollm2.main(list(map(str, words)))
+        assert f"{folder / out}: {folder / 'model'} after {limit * passes} worked dialogues" in capsys.readouterr().out
         weights.append(AutoModelForCausalLM.from_pretrained(folder / out).model.embed_tokens.weight)
     before = AutoModelForCausalLM.from_pretrained(folder / "model").model.embed_tokens.weight
     assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], before) and not torch.equal(weights[0], weights[2])
+    assert not any(torch.equal(weights[0], others) for others in (before, *weights[2:]))
 
 
 def test_bfloat16_computes_the_same_but_rounded(folder):
