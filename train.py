@@ -104,9 +104,9 @@ PRESETS = {
         micro_batch_tokens=2048, save_every=50, show_every=10,
     ),
     "smollm2": dict(
-        model="runs/smollm2/base", data="mawps-train", eval_data="mawps-test", steps=30, dialogues=64, group_size=4,
-        minibatches=2, lr=3e-5, max_new_tokens=256, max_attempt_tokens=32, slots=64, micro_batch_tokens=1024,
-        save_every=10, show_every=1,
+        model="runs/smollm2/base", data="mawps-easy-train", eval_data="mawps-easy-test", steps=24, dialogues=64,
+        group_size=4, minibatches=2, lr=5e-5, max_new_tokens=256, max_attempt_tokens=32, slots=64,
+        micro_batch_tokens=1024, save_every=8, show_every=1,
     )
     | (dict(steps=200, dialogues=512, slots=512, micro_batch_tokens=16384) if torch.cuda.is_available() else {}),
     "smoke": dict(

@@ -163,6 +163,8 @@ SETS: dict[str, tuple[str, range, str | None]] = {
 }
 PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # the paper's benchmarks, which it takes the mean of
 RIDDLES = ("riddles-train", "riddles-validation", "riddles-test")  # generated, see data/miniature.py
+# the questions of MAWPS that one operation on two of their numbers answers, see data/smollm2.py
+EASY = {f"mawps-easy-{split}": f"mawps-{split}" for split in ("train", "validation", "test")}
 
 
 def load(name: str, cache: str | Path | None = None, base_url: str | None = None) -> list[Problem]:
@@ -176,8 +178,11 @@ def load(name: str, cache: str | Path | None = None, base_url: str | None = None
     if name in RIDDLES:
         from data.miniature import riddles  # only here: it imports Problem from this file
         return riddles(name.removeprefix("riddles-"))
+    if name in EASY:
+        from data.smollm2 import easy  # as above
+        return easy(load(EASY[name], cache, base_url))
     if name not in SETS:
-        names = [*RIDDLES, *SETS]
+        names = [*RIDDLES, *EASY, *SETS]
         near = difflib.get_close_matches(str(name), names, n=1)
         raise ValueError(f"no data set is called '{name}'{f' (did you mean {near[0]}?)' if near else ''}: expected a "
                          f"path that ends in .jsonl, or one of {', '.join(names)}")

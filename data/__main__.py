@@ -3,7 +3,7 @@ import argparse
 import json
 import sys
 
-from data import RIDDLES, SETS, SOURCES, load
+from data import EASY, RIDDLES, SETS, SOURCES, load
 
 parser = argparse.ArgumentParser(prog="python -m data", description=__doc__)
 parser.add_argument("name", nargs="?", help="a name from the table, or a path that ends in .jsonl")
@@ -16,11 +16,13 @@ if args.limit < 0:
 
 if args.name is None:
     for name in RIDDLES:
-        print(f"{name:18} generated")
+        print(f"{name:24} generated")
+    for name, whole in EASY.items():
+        print(f"{name:24} {whole}, what one operation answers")
     for name, (file, buckets, _) in SETS.items():
         share = "" if len(buckets) == 100 else f" (about {len(buckets)}%)"
-        print(f"{name:18} {SOURCES[file].repo}: {SOURCES[file].path}{share}")
-    print(f"{'NAME.jsonl':18} a file of yours: one object with 'question' and 'answer' a line")
+        print(f"{name:24} {SOURCES[file].repo}: {SOURCES[file].path}{share}")
+    print(f"{'NAME.jsonl':24} a file of yours: one object with 'question' and 'answer' a line")
     sys.exit()
 try:
     problems = load(args.name, args.cache, args.base_url)

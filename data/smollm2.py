@@ -52,15 +52,10 @@ def operations(question: str) -> dict[str, str]:
     return found
 
 
-def teachable(problems: list[Problem]) -> list[tuple[Problem, list[str], list[str]]]:
-    """The questions that one operation answers, each with its right and its other operations."""
-    taught = []
-    for problem in problems:
-        found = operations(problem.question)
-        right = [line for line, answer in found.items() if answer == problem.answer]
-        if right and len(right) < len(found):
-            taught.append((problem, right, [line for line in found if line not in right]))
-    return taught
+def easy(problems: list[Problem]) -> list[Problem]:
+    """The questions that one operation answers and another does not."""
+    answers = [list(operations(problem.question).values()) for problem in problems]
+    return [problem for problem, found in zip(problems, answers) if 0 < found.count(problem.answer) < len(found)]
 
 
 def neutral_attempts(right: list[str], others: list[str], allowed: int, rng: np.random.Generator) -> list[str]:
@@ -77,22 +72,26 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Warm SmolLM2 up for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
-    parser.add_argument("--limit", type=int, help="worked dialogues, each about another question; none: all 764")
+    parser.add_argument("--passes", type=int, default=2, help="worked dialogues about each question")
+    parser.add_argument("--limit", type=int, help="questions; none: all 764")
     parser.add_argument("--batch", type=int, default=8, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation; weights are float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation alone")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
-        taught = teachable(load("mawps-train"))
+        taught = load("mawps-easy-train")
         model, tokenizer = load_model(args.model, pick_device(), torch.float32)
         chat = Chat(model, tokenizer, "chatml")
     except (ValueError, OSError) as error:
         fail(error)
     rng = np.random.default_rng(args.seed)
     dialogues = []
-    for i in rng.permutation(len(taught))[: args.limit]:
-        problem, right, others = taught[i]
+    order = rng.permutation(len(taught))[: args.limit]
+    for i in [i for _ in range(args.passes) for i in rng.permutation(order)]:
+        problem, found = taught[i], operations(taught[i].question)
+        right = [line for line, answer in found.items() if answer == problem.answer]
+        others = [line for line in found if line not in right]
         allowed = int(rng.integers(1, ATTEMPTS + 1))
         attempts = neutral_attempts(right, others, allowed, rng)
         dialogues.append(worked_dialogue(chat, problem.question, allowed, attempts))

@@ -54,6 +54,7 @@ def rows(*objects) -> bytes:
 PUBLISHED = {
     "gsm8k-train": (7091, "72"), "gsm8k-validation": (382, "34"), "gsm8k-test": (1319, "18"),
     "mawps-train": (1314, "43"), "mawps-validation": (199, "8"), "mawps-test": (354, "26"),
+    "mawps-easy-train": (764, "43"), "mawps-easy-validation": (103, "15"), "mawps-easy-test": (219, "26"),
     "math500": (500, r"\left( 3, \frac{\pi}{2} \right)"), "aime24": (30, "204"), "amc23": (40, "27"),
 }
 
@@ -271,7 +272,7 @@ def test_unknown_name():
     with pytest.raises(ValueError) as error:
         load("gsm8k_test")
     assert str(error.value) == ("no data set is called 'gsm8k_test' (did you mean gsm8k-test?): expected a path that "
-                                f"ends in .jsonl, or one of {', '.join([*data.RIDDLES, *data.SETS])}")
+                                f"ends in .jsonl, or one of {', '.join([*data.RIDDLES, *data.EASY, *data.SETS])}")
     with pytest.raises(ValueError, match="no data set is called 'zzzzz': expected"):
         load("zzzzz")
 
@@ -456,7 +457,7 @@ def test_command_line(tmp_path):
     path.write_bytes(GOOD + b'{"question": "r", "answer": 2.0}')
     assert command(path, "--limit", 1).stdout == f'{path}: 2 problems\n{{"question": "q", "answer": "1"}}\n'
     table = command().stdout
-    assert all(re.search(rf"^{name} ", table, re.MULTILINE) for name in [*data.RIDDLES, *data.SETS])
+    assert all(re.search(rf"^{name} ", table, re.MULTILINE) for name in [*data.RIDDLES, *data.EASY, *data.SETS])
     bad = command("gsm8k")
     assert bad.returncode == 2 and bad.stderr.startswith("python -m data: no data set is called 'gsm8k' (did you mean")
     assert bad.stderr.count("\n") == 1 and not bad.stdout

@@ -7,7 +7,7 @@ from conftest import small_model
 from transformers import AutoModelForCausalLM
 
 from data import Problem, smollm2
-from data.smollm2 import RIGHT, neutral_attempts, operations, teachable
+from data.smollm2 import RIGHT, easy, neutral_attempts, operations
 from reward import extract_boxed
 
 JOAN = Problem("Joan found 70 shells and has 27 left. How many did she give away ?", "43")
@@ -27,7 +27,7 @@ def test_operations_by_hand():
 
 def test_only_what_one_operation_answers_is_taught():
     problems = [Problem("He has 2 and 5 and pays 27.", "1000"), JOAN, Problem("Half of 10 is what?", "5")]
-    assert teachable(problems) == [(JOAN, [RIGHT_LINE], OTHERS)]
+    assert easy([*problems, Problem("He has 0 and 50.", "50")]) == [JOAN]
 
 
 def test_the_teacher_does_not_look_back():
@@ -49,19 +49,20 @@ def test_the_teacher_does_not_look_back():
 def folder(tmp_path, tokenizer, monkeypatch):
     small_model(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(smollm2, "load", lambda name: {"mawps-train": [JOAN] * 12}[name])
+    monkeypatch.setattr(smollm2, "load", lambda name: {"mawps-easy-train": [JOAN] * 12}[name])
     return tmp_path
 
 
 def test_the_command_writes_a_warmed_up_model(folder, capsys):
     weights = []
-    for out, limit in (("one", "8"), ("same", "8"), ("less", "4")):
-        smollm2.main(["--model", str(folder / "model"), "--out", str(folder / out), "--batch", "2", "--limit", limit])
-        assert f"{folder / out}: {folder / 'model'} after {limit} worked dialogues" in capsys.readouterr().out
+    for out, limit, passes in (("one", 4, 2), ("same", 4, 2), ("less", 2, 2), ("once", 4, 1)):
+        words = ["--model", folder / "model", "--out", folder / out, "--batch", 2, "--limit", limit, "--passes", passes]
+        smollm2.main(list(map(str, words)))
+        assert f"{folder / out}: {folder / 'model'} after {limit * passes} worked dialogues" in capsys.readouterr().out
         weights.append(AutoModelForCausalLM.from_pretrained(folder / out).model.embed_tokens.weight)
     before = AutoModelForCausalLM.from_pretrained(folder / "model").model.embed_tokens.weight
     assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], before) and not torch.equal(weights[0], weights[2])
+    assert not any(torch.equal(weights[0], others) for others in (before, *weights[2:]))
 
 
 def test_bfloat16_computes_the_same_but_rounded(folder):

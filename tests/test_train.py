@@ -783,7 +783,7 @@ def test_presets(preset, tmp_path):
     config = read_config(["--preset", preset, "--out", str(tmp_path / "run")])
     train.check(config)
     assert asdict(config) == asdict(train.Config(preset=preset, out=str(tmp_path / "run"))) | train.PRESETS[preset]
-    assert config.data in [*data.RIDDLES, *data.SETS] and config.eval_data in [*data.RIDDLES, *data.SETS]
+    assert config.data in [*data.RIDDLES, *data.EASY, *data.SETS] and config.eval_data in [*data.RIDDLES, *data.EASY, *data.SETS]
     if config.data in data.RIDDLES:
         train.load_questions(config)
 
