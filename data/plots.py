@@ -2,7 +2,7 @@
 
 from itertools import cycle
 from pathlib import Path
-from typing import Sequence
+from typing import Iterable, Sequence
 
 # Okabe-Ito: told apart with every kind of colour vision; the markers do the same in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
@@ -47,20 +47,27 @@ def table(results: dict[str, dict]) -> str:
     return markdown(lines)
 
 
+def short(sets: Iterable[str]) -> list[str]:
+    """Names of data sets for tables and plots: of a path only the file's name, unless two are called the same."""
+    stems = [Path(name).stem for name in sets]
+    return stems if len(set(stems)) == len(stems) else list(sets)
+
+
 def benchmark_table(results: dict[str, dict]) -> str:
-    """Results over several data sets: a row a model and number of attempts, a column a data set, and one the mean."""
+    """Results over several data sets: a row a model and number of attempts, a column a data set, then their means."""
     sets = list(next(iter(results.values()))["by_data"])
-    lines = [["model", "attempts", *sets, "mean"]]
+    lines = [["model", "attempts", *short(sets), "mean", "repeated", "truncated", "tokens"]]
     for name, result in results.items():
         for i, row in enumerate(result["by_attempts"]):
             cells = (percent(result["by_data"][data]["by_attempts"][i]["accuracy"]) for data in sets)
-            lines.append([name, str(row["attempts"]), *cells, with_interval(row)])
+            means = percent(row["repeated"]), percent(row["truncated"]), f"{row['tokens']:.0f}"
+            lines.append([name, str(row["attempts"]), *cells, with_interval(row), *means])
     return markdown(lines)
 
 
 def paired_table(paired: dict[str, list[dict]]) -> str:
     """A comparison of two models: a row for each number of attempts, a column for all questions and each data set."""
-    lines = [["attempts allowed", *paired]]
+    lines = [["attempts allowed", *short(paired)]]
     for rows in zip(*paired.values(), strict=True):
         cells = (f"{row['only_first']} : {row['only_second']}, p = {row['p']:.2g}" for row in rows)
         lines.append([str(rows[0]["attempts"]), *cells])
@@ -69,10 +76,11 @@ def paired_table(paired: dict[str, list[dict]]) -> str:
 
 def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str:
     """All tables of an evaluation; `paired` holds the comparison of every two models."""
-    texts = [f"{title}, % with 95% interval", table(results)]
     if "by_data" in next(iter(results.values())):
-        texts[0] += ", mean over the data sets"
-        texts.append(benchmark_table(results))
+        texts = [f"{title}, % solved; over the data sets the mean with 95% interval, % of repeated answers and of "
+                 "truncated dialogues, tokens a question", benchmark_table(results)]
+    else:
+        texts = [f"{title}, % with 95% interval", table(results)]
     for pair, rows in paired.items():
         texts += [f"{pair}, questions that only the one or the other solved, exact McNemar test", paired_table(rows)]
     return "\n\n".join(texts)
@@ -125,11 +133,11 @@ def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str,
                   label=f"{name} (hollow: read off its plot)")
         axes.plot(allowed[:2], curve[:2], color=grey, marker=marker, linestyle="none")
     axes.set(xlabel="attempts allowed", ylabel="accuracy (%), 95% interval", title=f"mean over {len(sets)} data sets")
-    for i, data in enumerate(sets):
+    for i, (data, label) in enumerate(zip(sets, short(sets))):
         panel = figure.add_subplot(grid[i // columns, 1 + i % columns])
         draw(panel, {name: result["by_data"][data] for name, result in results.items()}, labelled=False)
         questions = next(iter(results.values()))["by_data"][data]["questions"]
-        panel.set_title(f"{Path(data).stem} ({questions})", fontsize="medium")
+        panel.set_title(f"{label}, {questions} questions", fontsize="medium")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path)
 

@@ -9,6 +9,7 @@ import re
 import runpy
 import struct
 import sys
+from collections import defaultdict
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -273,7 +274,8 @@ def test_pass_at_k(tokenizer):
 
     def draw(seed):
         drawing = dict(temperature=1.0, seed=(seed, 0), grade=grade, max_new_tokens=60)
-        return ev.ask(model, tokenizer, problems, [1] * 20, **drawing)
+        dialogues = ev.ask(model, tokenizer, [(problem, 1) for problem in problems for _ in range(20)], **drawing)
+        return [dialogues[i : i + 20] for i in (0, 20, 40)]
 
     asked = draw(3)
     result = ev.pass_at_k(asked, attempts=3)
@@ -284,13 +286,13 @@ def test_pass_at_k(tokenizer):
         for i in range(k):  # k different samples, all of them wrong
             missed *= (20 - c - i) / (20 - i)
         middle = (1 + 0 + 1 - missed) / 3
-        deviation = ((1 - middle) ** 2 + middle**2 + (1 - missed - middle) ** 2) / 3
         assert row["accuracy"] == pytest.approx(middle) and row["attempts"] == k and row["questions"] == 3
-        assert row["high"] == pytest.approx(min(1, middle + 1.96 * (deviation / 3) ** 0.5))
-        assert row["low"] == pytest.approx(max(0, middle - 1.96 * (deviation / 3) ** 0.5))
+        assert (row["low"], row["high"]) == pytest.approx(ev.wilson(3 * middle, 3))
         assert row["tokens"] == 12 * k and row["repeated"] is None
     assert {dialogue["allowed"] for same in asked for dialogue in same} == {1} and result["samples"] == 20
     assert draw(3) == asked and any(draw(seed) != asked for seed in (4, 5, 6))
+    none = ev.pass_at_k(asked[1:2], attempts=3)["by_attempts"]  # 0 of 20 samples of a single question
+    assert {(row["low"], row["high"]) for row in none} == {ev.wilson(0, 1)}  # are no certainty
 
 
 # ---- Showing
@@ -324,18 +326,17 @@ def test_table_of_a_single_attempt_has_no_gain():
 
 
 def test_tables_of_several_data_sets_and_models():
-    one, two = numbers(0.5, 0.3, 0.7, 30), numbers(0.1, 0.04, 0.25, 500)
-    results = {"base": ev.mean_over({"a": one, "b.jsonl": two}), "trained": ev.mean_over({"a": two, "b.jsonl": one})}
+    one, two = numbers(0.5, 0.3, 0.7, 30, None, 10.0), numbers(0.1, 0.04, 0.25, 500, 0.4, 30.0)
+    results = {"base": ev.mean_over({"a": one, "my/b.jsonl": two}), "trained": ev.mean_over({"a": two, "my/b.jsonl": one})}
     paired = {"base : trained": {"all": [{"attempts": 1, "only_first": 2, "only_second": 8, "p": 0.109375}]}}
     assert plots.tables("two sets", results, paired) == f"""\
-two sets, % with 95% interval, mean over the data sets
+two sets, % solved; over the data sets the mean with 95% interval, % of repeated answers and of truncated dialogues, \
+tokens a question
 
-{plots.table(results)}
-
-| model   | attempts | a    | b.jsonl | mean               |
-| ------- | -------- | ---- | ------- | ------------------ |
-| base    | 1        | 50.0 | 10.0    | 30.0 (19.6 - 42.5) |
-| trained | 1        | 10.0 | 50.0    | 30.0 (19.6 - 42.5) |
+| model   | attempts | a    | b    | mean               | repeated | truncated | tokens |
+| ------- | -------- | ---- | ---- | ------------------ | -------- | --------- | ------ |
+| base    | 1        | 50.0 | 10.0 | 30.0 (19.6 - 42.5) | 40.0     | 50.0      | 20     |
+| trained | 1        | 10.0 | 50.0 | 30.0 (19.6 - 42.5) | 40.0     | 50.0      | 20     |
 
 base : trained, questions that only the one or the other solved, exact McNemar test
 
@@ -488,7 +489,7 @@ def test_main_over_data_sets(folder, monkeypatch, capsys):
     assert list(saved["paired"]) == ["base : trained"]
     assert list(saved["paired"]["base : trained"]) == ["all", "sums.jsonl", "differences.jsonl"]
     printed = capsys.readouterr().out
-    title = "sums.jsonl, differences.jsonl: 5 questions"
+    title = "sums, differences: 5 questions"
     assert printed.startswith(plots.tables(title, saved["models"], saved["paired"]) + "\n")
     assert printed.startswith((folder / "out/d/table.md").read_text())
     assert len(json.loads((folder / "out/d/dialogues-base.json").read_text())) == 10
@@ -538,26 +539,26 @@ ASK = "--data sums.jsonl,differences.jsonl --attempts 2 --samples 3 --slots 2 --
 
 
 class Watched:
-    """Stands in the rollout's place: counts the questions of each call, and stops the program in call `stop`."""
+    """Stands in the rollout's place: counts the dialogues of each call, and stops the program in call `stop`."""
 
-    def __init__(self, stop=None):
-        self.stop, self.calls, self.drawn = stop, [], set()
+    def __init__(self, drawn, stop=None):
+        self.drawn, self.stop, self.calls = drawn, stop, []
 
     def __call__(self, model, tokenizer, questions, *args, temperature, seed, first, **kwargs):
-        self.calls.append(len(set(questions)))
+        self.calls.append(len(questions))
         if len(self.calls) == self.stop:
             raise KeyboardInterrupt
         if temperature:
             streams = {(*seed, first + d) for d in range(len(questions))}
-            assert not streams & self.drawn  # no two chunks draw the same random numbers
+            assert not streams & self.drawn  # no two samples draw the same random numbers
             self.drawn |= streams
         return rollout(model, tokenizer, questions, *args, temperature=temperature, seed=seed, first=first, **kwargs)
 
 
 @pytest.fixture
 def evaluation(folder, tmp_path, monkeypatch):
-    """evaluation(name, stop=None, more=""): evaluates in the folder `name`; the questions of each rollout. Chunks hold
-    two questions at 2 attempts, and a single one with 3 samples."""
+    """evaluation(name, stop=None, more=""): evaluates in the folder `name`; the dialogues of each rollout, at most 4."""
+    drawn = defaultdict(set)  # in each folder, over all its evaluations
     monkeypatch.setattr(ev, "CHUNK_CPU", 2)
     monkeypatch.setattr(ev, "plot_benchmarks", lambda *_: None)  # slow, and tested elsewhere
     for path in folder.iterdir():
@@ -569,7 +570,7 @@ def evaluation(folder, tmp_path, monkeypatch):
             if not (tmp_path / name / file).exists():
                 (tmp_path / name / file).symlink_to(folder / file)
         monkeypatch.chdir(tmp_path / name)
-        watched = Watched(stop)
+        watched = Watched(drawn[name], stop)
         monkeypatch.setattr(ev, "rollout", watched)
         ev.main([*ASK.split(), "base", *more.split()])
         return watched.calls
@@ -581,14 +582,17 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 5, 8])  # 3 chunks of 2 attempts, 5 of samples
+ALL = [4, 4, 2, 4, 4, 4, 3]  # 5 questions with 2 numbers of attempts, and with 3 samples
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 7])
 def test_started_again_it_asks_only_what_is_missing(stop, evaluation, tmp_path, capsys):
-    assert evaluation("whole") == [2, 2, 1] + [1] * 5
+    assert evaluation("whole") == ALL
     with pytest.raises(SystemExit) as stopped:
         evaluation("killed", stop=stop)
     assert stopped.value.code == 130 and "stopped; the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "killed/out/results.json").exists()
-    assert evaluation("killed") == ([2, 2, 1] + [1] * 5)[stop - 1 :]
+    assert evaluation("killed") == ALL[stop - 1 :]
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
     assert evaluation("killed") == []
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
@@ -602,33 +606,44 @@ def test_half_written_lines_are_asked_again(left, evaluation, tmp_path):
     path = tmp_path / "killed/out/greedy-base.jsonl"
     *lines, last, _ = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([*lines, last[:left]]))
-    assert evaluation("killed") == [1]
+    assert evaluation("killed") == [2]
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
     path.write_bytes(lines[0][:20])  # not even the settings
-    assert evaluation("killed") == [2, 2, 1]
+    assert evaluation("killed") == [4, 4, 2]
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
 
 
-def test_limit_is_only_a_filter(evaluation, tmp_path):
-    assert sum(evaluation("grown", more="--limit 1")) == 2 + 2
-    assert sum(evaluation("grown", more="--limit 2")) == 2 + 2
-    evaluation("whole", more="--limit 2")
-    grown, whole = (files(tmp_path / name / "out") for name in ("grown", "whole"))
-    assert grown["dialogues-base.json"] == whole["dialogues-base.json"]
-    grown, whole = (json.loads(content["results.json"])["models"]["base"] for content in (grown, whole))
-    assert grown == whole
-    assert evaluation("grown", more="--limit 2 --slots 7 --show 1") == []
+@pytest.mark.parametrize(
+    "less, asked, rest",
+    [
+        ("--limit 1", 2 * (2 + 3), 3 * (2 + 3)),
+        ("--data differences.jsonl", 2 * (2 + 3), 3 * (2 + 3)),
+        ("--attempts 1", 5 * (1 + 3), 5),
+        ("--samples 2", 5 * (2 + 2), 5),
+        ("--attempts 1 --samples 0", 5, 5 + 5 * 3),
+        ("--limit 1 --attempts 1 --samples 2 --data sums.jsonl", 1 + 2, 10 + 15 - 3),
+    ],
+)
+def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation, tmp_path):
+    def found(name):
+        content = files(tmp_path / name / "out")
+        return json.loads(content["results.json"])["models"]["base"], content["dialogues-base.json"]
+
+    assert sum(evaluation("grown", more=less)) == asked
+    before = found("grown")
+    assert sum(evaluation("grown")) == rest
+    evaluation("whole")
+    assert found("grown") == found("whole")
+    assert evaluation("grown", more=less) == [] and found("grown") == before  # and less is there already
+    assert evaluation("grown", more="--slots 7 --show 1") == []
 
 
 @pytest.mark.parametrize(
     "more, sentence",
     [
-        ("--attempts 1", "attempts (2 there, 1 here)"),
         ("--max_new_tokens 9", "max_new_tokens (8 there, 9 here)"),
         ("--max_attempt_tokens 4", "max_attempt_tokens (None there, 4 here)"),
         ("--feedback uncounted", "feedback (paper there, uncounted here)"),
-        ("--data sums.jsonl", "data (sums.jsonl,differences.jsonl there, sums.jsonl here)"),
-        ("--samples 4", "samples (3 there, 4 here)"),
         ("--seed 1", "seed (0 there, 1 here)"),
         ("--dtype bfloat16", "dtype (torch.float32 there, torch.bfloat16 here)"),
     ],
@@ -653,16 +668,17 @@ def test_the_same_name_with_other_weights_is_refused(evaluation, folder, tmp_pat
     assert re.search(r"other settings, model content \(\w{16} there, \w{16} here\): choose", capsys.readouterr().err)
 
 
-def finished(path, problems, size, settings={"k": 1}):
-    """Through the journal, with one record a question; the chunks that were asked."""
+def finished(path, problems, size, settings={"k": 1}, attempts=1):
+    """Through the journal, with 1, ... `attempts` attempts allowed; the chunks that were asked."""
     chunks = []
 
     def asked(chunk, first):
-        chunks.append((first, [problem.question for problem in chunk]))
-        return [[{"question": p.question, "gold": p.answer, "allowed": 1, "correct": p.answer == "1"}] for p in chunk]
+        chunks.append((first, [problem.question for problem, _ in chunk]))
+        return [{"question": p.question, "gold": p.answer, "allowed": k, "correct": p.answer == "1"} for p, k in chunk]
 
-    rows = journal.finish(path, settings, problems, size, asked, "test")
-    assert [(row["question"], row["gold"]) for (row,) in rows] == [(p.question, p.answer) for p in problems]
+    rows = journal.finish(path, settings, problems, range(1, attempts + 1), size, asked, "test")
+    assert [[(row["question"], row["gold"], row["allowed"]) for row in same] for same in rows] == [
+        [(p.question, p.answer, k) for k in range(1, attempts + 1)] for p in problems]
     return chunks
 
 
@@ -672,14 +688,25 @@ def test_journal_asks_a_repeated_question_once_and_a_changed_one_again(tmp_path,
     assert "correct_at_1=66.7%" in capsys.readouterr().err  # of the different questions
     assert finished(path, [c, b, a], 2) == [] and "correct_at_1=66.7%" in capsys.readouterr().err
     changed = Problem("c", "7")  # another gold answer, another verdict
-    assert finished(path, [a, changed], 2) == [(1, ["c"])]
+    assert finished(path, [a, changed], 2) == [(3, ["c"])]
     with pytest.raises(ValueError, match=r"other settings, k \(1 there, 2 here\)"):
         finished(path, [a], 2, {"k": 2})
+    with pytest.raises(ValueError, match=r"other settings, k \(1 there, None here\)"):
+        finished(path, [a], 2, {})
 
 
-def test_damaged_journal(tmp_path):
+def test_journal_asks_every_question_with_the_numbers_that_are_missing(tmp_path):
+    path, a, b, c = tmp_path / "j.jsonl", *(Problem(question, "1") for question in "abc")
+    assert finished(path, [a, b], 9) == [(0, ["a", "b"])]
+    assert finished(path, [a], 9, attempts=3) == [(2, ["a", "a"])]
+    assert finished(path, [c, b, a], 3, attempts=3) == [(4, ["c", "c", "c"]), (7, ["b", "b"])]  # [c1 c2 c3] [b2 b3]
+    assert finished(path, [a, b, c], 9, attempts=2) == []
+
+
+@pytest.mark.parametrize("content", ['{"k": 1}\n[{"quest\n[]\n', '{"k": 1}\n[[]]\n', '{"k": 1}\n[{}]\n', "[]\n"])
+def test_damaged_journal(content, tmp_path):
     path = tmp_path / "j.jsonl"
-    path.write_text('{"k": 1}\n[[{"quest\n[]\n')
+    path.write_text(content)
     with pytest.raises(ValueError) as error:
         journal.read_journal(path, {"k": 1})
     assert str(error.value).startswith(f"{path} is damaged (") and str(error.value).endswith(
@@ -727,9 +754,9 @@ def test_parts_are_the_whole_dialogue(result):
 def test_shown_in_colour_and_plain(result):
     plain = show.shown(result["dialogues"], 5, "fixed", colour=False)
     assert plain.count("=== ") == 2 and "=== 2 of 2: solved by a later attempt; the gold answer is 7\n" in plain
-    assert "\033" not in plain and "attempt 2 is correct: answer 7" in plain
+    assert "\033" not in plain and "\n--- attempt 2 is correct: answer 7" in plain
     colour = show.shown(result["dialogues"], 5, "fixed", colour=True)
-    assert "\033[1;31mattempt 1 is wrong: answer 6\033[0m" in colour and "\033[36mSo \\boxed{7}\033[0m" in colour
+    assert "\033[1;31m--- attempt 1 is wrong: answer 6\033[0m" in colour and "\033[36mSo \\boxed{7}\033[0m" in colour
     assert re.sub(r"\033\[[\d;]*m", "", colour) == plain
     assert show.shown(result["dialogues"], 2, "all", colour=False).count("=== ") == 2
     assert show.shown(result["dialogues"], 2, "truncated", colour=False) == (
