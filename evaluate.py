@@ -37,8 +37,8 @@ from data.show import KINDS, page, shown, wants_colour
 from reward import Grader, extract_boxed, reward
 from rollout import rollout
 
-# Dialogues are asked for in chunks of so many a slot. Between two chunks the grid runs empty, which costs little
-# on a CPU; a GPU's step takes about as long for a few rows as for many.
+# Dialogues are asked for in chunks of so many a slot; a kill loses the last one. Between two chunks the grid runs
+# empty, which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
 CHUNK_CPU, CHUNK = 4, 16
 
 
@@ -64,8 +64,8 @@ class Options:
 
 def ask(model, tokenizer, asked: list[tuple[Problem, int]], *, grade: Callable, template: str = "chatml",
         temperature: float = 0.0, **rest) -> list[dict]:
-    """A dialogue for each (question, attempts allowed), all in one rollout: their records. `grade` and `rest` (feedback,
-    slots, max_new_tokens, max_attempt_tokens, seed, first, progress) are rollout()'s."""
+    """Have a dialogue for each (question, attempts allowed), all in one rollout. `grade` and `rest` (feedback, slots,
+    max_new_tokens, max_attempt_tokens, seed, first, progress) are rollout()'s. Returns the record of each."""
     batch = rollout(
         model, tokenizer, [p.question for p, _ in asked], [p.answer for p, _ in asked], [k for _, k in asked],
         extract=extract_boxed, grade=grade, reward=reward, template=template, temperature=temperature, **rest)

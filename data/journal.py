@@ -71,6 +71,7 @@ def finish(path: Path, settings: dict, problems: list[Problem], allowed: Sequenc
         file.truncate(file.read().rfind(b"\n") + 1)
         if not file.seek(0, os.SEEK_END):
             file.write(json.dumps(settings).encode() + b"\n")
+
         def show_accuracy() -> None:
             bar.set_postfix(running([row for problem in different for row in done[problem][: len(allowed)]]))
 

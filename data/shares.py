@@ -53,7 +53,7 @@ def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
     every question n independent single-attempt dialogues at temperature 1. When c of them are correct, k of them hold a
     correct one with probability 1 - C(n - c, k) / C(n, k), unbiased for pass@k (Chen et al., arXiv 2107.03374). A row
     for each k = 1 .. attempts: the mean over the questions with its 95% interval, Wilson's as if each question gave a
-    yes or a no. A probability varies less, so it is rather too wide; the spread of those seen would be certain of 0%."""
+    yes or a no. Probabilities vary less, so it is rather too wide; their own spread would call 0 of 10 certain."""
     n, rows = len(asked[0]), []
     truncated, tokens = (fmean(dialogue[key] for same in asked for dialogue in same) for key in ("truncated", "tokens"))
     for k in range(1, attempts + 1):

@@ -125,7 +125,8 @@ def page(models: dict[str, list[dict]]) -> str:
             body += [f'<pre class="{kind}">{html(piece)}</pre>' for kind, piece in parts(dialogue)]
             body.append(f"<p>The gold answer is <code>{html(dialogue['gold'])}</code>.</p></details>")
     asked = sum(map(len, models.values()))
-    intro = f"<h1>Dialogues</h1><p>{counts['all']} of {asked}: of each kind and model the first {PER_KIND}.</p><nav>"
+    intro = (f"<h1>Dialogues</h1><p>{counts['all']} of {asked} dialogues: of each kind and model the first {PER_KIND}."
+             "</p><nav>")
     buttons = [f'<button data-kind="{kind}" aria-pressed="{str(kind == "all").lower()}">{KINDS.get(kind, "all")} '
                f"({count})</button>" for kind, count in counts.items()]
     return HEAD + intro + "\n".join([*buttons, "</nav>", *body]) + "\n" + SCRIPT

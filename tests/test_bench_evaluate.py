@@ -22,8 +22,8 @@ def command(tokenizer, tmp_path):
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    small = dict(model=tmp_path / "model", questions=3, attempts=2, max_new_tokens=8, runs=2, json=tmp_path / "figures.json")
-    return [f"--{name}={value}" for name, value in small.items()]
+    small = dict(model=tmp_path / "model", questions=3, attempts=2, max_new_tokens=8, runs=2)
+    return [*(f"--{name}={value}" for name, value in small.items()), "--json", str(tmp_path / "figures.json")]
 
 
 def test_figures(command, tmp_path, monkeypatch, capsys):

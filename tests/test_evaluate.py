@@ -4,6 +4,7 @@ A scripted model stands in for a network. It goes through the real rollout engin
 an `update` method that returns all that its row has been fed, and this model stores the token ids themselves in it.
 """
 
+import errno
 import json
 import re
 import runpy
@@ -30,16 +31,18 @@ CHARACTERS = [chr(c) for c in range(32, 127)] + ["\n"]
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    """One token a character, and ChatML's special tokens."""
+def characters_as_tokens(**special):
     vocabulary = {text: i for i, text in enumerate(SPECIAL + CHARACTERS)}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="<unk>", eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", **special)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """One token a character, and ChatML's special tokens; no pad token."""
+    return characters_as_tokens(eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"])
 
 
 class ScriptedModel:
@@ -327,7 +330,8 @@ def test_table_of_a_single_attempt_has_no_gain():
 
 def test_tables_of_several_data_sets_and_models():
     one, two = numbers(0.5, 0.3, 0.7, 30, None, 10.0), numbers(0.1, 0.04, 0.25, 500, 0.4, 30.0)
-    results = {"base": ev.mean_over({"a": one, "my/b.jsonl": two}), "trained": ev.mean_over({"a": two, "my/b.jsonl": one})}
+    by_data = {"base": {"a": one, "my/b.jsonl": two}, "trained": {"a": two, "my/b.jsonl": one}}
+    results = {name: ev.mean_over(sets) for name, sets in by_data.items()}
     paired = {"base : trained": {"all": [{"attempts": 1, "only_first": 2, "only_second": 8, "p": 0.109375}]}}
     assert plots.tables("two sets", results, paired) == f"""\
 two sets, % solved; over the data sets the mean with 95% interval, % of repeated answers and of truncated dialogues, \
@@ -432,16 +436,16 @@ def test_parse_refuses_in_one_sentence(argv, sentence, capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
-    """A folder with two tiny random models, the tokenizer, and three questions."""
+    """A folder with tiny random models, one of them without the special tokens of any chat template, and questions."""
     folder = tmp_path_factory.mktemp("cli")
-    for seed, name in enumerate(("base", "trained")):
+    for seed, name in enumerate(("base", "trained", "plain")):
         torch.manual_seed(seed)
         config = LlamaConfig(  # of a Qwen2 folder, AutoTokenizer would replace our tokenizer's rules by its own
             vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
             num_key_value_heads=1, max_position_embeddings=512, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+        (characters_as_tokens() if name == "plain" else tokenizer).save_pretrained(folder / name)
     rows = [{"question": f"How much is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
     (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rows = [{"question": f"How much is {i} - 1?", "answer": str(i - 1)} for i in range(2)]
@@ -557,7 +561,7 @@ class Watched:
 
 @pytest.fixture
 def evaluation(folder, tmp_path, monkeypatch):
-    """evaluation(name, stop=None, more=""): evaluates in the folder `name`; the dialogues of each rollout, at most 4."""
+    """evaluation(name, stop=None, more=""): evaluates in the folder `name`; dialogues of each rollout, at most 4."""
     drawn = defaultdict(set)  # in each folder, over all its evaluations
     monkeypatch.setattr(ev, "CHUNK_CPU", 2)
     monkeypatch.setattr(ev, "plot_benchmarks", lambda *_: None)  # slow, and tested elsewhere
@@ -596,6 +600,21 @@ def test_started_again_it_asks_only_what_is_missing(stop, evaluation, tmp_path, 
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
     assert evaluation("killed") == []
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
+
+
+def test_a_full_disk_is_one_sentence(evaluation, tmp_path, monkeypatch, capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(journal.os, "fsync", full)
+        evaluation("full")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(
+        ": [Errno 28] No space left on device; what is finished is kept, the same command goes on")
+    evaluation("full")
+    evaluation("whole")
+    assert files(tmp_path / "full/out") == files(tmp_path / "whole/out")
 
 
 @pytest.mark.parametrize("left", [0, 1, 50, -1])
@@ -839,6 +858,8 @@ GOOD = {"model": "base", "data": "sums.jsonl", "max_new_tokens": 8, "out": "out/
         ({"data": "gsm8k-tset"}, "no data set is called 'gsm8k-tset' (did you mean gsm8k-test?)"),
         ({"out": "file"}, "the output folder file cannot be written (File exists): choose another --out"),
         ({"out": "file/a"}, "the output folder file/a cannot be written (Not a directory): choose another --out"),
+        ({"model": "plain"}, "the tokenizer does not know the token <|im_end|> of the chat template 'chatml': choose "),
+        ({"data": "aime24"}, "aime24.jsonl is missing and http://127.0.0.1:1/DualityRL/multi-attempt/"),
         ({"chat_template": "alpaca"}, "unknown chat template 'alpaca': choose one of chatml, llama3"),
         ({"chat_template": "llama3"}, "the tokenizer does not know the token <|eot_id|> of the chat template 'llama3'"),
         ({"max_new_tokens": 3000}, "the longest prompt ("),
@@ -855,6 +876,7 @@ def test_main_refuses_in_one_sentence_before_it_starts(changed, sentence, folder
     published = data.SOURCES["amc23.jsonl"]._replace(blob=data._blob(content))
     monkeypatch.setitem(data.SOURCES, "amc23.jsonl", published)
     monkeypatch.setenv("MULTI_ATTEMPT_CACHE", ".")
+    monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", "http://127.0.0.1:1")  # where nobody answers
     monkeypatch.setattr(ev, "ask", lambda *_, **__: pytest.fail("the long work has started"))
     with pytest.raises(SystemExit) as stop:
         ev.main([word for name, value in (GOOD | changed).items() for word in (f"--{name}", str(value))])
