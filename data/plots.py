@@ -1,6 +1,7 @@
 """What runs and evaluations show: tables, accuracy against attempts, training curves."""
 
 from itertools import cycle
+from math import ceil
 from pathlib import Path
 from typing import Iterable, Sequence
 
@@ -87,32 +88,43 @@ def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str
 
 
 def draw(axes, results: dict[str, dict], labelled: bool = True) -> None:
-    """A line a model, its 95% interval as a band."""
+    """A line a model, its 95% interval as a band; dotted the controls, pass@k of independent samples."""
     # lines that coincide stay visible: each is a little wider than the one before it, and lies under it
     for i, ((name, result), colour, marker) in enumerate(zip(results.items(), cycle(COLOURS), cycle(MARKERS))):
         width, layer = 2 + 0.5 * i, 3 - i / 100
         allowed = [row["attempts"] for row in result["by_attempts"]]
         middle, low, high = ([100 * row[key] for row in result["by_attempts"]] for key in ("accuracy", "low", "high"))
         axes.fill_between(allowed, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(allowed, middle, color=colour, marker=marker, linewidth=width, markersize=4 + width, zorder=layer,
-                  label=name if labelled else None)
+        style = ":" if "pass@k" in name else "-"
+        axes.plot(allowed, middle, style, color=colour, marker=marker, linewidth=width, markersize=4 + width,
+                  zorder=layer, label=name if labelled else None)
     axes.set(xticks=allowed)
     axes.grid(axis="y", alpha=0.3)
+
+
+def save_with_legend(figure, path: str | Path) -> None:
+    """Save the figure, made higher for a legend below it: the lines would leave it no room."""
+    names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
+    width, needed = figure.get_figwidth(), 0.7 + 0.085 * max(map(len, names))  # inches, of the figure and the longest
+    columns = 2 if 2 * needed < width else 1
+    figure.set_figheight(figure.get_figheight() + 0.25 * ceil(len(names) / columns))
+    size = 10 * min(1, width / needed)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=size)
+    figure.savefig(path)
 
 
 def plot_accuracy(results: dict[str, dict], path: str | Path, optimum: Sequence[float] = ()) -> None:
     """Accuracy against attempts allowed (the paper's main figure); dashed what is possible at best, where that is
     known."""
     from matplotlib.figure import Figure  # without pyplot: needs no display, leaves no state behind
-    axes = Figure(figsize=(6.4, 4.2 + 0.15 * len(results)), dpi=160, layout="constrained").subplots()
+    axes = Figure(figsize=(6.4, 4.25), dpi=160, layout="constrained").subplots()
     draw(axes, results)
     if optimum:
         allowed = [row["attempts"] for row in next(iter(results.values()))["by_attempts"]]
         best = [100 * share for share in optimum]
         axes.plot(allowed, best, color="0.5", linestyle="--", zorder=4, label="best possible")
     axes.set(xlabel="attempts allowed", ylabel="questions solved (%), 95% interval")
-    axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)  # below: the lines leave it no room
-    axes.figure.savefig(path)
+    save_with_legend(axes.figure, path)
 
 
 def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str, Sequence[float]]) -> None:
@@ -120,8 +132,7 @@ def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str,
     from matplotlib.figure import Figure
     sets = list(next(iter(results.values()))["by_data"])
     columns = (len(sets) + 1) // 2
-    height = 4.4 + 0.2 * (len(results) + len(paper))
-    figure = Figure(figsize=(5.6 + 2.3 * columns, height), dpi=160, layout="constrained")
+    figure = Figure(figsize=(5.6 + 2.3 * columns, 4.7), dpi=160, layout="constrained")
     grid = figure.add_gridspec(2, columns + 1, width_ratios=[2.4] + [1] * columns)
     axes = figure.add_subplot(grid[:, 0])
     draw(axes, results)
@@ -138,8 +149,7 @@ def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str,
         draw(panel, {name: result["by_data"][data] for name, result in results.items()}, labelled=False)
         questions = next(iter(results.values()))["by_data"][data]["questions"]
         panel.set_title(f"{label}, {questions} questions", fontsize="medium")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path)
+    save_with_legend(figure, path)
 
 
 def plot_training(metrics: list[dict], path: str | Path) -> None:

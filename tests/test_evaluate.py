@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.hf_argparser import HfArg
@@ -373,11 +374,24 @@ def test_plot_of_the_benchmarks(tmp_path):
                for name, accuracies in (("base", (0.4, 0.42, 0.42)), ("trained", (0.4, 0.6, 0.7)))}
     plots.plot_benchmarks(results, tmp_path / "with.png", plots.PAPER_CURVES)
     plots.plot_benchmarks(results, tmp_path / "without.png", {})
-    assert png_size(tmp_path / "with.png") == (2000, 832) and png_size(tmp_path / "without.png") == (2000, 768)
+    assert png_size(tmp_path / "with.png") == (2000, 832) and png_size(tmp_path / "without.png") == (2000, 792)
     # more attempts than the paper's curves have
     longer = {"base": ev.mean_over({data: made_up(*[0.5] * 9) for data in "ab"})}
     plots.plot_benchmarks(longer, tmp_path / "long.png", plots.PAPER_CURVES)
     assert png_size(tmp_path / "long.png")
+
+
+@pytest.mark.parametrize("length, columns", [(4, 2), (40, 1), (150, 1)])
+def test_the_legend_stays_within_the_figure(length, columns, tmp_path):
+    axes = Figure(figsize=(6.4, 4), dpi=160, layout="constrained").subplots()
+    for i in range(4):
+        axes.plot([1, 2], [1, 2], label=str(i) + "m" * (length // 2) + "/" * (length // 2))
+    height = axes.get_window_extent().height
+    plots.save_with_legend(axes.figure, tmp_path / "a.png")
+    (legend,) = axes.figure.legends
+    box, figure = legend.get_window_extent(), axes.figure.bbox
+    assert legend._ncols == columns and 0 <= box.x0 < box.x1 <= figure.width and 0 <= box.y0
+    assert box.y1 < axes.get_window_extent().y0 and axes.get_window_extent().height > 0.8 * height  # below the lines
 
 
 def test_matplotlib_is_imported_only_to_plot(monkeypatch):
