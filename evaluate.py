@@ -160,7 +160,7 @@ def prepare(options: Options) -> tuple[dict[str, list[Problem]], dict[str, tuple
 
 
 def file_name(path: str) -> str:
-    return path.replace("/", "-")
+    return path.strip("/").replace("/", "-")
 
 
 def journals(options: Options, path: str, model, chat: Chat, out: Path) -> dict[str, tuple[Path, dict]]:
@@ -223,25 +223,20 @@ def save(options: Options, sets: dict[str, list[Problem]], asked: dict[str, dict
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parse(Options, argv)
+    options, kept = parse(Options, argv), ""
     try:
         sets, models, out = prepare(options)
-    except (ValueError, OSError) as error:
-        fail(error)
-    asked, device = {}, pick_device(options.device)
-    try:
+        asked, device, kept = {}, pick_device(options.device), "; what is finished is kept, start again to go on"
         with Grader() as grader:
             for name, (model, tokenizer, files) in models.items():
                 asked[name] = measure(options, sets, name, model.to(device), tokenizer, files, grader.submit)
                 model.cpu()
         save(options, sets, asked, out)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on", file=sys.stderr)
+        print(f"\nstopped{kept}", file=sys.stderr)
         raise SystemExit(130) from None
-    except ValueError as error:  # too little memory
-        fail(error)
-    except OSError as error:  # a full disk
-        fail(f"{error}; what is finished is kept, the same command goes on")
+    except (ValueError, OSError) as error:  # later than in prepare: too little memory, a full disk
+        fail(f"{error}{kept}")
 
 
 if __name__ == "__main__":

@@ -119,14 +119,14 @@ def page(models: dict[str, list[dict]]) -> str:
             for kind in ["all", *of]:
                 counts[kind] += 1
             mark, solved = ("right", "solved") if dialogue["correct"] else ("wrong", "not solved")
-            body.append(f'<details data-kinds="all {" ".join(of)}"><summary><b class="{mark}">{solved}</b> in '
-                        f'{len(dialogue["attempts"])} of {dialogue["allowed"]}: {html(dialogue["question"][:200])}'
-                        "</summary>")
+            used = f"{len(dialogue['attempts'])} of {dialogue['allowed']} attempts"
+            body.append(f'<details data-kinds="all {" ".join(of)}"><summary><b class="{mark}">{solved}</b>, {used}: '
+                        f'{html(dialogue["question"][:200])}</summary>')
             body += [f'<pre class="{kind}">{html(piece)}</pre>' for kind, piece in parts(dialogue)]
             body.append(f"<p>The gold answer is <code>{html(dialogue['gold'])}</code>.</p></details>")
     asked = sum(map(len, models.values()))
-    intro = (f"<h1>Dialogues</h1><p>{counts['all']} of {asked} dialogues: of each kind and model the first {PER_KIND}."
-             "</p><nav>")
+    left_out = f" of {asked}: of each kind and model the first {PER_KIND}" if counts["all"] < asked else ""
+    intro = f"<h1>Dialogues</h1><p>{counts['all']}{left_out}</p><nav>"
     buttons = [f'<button data-kind="{kind}" aria-pressed="{str(kind == "all").lower()}">{KINDS.get(kind, "all")} '
                f"({count})</button>" for kind, count in counts.items()]
     return HEAD + intro + "\n".join([*buttons, "</nav>", *body]) + "\n" + SCRIPT

@@ -249,9 +249,10 @@ def test_budgets_reach_the_rollout(tokenizer):
 
 def test_feedback_reaches_the_dialogues(tokenizer):
     model = ScriptedModel(tokenizer, script)
-    other = ev.evaluate(model, tokenizer, PROBLEMS[1:2], attempts=2, grade=grade, feedback="uninformative", max_new_tokens=500)
-    text = other["dialogues"][1]["text"]
-    assert "incorrect" not in text and text.count("Please reason step by step") == 2 and text.count("<|im_start|>system") == 2
+    options = dict(attempts=2, grade=grade, feedback="uninformative", max_new_tokens=500)
+    text = ev.evaluate(model, tokenizer, PROBLEMS[1:2], **options)["dialogues"][1]["text"]
+    assert "incorrect" not in text and text.count("Please reason step by step") == 2
+    assert text.count("<|im_start|>system") == 2
 
 
 class SamplingModel(ScriptedModel):
@@ -358,7 +359,8 @@ def png_size(path):
 
 
 def test_plots(tmp_path):
-    plots.plot_accuracy({"base": made_up(0.4, 0.42, 0.42), "trained": made_up(0.4, 0.6, 0.7)}, tmp_path / "accuracy.png")
+    two = {"base": made_up(0.4, 0.42, 0.42), "trained": made_up(0.4, 0.6, 0.7)}
+    plots.plot_accuracy(two, tmp_path / "accuracy.png")
     assert png_size(tmp_path / "accuracy.png") == (1024, 720)
     plots.plot_accuracy({"base": made_up(0.4, 0.42, 0.42)}, tmp_path / "best.png", optimum=[0.5, 0.7, 0.9])
     plots.plot_accuracy({"base": made_up(0.4, 0.42, 0.42)}, tmp_path / "plain.png")
@@ -608,12 +610,24 @@ def test_started_again_it_asks_only_what_is_missing(stop, evaluation, tmp_path, 
     assert evaluation("whole") == ALL
     with pytest.raises(SystemExit) as stopped:
         evaluation("killed", stop=stop)
-    assert stopped.value.code == 130 and "stopped; the same command goes on" in capsys.readouterr().err
+    assert stopped.value.code == 130
+    assert "stopped; what is finished is kept, start again to go on" in capsys.readouterr().err
     assert not (tmp_path / "killed/out/results.json").exists()
     assert evaluation("killed") == ALL[stop - 1 :]
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
     assert evaluation("killed") == []
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
+
+
+def test_stopped_before_the_first_question(evaluation, tmp_path, monkeypatch, capsys):
+    def stopped(_):
+        raise KeyboardInterrupt  # in a download, say
+
+    monkeypatch.setattr(ev, "load_sets", stopped)
+    with pytest.raises(SystemExit) as stop:
+        evaluation("a")
+    assert stop.value.code == 130 and capsys.readouterr().err == "\nstopped\n"
+    assert not (tmp_path / "a/out").exists()
 
 
 def test_a_full_disk_is_one_sentence(evaluation, tmp_path, monkeypatch, capsys):
@@ -625,7 +639,7 @@ def test_a_full_disk_is_one_sentence(evaluation, tmp_path, monkeypatch, capsys):
         evaluation("full")
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith(
-        ": [Errno 28] No space left on device; what is finished is kept, the same command goes on")
+        ": [Errno 28] No space left on device; what is finished is kept, start again to go on")
     evaluation("full")
     evaluation("whole")
     assert files(tmp_path / "full/out") == files(tmp_path / "whole/out")
@@ -823,7 +837,10 @@ def test_page_has_so_many_of_each_kind(result, monkeypatch):
     monkeypatch.setattr(show, "PER_KIND", 1)
     page = show.page({"base": result["dialogues"]})
     kinds = re.findall(r'<details data-kinds="all ([\w ]+)">', page)
-    assert kinds == ["first", "never", "fixed", "never repeated"] and "4 of 15" in page
+    assert kinds == ["first", "never", "fixed", "never repeated"]
+    assert "<p>4 of 15: of each kind and model the first 1</p>" in page
+    monkeypatch.undo()
+    assert "<p>15</p>" in show.page({"base": result["dialogues"]})
 
 
 @pytest.mark.parametrize("terminal, no_color, wanted", [(True, "", True), (True, "1", False), (False, "", False)])
