@@ -5,6 +5,8 @@ from math import ceil
 from pathlib import Path
 from typing import Iterable, Sequence
 
+from data import PAPER
+
 # Okabe-Ito: told apart with every kind of colour vision; the markers do the same in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
 
@@ -49,8 +51,9 @@ def table(results: dict[str, dict]) -> str:
 
 
 def short(sets: Iterable[str]) -> list[str]:
-    """Names of data sets for tables and plots: of a path only the file's name, unless two are called the same."""
-    stems = [Path(name).stem for name in sets]
+    """Names of data sets for tables and plots: the paper's for its benchmarks; of a path only the file's name, unless
+    two are called the same."""
+    stems = [PAPER.get(name, Path(name).stem) for name in sets]
     return stems if len(set(stems)) == len(stems) else list(sets)
 
 

@@ -352,6 +352,11 @@ base : trained, questions that only the one or the other solved, exact McNemar t
     assert plots.tables("one set", {"base": one}, {}) == f"one set, % with 95% interval\n\n{plots.table({'base': one})}"
 
 
+def test_short_names_of_data_sets():
+    assert plots.short(["math500", "amc23", "mine/a.jsonl"]) == ["MATH-500", "AMC 2023", "a"]
+    assert plots.short(["mine/a.jsonl", "b.jsonl", "yours/a.jsonl"]) == ["mine/a.jsonl", "b.jsonl", "yours/a.jsonl"]
+
+
 def png_size(path):
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 10_000  # an empty frame is smaller
@@ -551,6 +556,10 @@ def test_limit_is_a_seeded_shuffle(folder, monkeypatch):
     assert take(None, 0) == [f"How much is {i} + 1?" for i in range(3)]
     assert take(2, 0) == take(2, 0) == take(3, 0)[:2] and sorted(take(9, 0)) == take(None, 0)
     assert len({tuple(take(3, seed)) for seed in range(8)}) > 1
+
+
+def test_file_names():
+    assert ev.file_name("/runs/base") == ev.file_name("runs/base/") == "runs-base"
 
 
 # ---- Started again
