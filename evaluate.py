@@ -11,7 +11,8 @@ intervals, an exact test between two models, the share of repeated answers, ever
 many independent samples would solve.
 
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
-dialogues.html to look at them, and journals (data/journal.py): the same command again asks only what is not finished.
+dialogues.html to look at them, and journals (data/journal.py): the same command again, or one with more questions,
+attempts or samples, asks only what is not finished.
 """
 
 import random
@@ -19,7 +20,7 @@ import sys
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Callable, Iterable, Sequence
+from typing import Callable, Sequence
 
 import torch
 from transformers.hf_argparser import HfArg
@@ -30,14 +31,14 @@ from data.cli import fail, need, output_folder, parse, save_json, whole
 from data.dialogues import Dialogues
 from data.journal import fingerprint, finish, read_journal
 from data.models import check_fit, load_model, pick_device, pick_dtype
-from data.plots import PAPER_CURVES, plot_accuracy, plot_benchmarks, tables
+from data.plots import PAPER_CURVES, plot_accuracy, plot_benchmarks, short, tables
 from data.shares import compare, mean_over, pass_at_k, repeated_share, wilson
 from data.show import KINDS, page, shown, wants_colour
 from reward import Grader, extract_boxed, reward
 from rollout import rollout
 
-# Questions are asked in chunks of so many dialogues a slot. Between two chunks the grid runs empty, which costs little
-# on a CPU; a GPU's step takes about as long for a few rows as for many.
+# Dialogues are asked for in chunks of so many a slot; a kill loses the last one. Between two chunks the grid runs
+# empty, which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
 CHUNK_CPU, CHUNK = 4, 16
 
 
@@ -61,26 +62,24 @@ class Options:
     seed: int = HfArg(default=0, help="decides which questions --limit takes, and draws the --samples")
 
 
-def ask(model, tokenizer, problems: list[Problem], allowed: Iterable[int], *, grade: Callable, template: str = "chatml",
-        temperature: float = 0.0, **rest) -> list[list[dict]]:
-    """Ask every question once for each of `allowed`, all in one rollout. `rest` (feedback, slots, max_new_tokens,
-    max_attempt_tokens, seed, progress) and `grade` are rollout()'s. Returns for every question its dialogues."""
-    asked = [(problem, k) for problem in problems for k in allowed]
+def ask(model, tokenizer, asked: list[tuple[Problem, int]], *, grade: Callable, template: str = "chatml",
+        temperature: float = 0.0, **rest) -> list[dict]:
+    """Have a dialogue for each (question, attempts allowed), all in one rollout. `grade` and `rest` (feedback, slots,
+    max_new_tokens, max_attempt_tokens, seed, first, progress) are rollout()'s. Returns the record of each."""
     batch = rollout(
         model, tokenizer, [p.question for p, _ in asked], [p.answer for p, _ in asked], [k for _, k in asked],
         extract=extract_boxed, grade=grade, reward=reward, template=template, temperature=temperature, **rest)
     text = Chat(model, tokenizer, template).text
-    records = [record(batch, d, problem, text) for d, (problem, _) in enumerate(asked)]
-    each = len(asked) // len(problems)
-    return [records[i : i + each] for i in range(0, len(records), each)]
+    return [record(batch, d, problem, text) for d, (problem, _) in enumerate(asked)]
 
 
 def evaluate(model, tokenizer, problems: list[Problem], *, attempts: int = 5, **asking) -> dict:
     """Ask every question with 1, 2, ... `attempts` attempts allowed; `asking` is ask()'s. Returns what JSON can hold:
     {"questions": n, "by_attempts": [summary for each number allowed], "dialogues": [record of each, by question and
     then by number allowed]}."""
-    asked = ask(model, tokenizer, problems, range(1, attempts + 1), **asking)
-    return {**accuracy_at_k(asked), "dialogues": [dialogue for same in asked for dialogue in same]}
+    dialogues = ask(model, tokenizer, [(p, k) for p in problems for k in range(1, attempts + 1)], **asking)
+    by_question = [dialogues[i : i + attempts] for i in range(0, len(dialogues), attempts)]
+    return {**accuracy_at_k(by_question), "dialogues": dialogues}
 
 
 def accuracy_at_k(asked: list[list[dict]]) -> dict:
@@ -154,51 +153,48 @@ def prepare(options: Options) -> tuple[dict[str, list[Problem]], dict[str, tuple
         chat = Chat(model, tokenizer, options.chat_template, options.feedback)
         prompts = (chat.prompt(p.question, options.attempts) for problems in sets.values() for p in problems)
         check_fit(model, max(map(len, prompts)), options.max_new_tokens)
-        models[path] = model, tokenizer, journals(options, path, model, chat, sets, out)
+        models[path] = model, tokenizer, journals(options, path, model, chat, out)
         for journal in models[path][2].values():
             read_journal(*journal)
     return sets, models, output_folder(str(out))
 
 
 def file_name(path: str) -> str:
-    return path.replace("/", "-")
+    return path.strip("/").replace("/", "-")
 
 
-def journals(options: Options, path: str, model, chat: Chat, sets: dict, out: Path) -> dict[str, tuple[Path, dict]]:
-    """The journals of a model, each a file and the settings that decide its answers: all but --limit, which only
-    chooses questions, and --slots and --device, which change speed and rounding."""
-    same = {"model": path, "model content": fingerprint(model, chat), "dtype": str(model.dtype), "data": ",".join(sets)}
+def journals(options: Options, path: str, model, chat: Chat, out: Path) -> dict[str, tuple[Path, dict]]:
+    """The journals of a model, each a file and the settings that decide its answers. --data, --limit, --attempts and
+    --samples only choose what is asked; --slots and --device change speed and rounding."""
+    same = {"model": path, "model content": fingerprint(model, chat), "dtype": str(model.dtype)}
     same |= {key: getattr(options, key) for key in ("max_new_tokens", "max_attempt_tokens", "chat_template")}
-    own = {"greedy": {"attempts": options.attempts, "feedback": options.feedback}}
-    if options.samples:
-        own["samples"] = {"samples": options.samples, "seed": options.seed}
-    return {kind: (out / f"{kind}-{file_name(path)}.jsonl", same | settings) for kind, settings in own.items()}
+    own = {"greedy": {"feedback": options.feedback}, "samples": {"seed": options.seed}}
+    kinds = ["greedy", "samples"] if options.samples else ["greedy"]
+    return {kind: (out / f"{kind}-{file_name(path)}.jsonl", same | own[kind]) for kind in kinds}
 
 
 def measure(options: Options, sets: dict[str, list[Problem]], name: str, model, tokenizer, files: dict,
             grade: Callable) -> dict[str, dict[str, list[list[dict]]]]:
     """What is not in the journals is asked. {"greedy" or "samples": {data set: for every question its records}}."""
-    same = dict(grade=grade, template=options.chat_template, slots=options.slots, progress=name,
+    same = dict(grade=grade, template=options.chat_template, slots=options.slots, progress=name, seed=(options.seed, 0),
                 max_new_tokens=options.max_new_tokens, max_attempt_tokens=options.max_attempt_tokens)
-    ways = {"greedy": (range(1, options.attempts + 1), {"feedback": options.feedback}),
-            "samples": ([1] * options.samples, {"temperature": 1.0})}
+    ways = {"greedy": (range(1, options.attempts + 1), {"feedback": options.feedback}, ()),
+            "samples": ([1] * options.samples, {"temperature": 1.0}, ("text", "attempts", "reward"))}
     problems, found = [problem for problems in sets.values() for problem in problems], {}
+    size = options.slots * (CHUNK_CPU if model.device.type == "cpu" else CHUNK)
     for kind, (path, settings) in files.items():
-        allowed, own = ways[kind]
+        allowed, own, left_out = ways[kind]  # there are many samples: what nobody reads of them is not kept
 
-        def ask_chunk(chunk: list[Problem], first: int) -> list[list[dict]]:
-            place = dict(seed=(options.seed, 0), first=first * len(allowed))  # of the chunk in the random numbers
-            asked = ask(model, tokenizer, chunk, allowed, **place, **same, **own)
-            drop = {"greedy": (), "samples": ("text", "attempts", "reward")}[kind]  # there are many samples
-            return [[{key: d[key] for key in d if key not in drop} for d in dialogues] for dialogues in asked]
+        def ask_chunk(chunk: list[tuple[Problem, int]], first: int) -> list[dict]:
+            dialogues = ask(model, tokenizer, chunk, first=first, **same, **own)
+            return [{key: value for key, value in d.items() if key not in left_out} for d in dialogues]
 
-        size = max(1, options.slots * (CHUNK_CPU if model.device.type == "cpu" else CHUNK) // len(allowed))
-        asked = iter(finish(path, settings, problems, size, ask_chunk, f"{name}, {kind}"))
-        found[kind] = {data: [next(asked) for _ in those] for data, those in sets.items()}
+        rows = iter(finish(path, settings, problems, allowed, size, ask_chunk, f"{name}, {kind}"))
+        found[kind] = {data: [next(rows) for _ in those] for data, those in sets.items()}
     return found
 
 
-def save(options: Options, asked: dict[str, dict], out: Path) -> None:
+def save(options: Options, sets: dict[str, list[Problem]], asked: dict[str, dict], out: Path) -> None:
     """All files, and the tables and dialogues on the screen, from what `measure` gave for each model."""
     results, longest = {}, {}
     for name, found in asked.items():
@@ -209,7 +205,6 @@ def save(options: Options, asked: dict[str, dict], out: Path) -> None:
         if options.samples:
             results[f"{name}, pass@k of independent samples"] = mean_over(
                 {data: pass_at_k(those, options.attempts) for data, those in found["samples"].items()})
-    sets = list(found["greedy"])
     paired = {f"{first} : {second}": compare(asked[first]["greedy"], asked[second]["greedy"])
               for first, second in combinations(asked, 2)}
     save_json({"options": vars(options), "models": results, "paired": paired}, out / "results.json")
@@ -217,7 +212,7 @@ def save(options: Options, asked: dict[str, dict], out: Path) -> None:
         plot_benchmarks(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})
     else:
         plot_accuracy(results, out / "accuracy.png")
-    text = tables(f"{', '.join(sets)}: {len(greedy)} questions", results, paired)
+    text = tables(f"{', '.join(short(sets))}: {sum(map(len, sets.values()))} questions", results, paired)
     for path, content in ((out / "table.md", text + "\n"), (out / "dialogues.html", page(longest))):
         with whole(path) as part:
             part.write_text(content, encoding="utf-8")
@@ -228,23 +223,20 @@ def save(options: Options, asked: dict[str, dict], out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parse(Options, argv)
+    options, kept = parse(Options, argv), ""
     try:
         sets, models, out = prepare(options)
-    except (ValueError, OSError) as error:
-        fail(error)
-    asked, device = {}, pick_device(options.device)
-    try:
+        asked, device, kept = {}, pick_device(options.device), "; what is finished is kept, start again to go on"
         with Grader() as grader:
             for name, (model, tokenizer, files) in models.items():
                 asked[name] = measure(options, sets, name, model.to(device), tokenizer, files, grader.submit)
                 model.cpu()
+        save(options, sets, asked, out)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on", file=sys.stderr)
+        print(f"\nstopped{kept}", file=sys.stderr)
         raise SystemExit(130) from None
-    except ValueError as error:  # too little memory
-        fail(error)
-    save(options, asked, out)
+    except (ValueError, OSError) as error:  # later than in prepare: too little memory, a full disk
+        fail(f"{error}{kept}")
 
 
 if __name__ == "__main__":

@@ -161,7 +161,9 @@ SETS: dict[str, tuple[str, range, str | None]] = {
     "minerva": ("minerva_math.jsonl", ALL, None),
     "olympiadbench": ("olympiadbench.jsonl", ALL, None),
 }
-PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # the paper's benchmarks, which it takes the mean of
+# The paper's benchmarks, which it takes the mean of, and what it calls them.
+PAPER = {"aime24": "AIME 2024", "math500": "MATH-500", "amc23": "AMC 2023", "minerva": "Minerva Math",
+         "olympiadbench": "OlympiadBench"}
 RIDDLES = ("riddles-train", "riddles-validation", "riddles-test")  # generated, see data/miniature.py
 # the questions of MAWPS that one operation on two of their numbers answers, see data/smollm2.py
 EASY = {f"mawps-easy-{split}": f"mawps-{split}" for split in ("train", "validation", "test")}

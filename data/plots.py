@@ -1,8 +1,11 @@
 """What runs and evaluations show: tables, accuracy against attempts, training curves."""
 
 from itertools import cycle
+from math import ceil
 from pathlib import Path
-from typing import Sequence
+from typing import Iterable, Sequence
+
+from data import PAPER
 
 # Okabe-Ito: told apart with every kind of colour vision; the markers do the same in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
@@ -47,20 +50,28 @@ def table(results: dict[str, dict]) -> str:
     return markdown(lines)
 
 
+def short(sets: Iterable[str]) -> list[str]:
+    """Names of data sets for tables and plots: the paper's for its benchmarks; of a path only the file's name, unless
+    two are called the same."""
+    stems = [PAPER.get(name, Path(name).stem) for name in sets]
+    return stems if len(set(stems)) == len(stems) else list(sets)
+
+
 def benchmark_table(results: dict[str, dict]) -> str:
-    """Results over several data sets: a row a model and number of attempts, a column a data set, and one the mean."""
+    """Results over several data sets: a row a model and number of attempts, a column a data set, then their means."""
     sets = list(next(iter(results.values()))["by_data"])
-    lines = [["model", "attempts", *sets, "mean"]]
+    lines = [["model", "attempts", *short(sets), "mean", "repeated", "truncated", "tokens"]]
     for name, result in results.items():
         for i, row in enumerate(result["by_attempts"]):
             cells = (percent(result["by_data"][data]["by_attempts"][i]["accuracy"]) for data in sets)
-            lines.append([name, str(row["attempts"]), *cells, with_interval(row)])
+            means = percent(row["repeated"]), percent(row["truncated"]), f"{row['tokens']:.0f}"
+            lines.append([name, str(row["attempts"]), *cells, with_interval(row), *means])
     return markdown(lines)
 
 
 def paired_table(paired: dict[str, list[dict]]) -> str:
     """A comparison of two models: a row for each number of attempts, a column for all questions and each data set."""
-    lines = [["attempts allowed", *paired]]
+    lines = [["attempts allowed", *short(paired)]]
     for rows in zip(*paired.values(), strict=True):
         cells = (f"{row['only_first']} : {row['only_second']}, p = {row['p']:.2g}" for row in rows)
         lines.append([str(rows[0]["attempts"]), *cells])
@@ -69,42 +80,54 @@ def paired_table(paired: dict[str, list[dict]]) -> str:
 
 def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str:
     """All tables of an evaluation; `paired` holds the comparison of every two models."""
-    texts = [f"{title}, % with 95% interval", table(results)]
     if "by_data" in next(iter(results.values())):
-        texts[0] += ", mean over the data sets"
-        texts.append(benchmark_table(results))
+        texts = [f"{title}, % solved; over the data sets the mean with 95% interval, % of repeated answers and of "
+                 "truncated dialogues, tokens a question", benchmark_table(results)]
+    else:
+        texts = [f"{title}, % with 95% interval", table(results)]
     for pair, rows in paired.items():
         texts += [f"{pair}, questions that only the one or the other solved, exact McNemar test", paired_table(rows)]
     return "\n\n".join(texts)
 
 
 def draw(axes, results: dict[str, dict], labelled: bool = True) -> None:
-    """A line a model, its 95% interval as a band."""
+    """A line a model, its 95% interval as a band; dotted the controls, pass@k of independent samples."""
     # lines that coincide stay visible: each is a little wider than the one before it, and lies under it
     for i, ((name, result), colour, marker) in enumerate(zip(results.items(), cycle(COLOURS), cycle(MARKERS))):
         width, layer = 2 + 0.5 * i, 3 - i / 100
         allowed = [row["attempts"] for row in result["by_attempts"]]
         middle, low, high = ([100 * row[key] for row in result["by_attempts"]] for key in ("accuracy", "low", "high"))
         axes.fill_between(allowed, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(allowed, middle, color=colour, marker=marker, linewidth=width, markersize=4 + width, zorder=layer,
-                  label=name if labelled else None)
+        style = ":" if "pass@k" in name else "-"
+        axes.plot(allowed, middle, style, color=colour, marker=marker, linewidth=width, markersize=4 + width,
+                  zorder=layer, label=name if labelled else None)
     axes.set(xticks=allowed)
     axes.grid(axis="y", alpha=0.3)
+
+
+def save_with_legend(figure, path: str | Path) -> None:
+    """Save the figure, made higher for a legend below it: the lines would leave it no room."""
+    names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
+    width, needed = figure.get_figwidth(), 0.7 + 0.085 * max(map(len, names))  # inches, of the figure and the longest
+    columns = 2 if 2 * needed < width else 1
+    figure.set_figheight(figure.get_figheight() + 0.25 * ceil(len(names) / columns))
+    size = 10 * min(1, width / needed)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=size)
+    figure.savefig(path)
 
 
 def plot_accuracy(results: dict[str, dict], path: str | Path, optimum: Sequence[float] = ()) -> None:
     """Accuracy against attempts allowed (the paper's main figure); dashed what is possible at best, where that is
     known."""
     from matplotlib.figure import Figure  # without pyplot: needs no display, leaves no state behind
-    axes = Figure(figsize=(6.4, 4.2 + 0.15 * len(results)), dpi=160, layout="constrained").subplots()
+    axes = Figure(figsize=(6.4, 4.25), dpi=160, layout="constrained").subplots()
     draw(axes, results)
     if optimum:
         allowed = [row["attempts"] for row in next(iter(results.values()))["by_attempts"]]
         best = [100 * share for share in optimum]
         axes.plot(allowed, best, color="0.5", linestyle="--", zorder=4, label="best possible")
     axes.set(xlabel="attempts allowed", ylabel="questions solved (%), 95% interval")
-    axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)  # below: the lines leave it no room
-    axes.figure.savefig(path)
+    save_with_legend(axes.figure, path)
 
 
 def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str, Sequence[float]]) -> None:
@@ -112,8 +135,7 @@ def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str,
     from matplotlib.figure import Figure
     sets = list(next(iter(results.values()))["by_data"])
     columns = (len(sets) + 1) // 2
-    height = 4.4 + 0.2 * (len(results) + len(paper))
-    figure = Figure(figsize=(5.6 + 2.3 * columns, height), dpi=160, layout="constrained")
+    figure = Figure(figsize=(5.6 + 2.3 * columns, 4.7), dpi=160, layout="constrained")
     grid = figure.add_gridspec(2, columns + 1, width_ratios=[2.4] + [1] * columns)
     axes = figure.add_subplot(grid[:, 0])
     draw(axes, results)
@@ -125,13 +147,12 @@ def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str,
                   label=f"{name} (hollow: read off its plot)")
         axes.plot(allowed[:2], curve[:2], color=grey, marker=marker, linestyle="none")
     axes.set(xlabel="attempts allowed", ylabel="accuracy (%), 95% interval", title=f"mean over {len(sets)} data sets")
-    for i, data in enumerate(sets):
+    for i, (data, label) in enumerate(zip(sets, short(sets))):
         panel = figure.add_subplot(grid[i // columns, 1 + i % columns])
         draw(panel, {name: result["by_data"][data] for name, result in results.items()}, labelled=False)
         questions = next(iter(results.values()))["by_data"][data]["questions"]
-        panel.set_title(f"{Path(data).stem} ({questions})", fontsize="medium")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path)
+        panel.set_title(f"{label}, {questions} questions", fontsize="medium")
+    save_with_legend(figure, path)
 
 
 def plot_training(metrics: list[dict], path: str | Path) -> None:

@@ -4,10 +4,10 @@ A record is what evaluate.py keeps of a dialogue; here its `allowed`, `correct`,
 """
 
 from math import comb, sqrt
-from statistics import fmean, pstdev
+from statistics import fmean
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
+def wilson(correct: float, n: int) -> tuple[float, float]:
     """95% interval of a share: Wilson's score interval, sound for few questions and near 0 and 1; (0, 1) for n = 0."""
     z2 = 1.959964**2
     centre, half = correct + z2 / 2, (z2 * (correct * (n - correct) / max(n, 1) + z2 / 4)) ** 0.5
@@ -52,15 +52,16 @@ def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
     """The control for attempts with feedback: would k answers do that know nothing of each other? `asked` holds for
     every question n independent single-attempt dialogues at temperature 1. When c of them are correct, k of them hold a
     correct one with probability 1 - C(n - c, k) / C(n, k), unbiased for pass@k (Chen et al., arXiv 2107.03374). A row
-    for each k = 1 .. attempts: the mean over the questions, and as its 95% interval 1.96 standard errors around it."""
+    for each k = 1 .. attempts: the mean over the questions with its 95% interval, Wilson's as if each question gave a
+    yes or a no. Probabilities vary less, so it is rather too wide; their own spread would call 0 of 10 certain."""
     n, rows = len(asked[0]), []
     truncated, tokens = (fmean(dialogue[key] for same in asked for dialogue in same) for key in ("truncated", "tokens"))
     for k in range(1, attempts + 1):
         shares = [1 - comb(n - sum(dialogue["correct"] for dialogue in same), k) / comb(n, k) for same in asked]
-        middle, half = fmean(shares), 1.96 * pstdev(shares) / sqrt(len(shares))
-        rows.append({"attempts": k, "questions": len(asked), "accuracy": middle, "low": max(0.0, middle - half),
-                     "high": min(1.0, middle + half), "repeated": None, "truncated": truncated, "attempts_used": k,
-                     "tokens": k * tokens})
+        middle = fmean(shares)
+        low, high = wilson(middle * len(shares), len(shares))
+        rows.append({"attempts": k, "questions": len(asked), "accuracy": middle, "low": low, "high": high,
+                     "repeated": None, "truncated": truncated, "attempts_used": k, "tokens": k * tokens})
     return {"questions": len(asked), "samples": n, "by_attempts": rows}
 
 

@@ -43,8 +43,12 @@ def parts(dialogue: dict) -> list[tuple[str, str]]:
 
 
 def readable(text: str) -> str:
-    """Without control characters, which a model may write as well: a terminal would obey them."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text).strip("\n")
+    """Without the characters that steer a terminal or turn the direction of text: a model may write these as well."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text).strip("\n")
+
+
+def html(text: str) -> str:
+    return escape(readable(text))
 
 
 def shown(dialogues: list[dict], count: int, what: str, colour: bool) -> str:
@@ -55,7 +59,8 @@ def shown(dialogues: list[dict], count: int, what: str, colour: bool) -> str:
         lines = [f"=== {i} of {len(chosen)}: {', '.join(map(KINDS.get, kinds(dialogue)))}; "
                  f"the gold answer is {readable(dialogue['gold'])}"]
         for kind, piece in parts(dialogue):
-            lines.append(f"\033[{COLOURS[kind]}m{readable(piece)}\033[0m" if colour else readable(piece))
+            line = f"--- {readable(piece)}" if kind in ("right", "wrong") else readable(piece)
+            lines.append(f"\033[{COLOURS[kind]}m{line}\033[0m" if colour else line)
         texts.append("\n".join(lines))
     return "\n\n".join(texts) or f"no dialogue is of the kind: {KINDS.get(what, what)}"
 
@@ -103,7 +108,7 @@ def page(models: dict[str, list[dict]]) -> str:
     of a model are there."""
     counts, body = dict.fromkeys(["all", *KINDS], 0), []
     for name, dialogues in models.items():
-        body.append(f"<h2>{escape(name)}</h2>")
+        body.append(f"<h2>{html(name)}</h2>")
         there = dict.fromkeys(KINDS, 0)
         for dialogue in dialogues:
             of = kinds(dialogue)
@@ -114,13 +119,14 @@ def page(models: dict[str, list[dict]]) -> str:
             for kind in ["all", *of]:
                 counts[kind] += 1
             mark, solved = ("right", "solved") if dialogue["correct"] else ("wrong", "not solved")
-            body.append(f'<details data-kinds="all {" ".join(of)}"><summary><b class="{mark}">{solved}</b> in '
-                        f'{len(dialogue["attempts"])} of {dialogue["allowed"]}: {escape(dialogue["question"][:200])}'
-                        "</summary>")
-            body += [f'<pre class="{kind}">{escape(readable(piece))}</pre>' for kind, piece in parts(dialogue)]
-            body.append(f"<p>The gold answer is <code>{escape(dialogue['gold'])}</code>.</p></details>")
+            used = f"{len(dialogue['attempts'])} of {dialogue['allowed']} attempts"
+            body.append(f'<details data-kinds="all {" ".join(of)}"><summary><b class="{mark}">{solved}</b>, {used}: '
+                        f'{html(dialogue["question"][:200])}</summary>')
+            body += [f'<pre class="{kind}">{html(piece)}</pre>' for kind, piece in parts(dialogue)]
+            body.append(f"<p>The gold answer is <code>{html(dialogue['gold'])}</code>.</p></details>")
     asked = sum(map(len, models.values()))
-    intro = f"<h1>Dialogues</h1><p>{counts['all']} of {asked}: of each kind and model the first {PER_KIND}.</p><nav>"
+    left_out = f" of {asked}: of each kind and model the first {PER_KIND}" if counts["all"] < asked else ""
+    intro = f"<h1>Dialogues</h1><p>{counts['all']}{left_out}</p><nav>"
     buttons = [f'<button data-kind="{kind}" aria-pressed="{str(kind == "all").lower()}">{KINDS.get(kind, "all")} '
                f"({count})</button>" for kind, count in counts.items()]
     return HEAD + intro + "\n".join([*buttons, "</nav>", *body]) + "\n" + SCRIPT

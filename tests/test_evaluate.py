@@ -4,17 +4,20 @@ A scripted model stands in for a network. It goes through the real rollout engin
 an `update` method that returns all that its row has been fed, and this model stores the token ids themselves in it.
 """
 
+import errno
 import json
 import re
 import runpy
 import struct
 import sys
+from collections import defaultdict
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.hf_argparser import HfArg
@@ -29,16 +32,18 @@ CHARACTERS = [chr(c) for c in range(32, 127)] + ["\n"]
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    """One token a character, and ChatML's special tokens."""
+def characters_as_tokens(**special):
     vocabulary = {text: i for i, text in enumerate(SPECIAL + CHARACTERS)}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="<unk>", eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", **special)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """One token a character, and ChatML's special tokens; no pad token."""
+    return characters_as_tokens(eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"])
 
 
 class ScriptedModel:
@@ -244,9 +249,10 @@ def test_budgets_reach_the_rollout(tokenizer):
 
 def test_feedback_reaches_the_dialogues(tokenizer):
     model = ScriptedModel(tokenizer, script)
-    other = ev.evaluate(model, tokenizer, PROBLEMS[1:2], attempts=2, grade=grade, feedback="uninformative", max_new_tokens=500)
-    text = other["dialogues"][1]["text"]
-    assert "incorrect" not in text and text.count("Please reason step by step") == 2 and text.count("<|im_start|>system") == 2
+    options = dict(attempts=2, grade=grade, feedback="uninformative", max_new_tokens=500)
+    text = ev.evaluate(model, tokenizer, PROBLEMS[1:2], **options)["dialogues"][1]["text"]
+    assert "incorrect" not in text and text.count("Please reason step by step") == 2
+    assert text.count("<|im_start|>system") == 2
 
 
 class SamplingModel(ScriptedModel):
@@ -273,7 +279,8 @@ def test_pass_at_k(tokenizer):
 
     def draw(seed):
         drawing = dict(temperature=1.0, seed=(seed, 0), grade=grade, max_new_tokens=60)
-        return ev.ask(model, tokenizer, problems, [1] * 20, **drawing)
+        dialogues = ev.ask(model, tokenizer, [(problem, 1) for problem in problems for _ in range(20)], **drawing)
+        return [dialogues[i : i + 20] for i in (0, 20, 40)]
 
     asked = draw(3)
     result = ev.pass_at_k(asked, attempts=3)
@@ -284,13 +291,13 @@ def test_pass_at_k(tokenizer):
         for i in range(k):  # k different samples, all of them wrong
             missed *= (20 - c - i) / (20 - i)
         middle = (1 + 0 + 1 - missed) / 3
-        deviation = ((1 - middle) ** 2 + middle**2 + (1 - missed - middle) ** 2) / 3
         assert row["accuracy"] == pytest.approx(middle) and row["attempts"] == k and row["questions"] == 3
-        assert row["high"] == pytest.approx(min(1, middle + 1.96 * (deviation / 3) ** 0.5))
-        assert row["low"] == pytest.approx(max(0, middle - 1.96 * (deviation / 3) ** 0.5))
+        assert (row["low"], row["high"]) == pytest.approx(ev.wilson(3 * middle, 3))
         assert row["tokens"] == 12 * k and row["repeated"] is None
     assert {dialogue["allowed"] for same in asked for dialogue in same} == {1} and result["samples"] == 20
     assert draw(3) == asked and any(draw(seed) != asked for seed in (4, 5, 6))
+    none = ev.pass_at_k(asked[1:2], attempts=3)["by_attempts"]  # 0 of 20 samples of a single question
+    assert {(row["low"], row["high"]) for row in none} == {ev.wilson(0, 1)}  # are no certainty
 
 
 # ---- Showing
@@ -324,18 +331,18 @@ def test_table_of_a_single_attempt_has_no_gain():
 
 
 def test_tables_of_several_data_sets_and_models():
-    one, two = numbers(0.5, 0.3, 0.7, 30), numbers(0.1, 0.04, 0.25, 500)
-    results = {"base": ev.mean_over({"a": one, "b.jsonl": two}), "trained": ev.mean_over({"a": two, "b.jsonl": one})}
+    one, two = numbers(0.5, 0.3, 0.7, 30, None, 10.0), numbers(0.1, 0.04, 0.25, 500, 0.4, 30.0)
+    by_data = {"base": {"a": one, "my/b.jsonl": two}, "trained": {"a": two, "my/b.jsonl": one}}
+    results = {name: ev.mean_over(sets) for name, sets in by_data.items()}
     paired = {"base : trained": {"all": [{"attempts": 1, "only_first": 2, "only_second": 8, "p": 0.109375}]}}
     assert plots.tables("two sets", results, paired) == f"""\
-two sets, % with 95% interval, mean over the data sets
+two sets, % solved; over the data sets the mean with 95% interval, % of repeated answers and of truncated dialogues, \
+tokens a question
 
-{plots.table(results)}
-
-| model   | attempts | a    | b.jsonl | mean               |
-| ------- | -------- | ---- | ------- | ------------------ |
-| base    | 1        | 50.0 | 10.0    | 30.0 (19.6 - 42.5) |
-| trained | 1        | 10.0 | 50.0    | 30.0 (19.6 - 42.5) |
+| model   | attempts | a    | b    | mean               | repeated | truncated | tokens |
+| ------- | -------- | ---- | ---- | ------------------ | -------- | --------- | ------ |
+| base    | 1        | 50.0 | 10.0 | 30.0 (19.6 - 42.5) | 40.0     | 50.0      | 20     |
+| trained | 1        | 10.0 | 50.0 | 30.0 (19.6 - 42.5) | 40.0     | 50.0      | 20     |
 
 base : trained, questions that only the one or the other solved, exact McNemar test
 
@@ -345,6 +352,11 @@ base : trained, questions that only the one or the other solved, exact McNemar t
     assert plots.tables("one set", {"base": one}, {}) == f"one set, % with 95% interval\n\n{plots.table({'base': one})}"
 
 
+def test_short_names_of_data_sets():
+    assert plots.short(["math500", "amc23", "mine/a.jsonl"]) == ["MATH-500", "AMC 2023", "a"]
+    assert plots.short(["mine/a.jsonl", "b.jsonl", "yours/a.jsonl"]) == ["mine/a.jsonl", "b.jsonl", "yours/a.jsonl"]
+
+
 def png_size(path):
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 10_000  # an empty frame is smaller
@@ -352,7 +364,8 @@ def png_size(path):
 
 
 def test_plots(tmp_path):
-    plots.plot_accuracy({"base": made_up(0.4, 0.42, 0.42), "trained": made_up(0.4, 0.6, 0.7)}, tmp_path / "accuracy.png")
+    two = {"base": made_up(0.4, 0.42, 0.42), "trained": made_up(0.4, 0.6, 0.7)}
+    plots.plot_accuracy(two, tmp_path / "accuracy.png")
     assert png_size(tmp_path / "accuracy.png") == (1024, 720)
     plots.plot_accuracy({"base": made_up(0.4, 0.42, 0.42)}, tmp_path / "best.png", optimum=[0.5, 0.7, 0.9])
     plots.plot_accuracy({"base": made_up(0.4, 0.42, 0.42)}, tmp_path / "plain.png")
@@ -368,11 +381,24 @@ def test_plot_of_the_benchmarks(tmp_path):
                for name, accuracies in (("base", (0.4, 0.42, 0.42)), ("trained", (0.4, 0.6, 0.7)))}
     plots.plot_benchmarks(results, tmp_path / "with.png", plots.PAPER_CURVES)
     plots.plot_benchmarks(results, tmp_path / "without.png", {})
-    assert png_size(tmp_path / "with.png") == (2000, 832) and png_size(tmp_path / "without.png") == (2000, 768)
+    assert png_size(tmp_path / "with.png") == (2000, 832) and png_size(tmp_path / "without.png") == (2000, 792)
     # more attempts than the paper's curves have
     longer = {"base": ev.mean_over({data: made_up(*[0.5] * 9) for data in "ab"})}
     plots.plot_benchmarks(longer, tmp_path / "long.png", plots.PAPER_CURVES)
     assert png_size(tmp_path / "long.png")
+
+
+@pytest.mark.parametrize("length, columns", [(4, 2), (40, 1), (150, 1)])
+def test_the_legend_stays_within_the_figure(length, columns, tmp_path):
+    axes = Figure(figsize=(6.4, 4), dpi=160, layout="constrained").subplots()
+    for i in range(4):
+        axes.plot([1, 2], [1, 2], label=str(i) + "m" * (length // 2) + "/" * (length // 2))
+    height = axes.get_window_extent().height
+    plots.save_with_legend(axes.figure, tmp_path / "a.png")
+    (legend,) = axes.figure.legends
+    box, figure = legend.get_window_extent(), axes.figure.bbox
+    assert legend._ncols == columns and 0 <= box.x0 < box.x1 <= figure.width and 0 <= box.y0
+    assert box.y1 < axes.get_window_extent().y0 and axes.get_window_extent().height > 0.8 * height  # below the lines
 
 
 def test_matplotlib_is_imported_only_to_plot(monkeypatch):
@@ -431,16 +457,16 @@ def test_parse_refuses_in_one_sentence(argv, sentence, capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
-    """A folder with two tiny random models, the tokenizer, and three questions."""
+    """A folder with tiny random models, one of them without the special tokens of any chat template, and questions."""
     folder = tmp_path_factory.mktemp("cli")
-    for seed, name in enumerate(("base", "trained")):
+    for seed, name in enumerate(("base", "trained", "plain")):
         torch.manual_seed(seed)
         config = LlamaConfig(  # of a Qwen2 folder, AutoTokenizer would replace our tokenizer's rules by its own
             vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
             num_key_value_heads=1, max_position_embeddings=512, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+        (characters_as_tokens() if name == "plain" else tokenizer).save_pretrained(folder / name)
     rows = [{"question": f"How much is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
     (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rows = [{"question": f"How much is {i} - 1?", "answer": str(i - 1)} for i in range(2)]
@@ -488,7 +514,7 @@ def test_main_over_data_sets(folder, monkeypatch, capsys):
     assert list(saved["paired"]) == ["base : trained"]
     assert list(saved["paired"]["base : trained"]) == ["all", "sums.jsonl", "differences.jsonl"]
     printed = capsys.readouterr().out
-    title = "sums.jsonl, differences.jsonl: 5 questions"
+    title = "sums, differences: 5 questions"
     assert printed.startswith(plots.tables(title, saved["models"], saved["paired"]) + "\n")
     assert printed.startswith((folder / "out/d/table.md").read_text())
     assert len(json.loads((folder / "out/d/dialogues-base.json").read_text())) == 10
@@ -532,32 +558,36 @@ def test_limit_is_a_seeded_shuffle(folder, monkeypatch):
     assert len({tuple(take(3, seed)) for seed in range(8)}) > 1
 
 
+def test_file_names():
+    assert ev.file_name("/runs/base") == ev.file_name("runs/base/") == "runs-base"
+
+
 # ---- Started again
 
 ASK = "--data sums.jsonl,differences.jsonl --attempts 2 --samples 3 --slots 2 --max_new_tokens 8 --out out --model"
 
 
 class Watched:
-    """Stands in the rollout's place: counts the questions of each call, and stops the program in call `stop`."""
+    """Stands in the rollout's place: counts the dialogues of each call, and stops the program in call `stop`."""
 
-    def __init__(self, stop=None):
-        self.stop, self.calls, self.drawn = stop, [], set()
+    def __init__(self, drawn, stop=None):
+        self.drawn, self.stop, self.calls = drawn, stop, []
 
     def __call__(self, model, tokenizer, questions, *args, temperature, seed, first, **kwargs):
-        self.calls.append(len(set(questions)))
+        self.calls.append(len(questions))
         if len(self.calls) == self.stop:
             raise KeyboardInterrupt
         if temperature:
             streams = {(*seed, first + d) for d in range(len(questions))}
-            assert not streams & self.drawn  # no two chunks draw the same random numbers
+            assert not streams & self.drawn  # no two samples draw the same random numbers
             self.drawn |= streams
         return rollout(model, tokenizer, questions, *args, temperature=temperature, seed=seed, first=first, **kwargs)
 
 
 @pytest.fixture
 def evaluation(folder, tmp_path, monkeypatch):
-    """evaluation(name, stop=None, more=""): evaluates in the folder `name`; the questions of each rollout. Chunks hold
-    two questions at 2 attempts, and a single one with 3 samples."""
+    """evaluation(name, stop=None, more=""): evaluates in the folder `name`; dialogues of each rollout, at most 4."""
+    drawn = defaultdict(set)  # in each folder, over all its evaluations
     monkeypatch.setattr(ev, "CHUNK_CPU", 2)
     monkeypatch.setattr(ev, "plot_benchmarks", lambda *_: None)  # slow, and tested elsewhere
     for path in folder.iterdir():
@@ -569,7 +599,7 @@ def evaluation(folder, tmp_path, monkeypatch):
             if not (tmp_path / name / file).exists():
                 (tmp_path / name / file).symlink_to(folder / file)
         monkeypatch.chdir(tmp_path / name)
-        watched = Watched(stop)
+        watched = Watched(drawn[name], stop)
         monkeypatch.setattr(ev, "rollout", watched)
         ev.main([*ASK.split(), "base", *more.split()])
         return watched.calls
@@ -581,17 +611,47 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 5, 8])  # 3 chunks of 2 attempts, 5 of samples
+ALL = [4, 4, 2, 4, 4, 4, 3]  # 5 questions with 2 numbers of attempts, and with 3 samples
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 7])
 def test_started_again_it_asks_only_what_is_missing(stop, evaluation, tmp_path, capsys):
-    assert evaluation("whole") == [2, 2, 1] + [1] * 5
+    assert evaluation("whole") == ALL
     with pytest.raises(SystemExit) as stopped:
         evaluation("killed", stop=stop)
-    assert stopped.value.code == 130 and "stopped; the same command goes on" in capsys.readouterr().err
+    assert stopped.value.code == 130
+    assert "stopped; what is finished is kept, start again to go on" in capsys.readouterr().err
     assert not (tmp_path / "killed/out/results.json").exists()
-    assert evaluation("killed") == ([2, 2, 1] + [1] * 5)[stop - 1 :]
+    assert evaluation("killed") == ALL[stop - 1 :]
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
     assert evaluation("killed") == []
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
+
+
+def test_stopped_before_the_first_question(evaluation, tmp_path, monkeypatch, capsys):
+    def stopped(_):
+        raise KeyboardInterrupt  # in a download, say
+
+    monkeypatch.setattr(ev, "load_sets", stopped)
+    with pytest.raises(SystemExit) as stop:
+        evaluation("a")
+    assert stop.value.code == 130 and capsys.readouterr().err == "\nstopped\n"
+    assert not (tmp_path / "a/out").exists()
+
+
+def test_a_full_disk_is_one_sentence(evaluation, tmp_path, monkeypatch, capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(journal.os, "fsync", full)
+        evaluation("full")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(
+        ": [Errno 28] No space left on device; what is finished is kept, start again to go on")
+    evaluation("full")
+    evaluation("whole")
+    assert files(tmp_path / "full/out") == files(tmp_path / "whole/out")
 
 
 @pytest.mark.parametrize("left", [0, 1, 50, -1])
@@ -602,33 +662,44 @@ def test_half_written_lines_are_asked_again(left, evaluation, tmp_path):
     path = tmp_path / "killed/out/greedy-base.jsonl"
     *lines, last, _ = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([*lines, last[:left]]))
-    assert evaluation("killed") == [1]
+    assert evaluation("killed") == [2]
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
     path.write_bytes(lines[0][:20])  # not even the settings
-    assert evaluation("killed") == [2, 2, 1]
+    assert evaluation("killed") == [4, 4, 2]
     assert files(tmp_path / "killed/out") == files(tmp_path / "whole/out")
 
 
-def test_limit_is_only_a_filter(evaluation, tmp_path):
-    assert sum(evaluation("grown", more="--limit 1")) == 2 + 2
-    assert sum(evaluation("grown", more="--limit 2")) == 2 + 2
-    evaluation("whole", more="--limit 2")
-    grown, whole = (files(tmp_path / name / "out") for name in ("grown", "whole"))
-    assert grown["dialogues-base.json"] == whole["dialogues-base.json"]
-    grown, whole = (json.loads(content["results.json"])["models"]["base"] for content in (grown, whole))
-    assert grown == whole
-    assert evaluation("grown", more="--limit 2 --slots 7 --show 1") == []
+@pytest.mark.parametrize(
+    "less, asked, rest",
+    [
+        ("--limit 1", 2 * (2 + 3), 3 * (2 + 3)),
+        ("--data differences.jsonl", 2 * (2 + 3), 3 * (2 + 3)),
+        ("--attempts 1", 5 * (1 + 3), 5),
+        ("--samples 2", 5 * (2 + 2), 5),
+        ("--attempts 1 --samples 0", 5, 5 + 5 * 3),
+        ("--limit 1 --attempts 1 --samples 2 --data sums.jsonl", 1 + 2, 10 + 15 - 3),
+    ],
+)
+def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation, tmp_path):
+    def found(name):
+        content = files(tmp_path / name / "out")
+        return json.loads(content["results.json"])["models"]["base"], content["dialogues-base.json"]
+
+    assert sum(evaluation("grown", more=less)) == asked
+    before = found("grown")
+    assert sum(evaluation("grown")) == rest
+    evaluation("whole")
+    assert found("grown") == found("whole")
+    assert evaluation("grown", more=less) == [] and found("grown") == before  # and less is there already
+    assert evaluation("grown", more="--slots 7 --show 1") == []
 
 
 @pytest.mark.parametrize(
     "more, sentence",
     [
-        ("--attempts 1", "attempts (2 there, 1 here)"),
         ("--max_new_tokens 9", "max_new_tokens (8 there, 9 here)"),
         ("--max_attempt_tokens 4", "max_attempt_tokens (None there, 4 here)"),
         ("--feedback uncounted", "feedback (paper there, uncounted here)"),
-        ("--data sums.jsonl", "data (sums.jsonl,differences.jsonl there, sums.jsonl here)"),
-        ("--samples 4", "samples (3 there, 4 here)"),
         ("--seed 1", "seed (0 there, 1 here)"),
         ("--dtype bfloat16", "dtype (torch.float32 there, torch.bfloat16 here)"),
     ],
@@ -653,16 +724,17 @@ def test_the_same_name_with_other_weights_is_refused(evaluation, folder, tmp_pat
     assert re.search(r"other settings, model content \(\w{16} there, \w{16} here\): choose", capsys.readouterr().err)
 
 
-def finished(path, problems, size, settings={"k": 1}):
-    """Through the journal, with one record a question; the chunks that were asked."""
+def finished(path, problems, size, settings={"k": 1}, attempts=1):
+    """Through the journal, with 1, ... `attempts` attempts allowed; the chunks that were asked."""
     chunks = []
 
     def asked(chunk, first):
-        chunks.append((first, [problem.question for problem in chunk]))
-        return [[{"question": p.question, "gold": p.answer, "allowed": 1, "correct": p.answer == "1"}] for p in chunk]
+        chunks.append((first, [problem.question for problem, _ in chunk]))
+        return [{"question": p.question, "gold": p.answer, "allowed": k, "correct": p.answer == "1"} for p, k in chunk]
 
-    rows = journal.finish(path, settings, problems, size, asked, "test")
-    assert [(row["question"], row["gold"]) for (row,) in rows] == [(p.question, p.answer) for p in problems]
+    rows = journal.finish(path, settings, problems, range(1, attempts + 1), size, asked, "test")
+    assert [[(row["question"], row["gold"], row["allowed"]) for row in same] for same in rows] == [
+        [(p.question, p.answer, k) for k in range(1, attempts + 1)] for p in problems]
     return chunks
 
 
@@ -672,14 +744,25 @@ def test_journal_asks_a_repeated_question_once_and_a_changed_one_again(tmp_path,
     assert "correct_at_1=66.7%" in capsys.readouterr().err  # of the different questions
     assert finished(path, [c, b, a], 2) == [] and "correct_at_1=66.7%" in capsys.readouterr().err
     changed = Problem("c", "7")  # another gold answer, another verdict
-    assert finished(path, [a, changed], 2) == [(1, ["c"])]
+    assert finished(path, [a, changed], 2) == [(3, ["c"])]
     with pytest.raises(ValueError, match=r"other settings, k \(1 there, 2 here\)"):
         finished(path, [a], 2, {"k": 2})
+    with pytest.raises(ValueError, match=r"other settings, k \(1 there, None here\)"):
+        finished(path, [a], 2, {})
 
 
-def test_damaged_journal(tmp_path):
+def test_journal_asks_every_question_with_the_numbers_that_are_missing(tmp_path):
+    path, a, b, c = tmp_path / "j.jsonl", *(Problem(question, "1") for question in "abc")
+    assert finished(path, [a, b], 9) == [(0, ["a", "b"])]
+    assert finished(path, [a], 9, attempts=3) == [(2, ["a", "a"])]
+    assert finished(path, [c, b, a], 3, attempts=3) == [(4, ["c", "c", "c"]), (7, ["b", "b"])]  # [c1 c2 c3] [b2 b3]
+    assert finished(path, [a, b, c], 9, attempts=2) == []
+
+
+@pytest.mark.parametrize("content", ['{"k": 1}\n[{"quest\n[]\n', '{"k": 1}\n[[]]\n', '{"k": 1}\n[{}]\n', "[]\n"])
+def test_damaged_journal(content, tmp_path):
     path = tmp_path / "j.jsonl"
-    path.write_text('{"k": 1}\n[[{"quest\n[]\n')
+    path.write_text(content)
     with pytest.raises(ValueError) as error:
         journal.read_journal(path, {"k": 1})
     assert str(error.value).startswith(f"{path} is damaged (") and str(error.value).endswith(
@@ -727,9 +810,9 @@ def test_parts_are_the_whole_dialogue(result):
 def test_shown_in_colour_and_plain(result):
     plain = show.shown(result["dialogues"], 5, "fixed", colour=False)
     assert plain.count("=== ") == 2 and "=== 2 of 2: solved by a later attempt; the gold answer is 7\n" in plain
-    assert "\033" not in plain and "attempt 2 is correct: answer 7" in plain
+    assert "\033" not in plain and "\n--- attempt 2 is correct: answer 7" in plain
     colour = show.shown(result["dialogues"], 5, "fixed", colour=True)
-    assert "\033[1;31mattempt 1 is wrong: answer 6\033[0m" in colour and "\033[36mSo \\boxed{7}\033[0m" in colour
+    assert "\033[1;31m--- attempt 1 is wrong: answer 6\033[0m" in colour and "\033[36mSo \\boxed{7}\033[0m" in colour
     assert re.sub(r"\033\[[\d;]*m", "", colour) == plain
     assert show.shown(result["dialogues"], 2, "all", colour=False).count("=== ") == 2
     assert show.shown(result["dialogues"], 2, "truncated", colour=False) == (
@@ -763,7 +846,10 @@ def test_page_has_so_many_of_each_kind(result, monkeypatch):
     monkeypatch.setattr(show, "PER_KIND", 1)
     page = show.page({"base": result["dialogues"]})
     kinds = re.findall(r'<details data-kinds="all ([\w ]+)">', page)
-    assert kinds == ["first", "never", "fixed", "never repeated"] and "4 of 15" in page
+    assert kinds == ["first", "never", "fixed", "never repeated"]
+    assert "<p>4 of 15: of each kind and model the first 1</p>" in page
+    monkeypatch.undo()
+    assert "<p>15</p>" in show.page({"base": result["dialogues"]})
 
 
 @pytest.mark.parametrize("terminal, no_color, wanted", [(True, "", True), (True, "1", False), (False, "", False)])
@@ -812,6 +898,8 @@ GOOD = {"model": "base", "data": "sums.jsonl", "max_new_tokens": 8, "out": "out/
         ({"data": "gsm8k-tset"}, "no data set is called 'gsm8k-tset' (did you mean gsm8k-test?)"),
         ({"out": "file"}, "the output folder file cannot be written (File exists): choose another --out"),
         ({"out": "file/a"}, "the output folder file/a cannot be written (Not a directory): choose another --out"),
+        ({"model": "plain"}, "the tokenizer does not know the token <|im_end|> of the chat template 'chatml': choose "),
+        ({"data": "aime24"}, "aime24.jsonl is missing and http://127.0.0.1:1/DualityRL/multi-attempt/"),
         ({"chat_template": "alpaca"}, "unknown chat template 'alpaca': choose one of chatml, llama3"),
         ({"chat_template": "llama3"}, "the tokenizer does not know the token <|eot_id|> of the chat template 'llama3'"),
         ({"max_new_tokens": 3000}, "the longest prompt ("),
@@ -828,6 +916,7 @@ def test_main_refuses_in_one_sentence_before_it_starts(changed, sentence, folder
     published = data.SOURCES["amc23.jsonl"]._replace(blob=data._blob(content))
     monkeypatch.setitem(data.SOURCES, "amc23.jsonl", published)
     monkeypatch.setenv("MULTI_ATTEMPT_CACHE", ".")
+    monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", "http://127.0.0.1:1")  # where nobody answers
     monkeypatch.setattr(ev, "ask", lambda *_, **__: pytest.fail("the long work has started"))
     with pytest.raises(SystemExit) as stop:
         ev.main([word for name, value in (GOOD | changed).items() for word in (f"--{name}", str(value))])

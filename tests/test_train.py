@@ -37,6 +37,7 @@ from transformers import (
 
 import data
 import data.run
+import evaluate
 import ppo
 import train
 from data import Problem, cli
@@ -553,10 +554,12 @@ def test_a_dialogue_is_shown_whole(place, tmp_path):
         assert line == f"attempt {i}: {verdict}, answer {attempt.answer!r}\n"
 
 
-def test_the_exported_model_is_the_trained_one(place, tmp_path):
-    result = launch(arguments(place, tmp_path / "run", lr=1e-2))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_exported_model_is_the_trained_one(dtype, place, tmp_path):
+    result = launch(arguments(place, tmp_path / "run", lr=1e-2, dtype=dtype))
     model = AutoModelForCausalLM.from_pretrained(result.folder / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(result.folder / "model")
+    assert model.dtype == getattr(torch, dtype)  # which no option named
     assert same(model.state_dict(), result.run.actor.state_dict())
     assert not same(model.state_dict(), result.run.reference.state_dict())
     config = (result.folder / "model" / "config.json").read_text()
@@ -572,6 +575,27 @@ def test_the_exported_model_is_the_trained_one(place, tmp_path):
     loaded = greedy(model, tokenizer)
     assert torch.equal(loaded, greedy(result.run.actor, result.run.tokenizer))
     assert not torch.equal(loaded, greedy(result.run.reference, result.run.tokenizer))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_evaluate_finds_in_the_exported_model_what_the_run_found(dtype, place, tmp_path, monkeypatch):
+    options = dict(eval_data=place / "held_out.jsonl", eval_attempts=3, lr=1e-2, dtype=dtype)
+    monkeypatch.setattr(train, "plot_accuracy", lambda *_: None)  # slow, and tested elsewhere
+    monkeypatch.setattr(train, "plot_training", lambda *_: None)
+    run = launch(arguments(place, tmp_path / "run", **options), report=train.report)
+    of_the_run = json.loads((run.folder / "evaluation.json").read_text())
+    monkeypatch.setattr(evaluate, "Grader", InstantGrader)
+    monkeypatch.setattr(evaluate, "plot_accuracy", lambda *_: None)
+    command = dict(
+        model=run.folder / "model", data=place / "held_out.jsonl", attempts=3, max_new_tokens=48, max_attempt_tokens=14,
+        slots=8, device="cpu", dtype=dtype, out=tmp_path / "evaluation",
+    )  # fmt: skip
+    evaluate.main([f"--{name}={value}" for name, value in command.items()])
+    (found,) = json.loads((tmp_path / "evaluation" / "results.json").read_text())["models"].values()
+    (path,) = (tmp_path / "evaluation").glob("dialogues-*.json")
+    assert found | {"dialogues": json.loads(path.read_text())} == of_the_run["trained"]
+    assert found["by_attempts"] != of_the_run["base"]["by_attempts"]
+    assert any(len(dialogue["attempts"]) > 1 for dialogue in of_the_run["trained"]["dialogues"])
 
 
 def test_the_base_model_stays_as_it_was(place, tmp_path):
