@@ -124,7 +124,7 @@ def scripted(script: Script):
     there are no end tokens, so it reports it nowhere else. Then `find_end` hands out a boxed answer with the verdict.
     """
     clock = {"decode": 0.0}
-    engine_steps = rollout.Grid.steps
+    engine_launch = rollout.Grid.launch
 
     class Chat:
         ends, closing = set(), set()
@@ -141,29 +141,26 @@ def scripted(script: Script):
     class Slot(rollout.Slot):
         @property
         def limit(self):
-            return len(self.tokens) + script.lengths[self.dialogue][len(self.attempts)]
+            return self.start + script.lengths[self.dialogue][len(self.attempts)]
 
         @limit.setter
         def limit(self, _):
             pass
 
-    def find_end(written, slot, *_):
-        start = len(slot.tokens)
-        if start + len(written) < slot.limit:
-            return None
+    def find_end(slot, *_):
         last = len(slot.attempts) + 1 == len(script.lengths[slot.dialogue])
         verdict = "right" if last and script.correct[slot.dialogue] else "wrong"
-        return rollout.Attempt(start, slot.limit, "", verdict, truncated=False)
+        return rollout.Attempt(slot.start, slot.limit, "", verdict, truncated=False)
 
-    def steps(grid, count):
+    def launch(grid, count):
         start = time.process_time()
-        rows = engine_steps(grid, count)
+        flight = engine_launch(grid, count)
         clock["decode"] += time.process_time() - start
-        return rows
+        return flight
 
     with (
         mock.patch.multiple(rollout, Chat=Chat, Slot=Slot, find_end=find_end),
-        mock.patch.object(rollout.Grid, "steps", steps),
+        mock.patch.object(rollout.Grid, "launch", launch),
     ):
         yield clock
 

@@ -12,7 +12,8 @@ from conftest import settled, small_model
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
 from data.models import load_model, pick_device, pick_dtype
 from reward import extract_boxed
-from rollout import Grid, Slot, SlotCache, rollout, sample
+from data.cache import SlotCache
+from rollout import Grid, Slot, rollout, sample
 
 QUESTIONS = [
     f"I am thinking of a number below {20 + 3 * i}. Divided by {3 + i % 9} it leaves {i % 3}. What is my number?"
@@ -115,24 +116,26 @@ def test_every_logit_equals_the_full_forward(model, tokenizer):
     chat = Chat(model, tokenizer, "chatml")
     prompts = [chat.prompt(question, 3) for question in QUESTIONS[:4]]
     assert len({len(prompt) for prompt in prompts}) > 2
-    grid = Grid(model, slots=3, capacity=120, temperature=1.0, event_tokens=set())
+    grid = Grid(model, slots=3, capacity=120, temperature=1.0)
     grid.uniform_SC.copy_(torch.rand(3, 120, generator=torch.Generator().manual_seed(0)))
 
     def place(row, prompt):
-        grid.slots[row] = Slot(row, row, list(prompt), limit=110, left=3)
+        grid.slots[row] = Slot(row, row, list(prompt), limit=110, left=3, start=len(prompt))
         return grid.slots[row]
 
+    def land(flight):
+        for slot, tokens, logps in flight.land():
+            slot.tokens += tokens
+
     def step_and_compare():
-        blocks = [(first, last, longest + 1) for first, last, longest in grid.arrange()]
-        tokens_SC = grid.tokens_SC.clone()
         caught = []
         hook = model.register_forward_hook(lambda module, args, output: caught.append(output.logits[:, -1]))
-        grid.step(torch.from_numpy(grid.length_S), blocks)
+        flight = grid.launch(1)
         hook.remove()
-        for row, length in enumerate(grid.length_S):
-            full_V = model(input_ids=tokens_SC[row : row + 1, : length + 1]).logits[0, -1]
-            torch.testing.assert_close(caught[0][row], full_V, atol=1e-5, rtol=1e-5)
-        grid.length_S += 1
+        for slot in grid.slots:
+            full_V = model(input_ids=torch.tensor([slot.tokens])).logits[0, -1]
+            torch.testing.assert_close(caught[0][slot.row], full_V, atol=1e-5, rtol=1e-5)
+        land(flight)
 
     with torch.no_grad():
         model.set_attn_implementation("slots")
@@ -141,7 +144,7 @@ def test_every_logit_equals_the_full_forward(model, tokenizer):
         for _ in range(12):
             step_and_compare()
         # the first attempt is found to have ended 5 tokens behind the prompt
-        first.tokens = grid.tokens_SC[first.row, : len(prompts[0]) + 5].tolist()
+        del first.tokens[len(prompts[0]) + 5 :]
         first.cached = len(first.tokens) - 1
         first.tokens += chat.feedback_after(first.tokens[-1], 2)
         grid.feed([first])
@@ -155,12 +158,12 @@ def test_arrange_keeps_active_rows_together_and_the_longest_first(model):
     """Random rows: every row keeps its own cache, tokens and numbers wherever it is moved."""
     rng = np.random.default_rng(0)
     for _ in range(50):
-        grid = Grid(model, slots=12, capacity=400, temperature=1.0, event_tokens=set())
+        grid = Grid(model, slots=12, capacity=400, temperature=1.0)
         grid.active_S[:] = rng.random(12) < 0.7
         grid.length_S[:] = rng.integers(1, 390, size=12)
-        grid.slots = [Slot(d, d, [], limit=0, left=1) for d in range(12)]
+        grid.slots = [Slot(d, d, [], limit=0, left=1, start=0) for d in range(12)]
         for d in range(12):
-            grid.cache.kv[:, :, d] = grid.tokens_SC[d] = grid.uniform_SC[d] = grid.logp_SC[d] = d
+            grid.cache.kv[:, :, d] = grid.uniform_SC[d] = grid.token_S[d] = grid.position_S[d] = d
         length, active = grid.length_S.copy(), grid.active_S.copy()
         blocks = grid.arrange()
         count = int(active.sum())
@@ -169,8 +172,8 @@ def test_arrange_keeps_active_rows_together_and_the_longest_first(model):
         for row, slot in enumerate(grid.slots):
             d = slot.dialogue
             assert slot.row == row and grid.length_S[row] == length[d] and grid.active_S[row] == active[d]
-            assert (grid.cache.kv[:, :, row, :, : length[d]] == d).all() and (grid.tokens_SC[row] == d).all()
-            assert (grid.uniform_SC[row] == d).all() and (grid.logp_SC[row] == d).all()
+            assert (grid.cache.kv[:, :, row, :, : length[d]] == d).all() and (grid.uniform_SC[row] == d).all()
+            assert grid.token_S[row] == grid.position_S[row] == d
         assert [row for first, last, _ in blocks for row in range(first, last)] == list(range(count))
         for first, last, longest in blocks:
             assert longest == grid.length_S[first:last].max() < grid.length_S[first:last].min() + grid.block
@@ -410,7 +413,7 @@ def test_one_sentence_for_what_does_not_fit(tokenizer):
 def test_one_sentence_for_a_cache_that_does_not_fit():
     config = SimpleNamespace(num_hidden_layers=2, num_key_value_heads=2, hidden_size=8, num_attention_heads=2)
     with pytest.raises(ValueError, match="of 1073741824 slots with 1048576 positions takes 134217728.0 GiB, .* lower --slots"):
-        SlotCache(config, 2**30, 2**20, torch.float32, torch.device("cpu"))
+        SlotCache(config, 2**30, 2**20, torch.float32, torch.device("cpu"), flash=False)
 
 
 def test_one_sentence_for_what_cannot_be_loaded(tmp_path):
