@@ -12,11 +12,11 @@ looks every `stride` steps at what was written; on CUDA while the next steps run
 for it. A row that wrote past the end of its attempt is rolled back by resetting its position: what lies behind it is
 never read. Tokens in, tokens out: text is decoded to be graded and shown, never encoded again.
 
-Active rows are kept at the front (`Grid.arrange`), and a step computes nothing for rows that wait. On the CPU the
-longest come first, and attention reads each block of rows only as far as the longest of them reaches. On CUDA with
-16-bit weights a step is a CUDA graph, and flash attention reads each row up to its own length, kept on the device.
-Randomness belongs to the dialogue: position t of dialogue d always uses the same uniform number, so the same seed gives
-the same dialogues with 1 row or with 256, whatever the order in which they are filled.
+Active rows are kept at the front (`Grid.arrange`): a step computes nothing for rows that wait. On the CPU the longest
+come first, and attention reads each block of rows only as far as the longest of them reaches. On CUDA with 16-bit
+weights a step is a CUDA graph, and flash attention reads each row up to its own length, kept on the device. Randomness
+belongs to the dialogue: position t of dialogue d always uses the same uniform number, so the same seed gives the same
+dialogues with 1 row or with 256, whatever the order in which they are filled.
 
 Shapes: D dialogues, S rows ("slots"), C cache positions of a row, V vocabulary, R rows of a call, N tokens of each,
         L layers, H key/value heads, G query heads of each, E head dimension; W tokens that are neighbours in V.
@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from data.cache import SlotCache, has_flash
+from data.cache import SlotCache, capture, has_flash, mask_behind
 from data.chat import Chat
 from data.dialogues import Attempt, Dialogues
 from data.models import check_fit, explain_cache
@@ -44,39 +44,20 @@ FEED_TOKENS = 16384  # fed in one forward pass, padding included
 
 
 # -------------------- The grid: one cache, one step
-@dataclass
-class Flight:
-    """Decode steps that may still be under way, and what they write."""
-
-    riders: list[tuple["Slot", int]]  # whose rows, and in which of their attempts
-    tokens_NR: torch.Tensor
-    logp_NR: torch.Tensor
-    landed: torch.cuda.Event | None
-
-    def land(self) -> Iterator[tuple["Slot", list[int], list[float]]]:
-        """Wait for it; the tokens and log-probabilities of every row whose attempt had not ended before."""
-        if self.landed:
-            self.landed.synchronize()
-        for (slot, attempt), tokens, logps in zip(self.riders, self.tokens_NR.T.tolist(), self.logp_NR.T.tolist()):
-            if attempt == len(slot.attempts):
-                yield slot, tokens, logps
-
-
 class Grid:
     """S rows on the device. Invariant of a row: its cache holds what comes before `position`, and `token`, which stands
     there, is decided, too. The host knows every position without asking, as an active row moves on by one in a step."""
 
     def __init__(self, model, slots: int, capacity: int, temperature: float):
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
-        # positions in a block of rows differ by less than this
-        self.block = 128 if self.device.type == "cpu" and not self.flash else capacity
+        self.block = 128 if self.device.type == "cpu" else capacity  # lengths in a block of rows differ by less
         self.cache = SlotCache(model.config, slots, capacity, model.dtype, self.device, self.flash)
         self.uniform_SC = torch.zeros(slots, capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
         self.active = torch.zeros((), dtype=torch.long, device=self.device)  # rows that move on in a step
-        # They live as long as the grid, one rollout: to capture a step again takes a fraction of a second, and to keep
-        # the graphs would keep the cache while the update needs its memory.
+        # By the number of rows. They live as long as the grid, one rollout: to capture a step again takes a fraction of
+        # a second, and to keep the graphs would keep the cache while the update needs its memory.
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.slots: list[Slot | None] = [None] * slots  # whose row it is
         self.length_S = np.zeros(slots, dtype=np.int64)  # `position`, as the host knows it
@@ -91,33 +72,27 @@ class Grid:
         rows active. The last token is left for the next step to feed. A prompt that several share is fed once."""
         rows, last = [slot.row for slot in slots], [slot.tokens[-1] for slot in slots]
         self.length_S[rows], self.active_S[rows] = [len(slot.tokens) - 1 for slot in slots], True
-        rows_R, self_R = self.send(rows), self.send(self.length_S[rows])
-        self.token_S[rows_R], self.position_S[rows_R] = self.send(last), self_R
+        rows_R = self.send(rows)
+        self.token_S[rows_R], self.position_S[rows_R] = self.send(last), self.send(self.length_S[rows])
         leaders = {(slot.row if slot.cached else tuple(slot.tokens)): slot for slot in slots}
         leader_R = self.send([leaders[slot.row if slot.cached else tuple(slot.tokens)].row for slot in slots])
         slots = list(leaders.values())
 
-        tokens = [torch.tensor(slot.tokens[slot.cached : -1]) for slot in slots]
-        tokens_RN = self.send(pad_sequence(tokens, batch_first=True).long())
-        if not tokens_RN.numel():  # prompts of one token leave nothing to feed
-            return
+        tokens = [torch.tensor(slot.tokens[slot.cached : -1], dtype=torch.long) for slot in slots]
+        tokens_RN = self.send(pad_sequence(tokens, batch_first=True))
         rows_L, start_L = self.send([[slot.row for slot in slots], [slot.cached for slot in slots]])
         # padding lies behind the length as well, and at most at the last position, which no dialogue reaches
         position_RN = start_L[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.uniform_SC.shape[1] - 1)
         span = int(self.length_S[rows].max())
         new = slots[0].cached == 0  # nothing to look back at: causal attention needs neither the cache nor a mask
+        mask = None if new else mask_behind(position_RN, span, self.model.dtype)
         self.cache.aim(rows_L, position_RN, 0 if new else span)
         self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, past_key_values=self.cache,
-                              attention_mask=None if new else self.mask(position_RN, span), use_cache=True)
+                              attention_mask=mask, use_cache=True)
         if len(slots) < len(rows):
             for layer in self.cache.kv:  # one by one: the copy on the way takes memory
                 layer[:, rows_R, :, :span] = layer[:, leader_R, :, :span]
-
-    def mask(self, position_RN: torch.Tensor, span: int) -> torch.Tensor:
-        """(R, 1, N, span), 0 where a position may look and -inf elsewhere. A 4D mask reaches the attention as it is."""
-        hidden = torch.arange(span, device=self.device) > position_RN[:, None, :, None]
-        return torch.zeros(hidden.shape, dtype=self.model.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
 
     def arrange(self) -> list[tuple[int, int, int]]:
         """Bring the active rows to the front, the longest first, with few moves. Returns the blocks of rows that differ
@@ -142,40 +117,39 @@ class Grid:
         edges = [0, *np.flatnonzero(np.diff(order_S, append=-2)) + 1]
         return [(i, j, int(self.length_S[i:j].max())) for i, j in zip(edges, edges[1:]) if order_S[i] >= 0]
 
-    def launch(self, count: int) -> Flight:
-        """Start `count` decode steps of the active rows."""
+    def launch(self, count: int) -> Iterator[tuple["Slot", list[int], list[float]]]:
+        """Start `count` decode steps of the active rows. The iterator waits for them and gives the tokens that a row
+        wrote and their log-probabilities, unless its attempt has been ended in the meantime."""
         blocks = [(first, last, longest + count) for first, last, longest in self.arrange()]
         active, R = blocks[-1][1], len(self.slots)
         while R > 1 and -(-R // 2) >= active:  # all rows, a half, a quarter ...: few shapes, so few graphs
             R = -(-R // 2)
         step = self.captured(R) if self.flash else partial(self.step, active, blocks)
         self.active.fill_(active)
-        tokens_NR = torch.empty(count, active, dtype=torch.long, device=self.device)
-        logp_NR = torch.empty(count, active, device=self.device)
-        for i in range(count):
+        written = []
+        for _ in range(count):
             step()
-            tokens_NR[i], logp_NR[i] = self.token_S[:active], self.logp_S[:active]
+            written.append((self.token_S[:active].clone(), self.logp_S[:active].clone()))
         self.length_S[:active] += count
         cuda = self.device.type == "cuda"
-        written = [each_NR.to("cpu", non_blocking=cuda) for each_NR in (tokens_NR, logp_NR)]
-        landed = torch.cuda.Event() if cuda else None
-        if landed:
-            landed.record()
-        return Flight([(slot, len(slot.attempts)) for slot in self.slots[:active]], *written, landed)
+        tokens_NR, logp_NR = (torch.stack(each_NR).to("cpu", non_blocking=cuda) for each_NR in zip(*written))
+        landed = torch.cuda.current_stream().record_event() if cuda else None
+        riders = [(slot, len(slot.attempts)) for slot in self.slots[:active]]
+
+        def land():
+            if landed:
+                landed.synchronize()
+            for (slot, attempt), tokens, logps in zip(riders, tokens_NR.T.tolist(), logp_NR.T.tolist()):
+                if attempt == len(slot.attempts):
+                    yield slot, tokens, logps
+
+        return land()
 
     def captured(self, R: int) -> Callable[[], None]:
-        """The step of R rows as a CUDA graph: no Python between its kernels."""
+        """The step of R rows as a CUDA graph, in which nothing waits for Python."""
         if R not in self.graphs:
-            self.active.zero_()  # no row moves on in the run that comes before: the next step writes all of it again
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self.step(R)
-            torch.cuda.current_stream().wait_stream(side)
-            pool = next((graph.pool() for graph in self.graphs.values()), None)  # they never run at the same time
-            self.graphs[R] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graphs[R], pool=pool):
-                self.step(R)
+            self.active.zero_()  # no row moves on in the run before the capture: the next step writes it all again
+            self.graphs[R] = capture(partial(self.step, R), next(iter(self.graphs.values()), None))
         return self.graphs[R].replay
 
     def step(self, R: int, blocks: list[tuple[int, int, int]] | None = None) -> None:
@@ -185,7 +159,8 @@ class Grid:
         active_R, next_R = rows_R < self.active, position_R + 1
         self.cache.aim(rows_R, position_R[:, None], None)
         if blocks:
-            reach = dict(blocks=blocks, attention_mask=self.mask(position_R[:, None], blocks[0][2]))
+            mask = mask_behind(position_R[:, None], blocks[0][2], self.model.dtype)
+            reach = dict(blocks=blocks, attention_mask=mask)
         else:  # rows that wait look at one position, and write where they stand, behind all that they need
             starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
             lengths = starts, starts * self.uniform_SC.shape[1], torch.where(active_R, next_R, 1).int()
@@ -247,8 +222,7 @@ class Slot:
 def find_end(slot: Slot, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
     """The current attempt, if it ends within the tokens written so far: at the first closed box, at an end token, or at
     the slot's limit. Tokens behind that end were sampled in vain."""
-    start, room = slot.start, slot.limit - slot.start
-    written = slot.tokens[start:]
+    start, room, written = slot.start, slot.limit - slot.start, slot.tokens[slot.start :]
     for i in range(slot.scanned, min(len(written), room)):
         if written[i] in chat.ends:
             return Attempt(start, start + i + 1, chat.text(written[:i]), None, truncated=False)
@@ -260,14 +234,6 @@ def find_end(slot: Slot, chat: Chat, extract: Callable[[str], str | None]) -> At
         return Attempt(start, slot.limit, chat.text(written[:room]), None, truncated=True)
     slot.scanned = len(written)
     return None
-
-
-def end_attempt(slot: Slot, attempt: Attempt) -> None:
-    """Settle the attempt, and drop what was written behind its end."""
-    surplus = len(slot.tokens) - attempt.end
-    if surplus:
-        del slot.tokens[-surplus:], slot.logps[-surplus:]
-    slot.attempts.append(attempt)
 
 
 def next_attempt(slot: Slot, chat: Chat, end_of_budget: int, attempt_budget: int) -> bool:
@@ -334,7 +300,7 @@ def rollout(model, tokenizer, questions: list[str], golds: list[str], allowed: l
     capacity = check_fit(model, max(map(len, prompts)), max_new_tokens) + (1 + ahead) * stride + 1
     slots = min(slots, len(prompts))
     if progress:
-        print(f"{progress}: {explain_cache(model.config, slots, capacity, model.dtype.itemsize)}", file=sys.stderr)
+        print(progress, explain_cache(model.config, slots, capacity, model.dtype.itemsize), sep=": ", file=sys.stderr)
     grid = Grid(model, slots, capacity, temperature)
     attempt_budget = min(max_new_tokens, max_attempt_tokens or max_new_tokens)
     # the dialogues that may become longest go first, so that few rows are left alone at the end
@@ -361,13 +327,15 @@ def rollout(model, tokenizer, questions: list[str], golds: list[str], allowed: l
         writing = grid.active_S.any()
         if writing:
             flying.append(grid.launch(stride))
-        for slot, tokens, logps in flying.popleft().land() if len(flying) > ahead * writing else ():
+        for slot, tokens, logps in flying.popleft() if len(flying) > ahead * writing else ():
             slot.tokens += tokens
             slot.logps += logps
             if len(slot.tokens) < slot.limit and events.isdisjoint(tokens):
                 continue
             if attempt := find_end(slot, chat, extract):
-                end_attempt(slot, attempt)
+                surplus = len(slot.tokens) - attempt.end
+                slot.tokens, slot.logps = slot.tokens[: attempt.end], slot.logps[: len(slot.logps) - surplus]
+                slot.attempts.append(attempt)
                 slot.verdict = WRONG if attempt.answer is None else grade(attempt.answer, golds[slot.dialogue])
                 grading.append(slot)
                 grid.active_S[slot.row] = False
@@ -384,8 +352,6 @@ def rollout(model, tokenizer, questions: list[str], golds: list[str], allowed: l
                 finished[slot.dialogue], grid.slots[slot.row] = slot, None
                 bar.update()
     bar.close()
-    done = [finished[d] for d in range(len(prompts))]
-    last = [slot.attempts[-1] for slot in done]
-    rewards = [reward(end.correct, end.answer is not None, len(slot.attempts)) for slot, end in zip(done, last)]
-    return Dialogues.collect([slot.tokens for slot in done], [slot.logps for slot in done],
-                             [slot.attempts for slot in done], prompts, allowed, rewards)
+    tokens, logps, attempts = zip(*((slot.tokens, slot.logps, slot.attempts) for _, slot in sorted(finished.items())))
+    rewards = [reward(each[-1].correct, each[-1].answer is not None, len(each)) for each in attempts]
+    return Dialogues.collect(tokens, logps, list(attempts), prompts, allowed, rewards)

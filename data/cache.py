@@ -5,6 +5,8 @@ Shapes: S rows of the cache ("slots"), C positions of a row, R rows of a call, N
         H key/value heads, G query heads of each, E head dimension.
 """
 
+from typing import Callable
+
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
@@ -71,8 +73,8 @@ class SlotCache:
                 raise RuntimeError
             kv = torch.zeros(shape, dtype=dtype, device=device)  # not empty: a masked NaN would still poison sums
         except RuntimeError as error:
-            raise ValueError(f"the key/value cache of {slots} slots with {capacity} positions takes {takes / 2**30:.1f} "
-                             "GiB, more than is free: lower --slots or --max_new_tokens") from error
+            raise ValueError(f"the key/value cache of {slots} slots with {capacity} positions takes {takes / 2**30:.1f}"
+                             " GiB, more than is free: lower --slots or --max_new_tokens") from error
         self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, E)
 
     def aim(self, rows_R: torch.Tensor, position_RN: torch.Tensor, span: int | None) -> None:
@@ -88,3 +90,23 @@ class SlotCache:
         if self.span == 0:
             return key, value
         return layer[:, : len(key)] if self.span is None else layer[:, self.rows_R, :, : self.span]
+
+
+def mask_behind(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
+    """(R, 1, N, span), 0 where a position may look and -inf elsewhere. A 4D mask reaches the attention as it is."""
+    hidden = torch.arange(span, device=position_RN.device) > position_RN[:, None, :, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+
+
+def capture(run: Callable[[], None], neighbour: torch.cuda.CUDAGraph | None) -> torch.cuda.CUDAGraph:
+    """`run` as a CUDA graph that shares the memory of `neighbour`, which never runs at the same time. Before, `run` is
+    called once on a stream of its own, so that what libraries set up at their first call is not captured."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=neighbour.pool() if neighbour else None):
+        run()
+    return graph

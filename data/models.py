@@ -99,9 +99,9 @@ def cache_bytes(config, slots: int, capacity: int, element: int) -> int:
 
 def explain_cache(config, slots: int, capacity: int, element: int) -> str:
     """The same as a formula in words."""
-    factors = (f"{config.num_hidden_layers} layers x 2 x {slots} slots x {config.num_key_value_heads} heads x {capacity} "
-               f"positions x {head_size(config)} x {element} bytes")
-    return f"key/value cache {factors} = {cache_bytes(config, slots, capacity, element) / 1e9:.3g} GB"
+    grid = f"{config.num_hidden_layers} layers x 2 x {slots} slots x {config.num_key_value_heads} heads"
+    factors = f"{grid} x {capacity} positions x {head_size(config)} x {element} bytes"
+    return f"key/value cache of {factors} = {cache_bytes(config, slots, capacity, element) / 1e9:.3g} GB"
 
 
 def memory_plan(shape, parameters: int, element: int, slots: int, capacity: int, micro_batch_tokens: int, *,

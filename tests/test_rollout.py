@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import settled, small_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import rollout as engine
+from data.cache import SlotCache, flash_attention, has_flash
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
-from data.models import load_model, pick_device, pick_dtype
+from data.models import cache_bytes, load_model, pick_device, pick_dtype
 from reward import extract_boxed
-from data.cache import SlotCache
 from rollout import Grid, Slot, rollout, sample
 
 QUESTIONS = [
@@ -34,7 +37,8 @@ def reward(correct: bool, boxed: bool, attempts: int) -> float:
 
 
 def run(model, tokenizer, questions=QUESTIONS, golds=GOLDS, allowed=ALLOWED, **options):
-    options = dict(max_new_tokens=90, max_attempt_tokens=25, slots=64, grade=lambda a, g: settled(verdict(a, g))) | options
+    standard = dict(max_new_tokens=90, max_attempt_tokens=25, slots=64, grade=lambda a, g: settled(verdict(a, g)))
+    options = standard | options
     return rollout(model, tokenizer, questions, golds, allowed, extract=extract_boxed, reward=reward, **options)
 
 
@@ -111,8 +115,8 @@ def test_logps_equal_the_full_forward(model, tokenizer, options):
 
 
 def test_every_logit_equals_the_full_forward(model, tokenizer):
-    """Decode steps of three rows at different positions; then one row is rolled back and given feedback, one is refilled
-    with a shorter prompt over its stale cache, and the third goes on."""
+    """Decode steps of three rows at different positions; then one row is rolled back and given feedback, one is
+    refilled with a shorter prompt over its stale cache, and the third goes on."""
     chat = Chat(model, tokenizer, "chatml")
     prompts = [chat.prompt(question, 3) for question in QUESTIONS[:4]]
     assert len({len(prompt) for prompt in prompts}) > 2
@@ -123,9 +127,6 @@ def test_every_logit_equals_the_full_forward(model, tokenizer):
         grid.slots[row] = Slot(row, row, list(prompt), limit=110, left=3, start=len(prompt))
         return grid.slots[row]
 
-    def land(flight):
-        for slot, tokens, logps in flight.land():
-            slot.tokens += tokens
 
     def step_and_compare():
         caught = []
@@ -135,7 +136,8 @@ def test_every_logit_equals_the_full_forward(model, tokenizer):
         for slot in grid.slots:
             full_V = model(input_ids=torch.tensor([slot.tokens])).logits[0, -1]
             torch.testing.assert_close(caught[0][slot.row], full_V, atol=1e-5, rtol=1e-5)
-        land(flight)
+        for slot, tokens, _ in flight:
+            slot.tokens += tokens
 
     with torch.no_grad():
         model.set_attn_implementation("slots")
@@ -181,7 +183,11 @@ def test_arrange_keeps_active_rows_together_and_the_longest_first(model):
         assert longest == sorted(longest, reverse=True)
 
 
-@pytest.mark.parametrize("options", [dict(slots=1), dict(slots=3), dict(slots=3, stride=4), dict(stride=7)])
+SCHEDULES = [dict(slots=1), dict(slots=3), dict(slots=3, stride=4), dict(stride=7), dict(slots=5, stride=4, ahead=1),
+             dict(stride=3, ahead=2)]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", SCHEDULES)
 def test_the_same_dialogues_whatever_the_schedule(model, tokenizer, dialogues, options):
     same(run(model, tokenizer, **options), dialogues)
 
@@ -200,15 +206,135 @@ def test_another_seed_gives_other_dialogues(model, tokenizer, dialogues):
     assert not torch.equal(run(model, tokenizer, seed=(1,)).tokens_DT[:, :60], dialogues.tokens_DT[:, :60])
 
 
-def test_bfloat16_logps_are_close(tokenizer):
+def check_bfloat16(tokenizer, temperature: float) -> None:
+    """Against the full forward pass in bfloat16: log-probabilities, and every greedy token the best up to ties."""
     model = small_model(tokenizer).to(torch.bfloat16)
-    batch = run(model, tokenizer, slots=6)
+    batch = run(model, tokenizer, slots=6, temperature=temperature, stride=4, ahead=1)
     with torch.no_grad():
         logp_DTV = model(input_ids=batch.tokens_DT).logits[:, :-1].float().log_softmax(-1)
     full = logp_DTV.gather(-1, batch.tokens_DT[:, 1:, None])[..., 0]
     mask = batch.sampled_DT[:, 1:]
-    assert batch.logp_DT.dtype == torch.float32
+    assert batch.logp_DT.dtype == torch.float32 and mask.sum() > 300
     assert (batch.logp_DT[:, 1:][mask] - full[mask]).abs().mean() < 2e-2
+    if temperature == 0:  # two steps of bfloat16 between 4 and 8, where the best logits lie
+        assert (logp_DTV.amax(-1) - full)[mask].max() <= 2**-4
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_bfloat16_is_the_same_up_to_ties(tokenizer, temperature):
+    check_bfloat16(tokenizer, temperature)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The CUDA path, played on the CPU
+
+
+class Recorded(TorchDispatchMode):
+    """A CUDA graph of the CPU: what `run` computes, operator by operator, to be computed again on the same tensors.
+    Whatever the host decides while it records stays as it was; asking the device for a value is an error."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.calls = []
+        with self:
+            run()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        assert operator not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), operator
+        result = operator(*args, **(kwargs or {}))
+        if not operator.is_view:
+            self.calls.append((operator, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        for operator, args, kwargs, results in self.calls:
+            again = operator(*args, **kwargs)
+            for old, new in zip(*([x] if isinstance(x, torch.Tensor) else x for x in (results, again))):
+                old.copy_(new)
+
+
+def flash_in_words(query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, return_debug_mask, *,
+                   scale=None, seqused_k=None, **kwargs):  # fmt: skip
+    """The operator by its documentation: queries and keys of all rows one behind the other, `seqused_k` keys each."""
+    assert (dropout_p, is_causal, return_debug_mask) == (0.0, False, False)
+    assert cum_seq_q.dtype == cum_seq_k.dtype == seqused_k.dtype == torch.int32
+    assert key.is_contiguous() and value.is_contiguous()
+    out = torch.empty_like(query)
+    for row, used in enumerate(seqused_k.numpy()):  # numpy: what the kernel reads on the device
+        first, last = cum_seq_q.numpy()[row : row + 2]
+        start = cum_seq_k.numpy()[row]
+        assert 0 < used <= max_k == cum_seq_k.numpy()[row + 1] - start and last - first <= max_q
+        q, k, v = query[first:last], key[start : start + used], value[start : start + used]
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out[first:last] = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+    return out, *(query.new_zeros(0) for _ in range(4))
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The step as on CUDA with 16-bit weights: recorded once for each number of rows, flash attention in words."""
+    made = []
+
+    def capture(run, neighbour):
+        run()  # as the real one does
+        made.append(Recorded(run))
+        return made[-1]
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_flash_attention_forward", flash_in_words, "CPU")
+    monkeypatch.setattr(engine, "has_flash", lambda model: True)
+    monkeypatch.setattr(engine, "capture", capture)
+    yield made
+    library._destroy()
+
+
+@pytest.mark.parametrize("options", [dict(slots=5, stride=4, ahead=1), dict(stride=3, ahead=2)])
+def test_graphs_write_the_same_dialogues(model, tokenizer, dialogues, graphs, options):
+    same(run(model, tokenizer, **options), dialogues)
+    rows = min(options.get("slots", 64), len(QUESTIONS))
+    assert 1 <= len(graphs) <= 1 + np.ceil(np.log2(rows))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_bfloat16_is_the_same_up_to_ties_with_graphs(tokenizer, graphs, temperature):
+    check_bfloat16(tokenizer, temperature)
+
+
+def test_late_verdicts_with_graphs(model, tokenizer, dialogues, graphs):
+    """Rows that wait for a verdict stay as they are while their neighbours in the graph go on."""
+    waiting = []
+
+    def grade(answer, gold):
+        waiting.append((Late(), answer))
+        return waiting[-1][0]
+
+    class Late(Future):
+        def result(self):
+            while not self.done():
+                late, answer = waiting.pop()
+                late.set_result(verdict(answer, "5"))
+            return super().result()
+
+    same(run(model, tokenizer, grade=grade, slots=6, stride=4, ahead=1), dialogues)
+
+
+def test_flash_attention_gives_the_operator_what_it_takes():
+    """On the meta device: argument names, and the shapes of Qwen2.5-1.5B."""
+    query = torch.empty(8, 12, 128, dtype=torch.bfloat16, device="meta")
+    cache = torch.empty(2, 8, 4096, 2, 128, dtype=torch.bfloat16, device="meta")
+    starts = torch.empty(9, dtype=torch.int32, device="meta")
+    out = flash_attention(query, cache[0], cache[1], starts, starts, starts[:8], 0.1)
+    assert out.shape == query.shape and out.dtype == query.dtype
+
+
+def test_where_flash_attention_runs(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    for device, dtype, capability, expected in (
+        ("cuda", torch.bfloat16, (9, 0), True), ("cuda", torch.float16, (8, 0), True),
+        ("cuda", torch.float32, (9, 0), False), ("cuda", torch.float16, (7, 5), False),
+        ("mps", torch.bfloat16, None, False), ("cpu", torch.bfloat16, None, False),
+    ):  # fmt: skip
+        assert has_flash(SimpleNamespace(device=torch.device(device), dtype=dtype)) is expected
 
 
 def test_late_verdicts_change_nothing(model, tokenizer, dialogues):
@@ -306,7 +432,8 @@ def test_wrong_wrong_right(tokenizer, stride):
     assert not batch.truncated_D.item() and batch.length_D.item() == len(tokens)
     text = tokenizer.decode(tokens)
     assert "You have 4 attempts to answer" in text
-    assert [f"You have {n} attempts left. Try an alternative.<|im_end|>" in text for n in (3, 2, 1)] == [True, True, False]
+    said = [f"You have {n} attempts left. Try an alternative.<|im_end|>" in text for n in (3, 2, 1)]
+    assert said == [True, True, False]
     assert text.endswith("<|im_start|>assistant\n5. \\boxed{5}")
 
 
@@ -368,6 +495,18 @@ def test_sample_inverts_the_cumulative_distribution():
     torch.testing.assert_close(logp, torch.tensor([0.1, 0.1, 0.2, 0.2, 0.3, 0.4]).log())
 
 
+@pytest.mark.parametrize("vocabulary", [4096, 704, 1001])
+def test_sample_agrees_with_float64(vocabulary):
+    """In groups of 256, of 64, and without groups."""
+    generator = torch.Generator().manual_seed(0)
+    logits, uniform = 3 * torch.randn(500, vocabulary, generator=generator), torch.rand(500, generator=generator)
+    p = logits.double().softmax(-1)
+    expected = torch.searchsorted(p.cumsum(-1), uniform.double()[:, None], right=True)[:, 0]
+    token, logp = sample(logits, uniform, 1.0)
+    assert (token == expected).sum() >= 498  # a uniform number within rounding of a border may fall on either side
+    torch.testing.assert_close(logp.double(), p.gather(-1, token[:, None])[:, 0].log(), atol=1e-5, rtol=0)
+
+
 def test_sample_never_takes_an_impossible_token():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.5, -torch.inf]])
     for uniform in (0.0, 1 - 2**-24, 1.0):
@@ -402,7 +541,7 @@ def test_one_sentence_for_what_does_not_fit(tokenizer):
         run(model, tokenizer, template="vicuna")
     with pytest.raises(ValueError, match="does not know the token <|eot_id|> of the chat template 'llama3'"):
         run(model, tokenizer, template="llama3")
-    with pytest.raises(ValueError, match="and max_new_tokens 500 exceed the model's 512 positions: lower max_new_tokens"):
+    with pytest.raises(ValueError, match="and max_new_tokens 500 exceed the model's 512 positions: lower max_new_"):
         run(model, tokenizer, max_new_tokens=500)
     sliding = copy.deepcopy(model)
     sliding.config.layer_types = ["full_attention", "sliding_attention"]
@@ -412,8 +551,29 @@ def test_one_sentence_for_what_does_not_fit(tokenizer):
 
 def test_one_sentence_for_a_cache_that_does_not_fit():
     config = SimpleNamespace(num_hidden_layers=2, num_key_value_heads=2, hidden_size=8, num_attention_heads=2)
-    with pytest.raises(ValueError, match="of 1073741824 slots with 1048576 positions takes 134217728.0 GiB, .* lower --slots"):
+    with pytest.raises(ValueError, match="of 1073741824 slots with 1048576 positions takes 134217728.0 GiB, .*: lower"):
         SlotCache(config, 2**30, 2**20, torch.float32, torch.device("cpu"), flash=False)
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(monkeypatch):
+    """On CUDA what is free is known: free for everybody, and what torch holds without using it."""
+    config = SimpleNamespace(num_hidden_layers=2, num_key_value_heads=2, hidden_size=8, num_attention_heads=2)
+    for name, value in (("mem_get_info", (1000, 9999)), ("memory_reserved", 700), ("memory_allocated", 500)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    real, allocated = torch.zeros, []
+    monkeypatch.setattr(torch, "zeros", lambda shape, **_: allocated.append(shape) or real(shape))
+    for capacity in (2, 3):  # 1 slot of 2 layers, keys and values, 2 heads, 4 numbers of 16 bits: 64 bytes a position
+        SlotCache(config, 6, capacity, torch.bfloat16, torch.device("cuda"), flash=True)
+    with pytest.raises(ValueError, match="of 5 slots with 4 positions takes 0.0 GiB, more than is free: lower --slots"):
+        SlotCache(config, 5, 4, torch.bfloat16, torch.device("cuda"), flash=True)
+    assert allocated == [(2, 2, 6, 2, 2, 4), (2, 2, 6, 3, 2, 4)]
+
+
+def test_the_size_of_the_cache_is_said_before(model, tokenizer, capsys):
+    run(model, tokenizer, progress="evaluate")
+    grid = Grid(model, 24, 147, 1.0)
+    assert cache_bytes(model.config, 24, 147, 4) == grid.cache.kv.nbytes == 2 * 2 * 24 * 2 * 147 * 8 * 4
+    assert "evaluate: key/value cache of 2 layers x 2 x 24 slots x 2 heads x " in capsys.readouterr().err
 
 
 def test_one_sentence_for_what_cannot_be_loaded(tmp_path):
