@@ -163,7 +163,7 @@ class Grid:
             reach = dict(blocks=blocks, attention_mask=mask)
         else:  # rows that wait look at one position, and write where they stand, behind all that they need
             starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
-            lengths = starts, starts * self.uniform_SC.shape[1], torch.where(active_R, next_R, 1).int()
+            lengths = starts, starts * self.uniform_SC.shape[1], (position_R * active_R + 1).int()
             reach = dict(lengths=lengths, attention_mask=None)
         logits_RV = self.model(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], use_cache=True,
                                past_key_values=self.cache, **reach).logits[:, -1]
@@ -175,7 +175,9 @@ class Grid:
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One token per row by inverting the cumulative distribution at `uniform_R`, and its log-probability (float32).
     Temperature 0 takes the most probable token and reports its log-probability at temperature 1."""
-    p_RV = (logits_RV.float() / (temperature or 1.0)).softmax(-1)
+    if temperature not in (0, 1):
+        logits_RV = logits_RV.float() / temperature
+    p_RV = logits_RV.softmax(-1, dtype=torch.float32)
     R, V = p_RV.shape
     if temperature == 0:
         token_R1 = p_RV.argmax(-1, keepdim=True)

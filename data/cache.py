@@ -5,6 +5,7 @@ Shapes: S rows of the cache ("slots"), C positions of a row, R rows of a call, N
         H key/value heads, G query heads of each, E head dimension.
 """
 
+import os
 from typing import Callable
 
 import torch
@@ -51,10 +52,13 @@ AttentionInterface.register("slots", slot_attention)
 
 
 def has_flash(model) -> bool:
-    """Whether flash attention runs on this device in this precision."""
+    """Whether flash attention runs on this device, in this precision, with heads of this size (flash_api.cpp)."""
     if model.device.type != "cuda" or model.dtype not in (torch.float16, torch.bfloat16):
         return False
-    return torch.cuda.get_device_capability(model.device) >= (8, 0)
+    if torch.version.hip or not torch.backends.cuda.is_flash_attention_available():
+        return False
+    E = head_size(model.config)
+    return E % 8 == 0 and E <= 256 and torch.cuda.get_device_capability(model.device) >= (8, 0)
 
 
 class SlotCache:
@@ -65,6 +69,8 @@ class SlotCache:
         if device.type == "cuda":  # torch still holds memory of tensors that are gone: that is free as well
             held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
             free = torch.cuda.mem_get_info(device)[0] + held
+        elif device.type == "cpu":  # the system promises more than it has, and ends the process when it is used
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         L, H, E = config.num_hidden_layers, config.num_key_value_heads, head_size(config)
         # flash attention wants the heads of a position side by side; SDPA on the CPU the positions of a head
         shape = (L, 2, slots, capacity, H, E) if flash else (L, 2, slots, H, capacity, E)

@@ -240,7 +240,8 @@ class Recorded(TorchDispatchMode):
             run()
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        assert operator not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), operator
+        aten = torch.ops.aten  # these wait for the device, or copy from memory of the host that a graph may not read
+        assert operator not in (aten._local_scalar_dense.default, aten.nonzero.default, aten.lift_fresh.default)
         result = operator(*args, **(kwargs or {}))
         if not operator.is_view:
             self.calls.append((operator, args, kwargs or {}, result))
@@ -257,8 +258,11 @@ def flash_in_words(query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, dropou
                    scale=None, seqused_k=None, **kwargs):  # fmt: skip
     """The operator by its documentation: queries and keys of all rows one behind the other, `seqused_k` keys each."""
     assert (dropout_p, is_causal, return_debug_mask) == (0.0, False, False)
+    R, E = len(seqused_k), query.shape[-1]
     assert cum_seq_q.dtype == cum_seq_k.dtype == seqused_k.dtype == torch.int32
-    assert key.is_contiguous() and value.is_contiguous()
+    assert cum_seq_q.shape == cum_seq_k.shape == (R + 1,) and seqused_k.is_contiguous()
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1 and E % 8 == 0
+    assert key.shape == value.shape == (R * max_k, key.shape[1], E) and query.shape[1] % key.shape[1] == 0
     out = torch.empty_like(query)
     for row, used in enumerate(seqused_k.numpy()):  # numpy: what the kernel reads on the device
         first, last = cum_seq_q.numpy()[row : row + 2]
@@ -327,14 +331,30 @@ def test_flash_attention_gives_the_operator_what_it_takes():
     assert out.shape == query.shape and out.dtype == query.dtype
 
 
+def test_the_operator_of_flash_attention_is_the_one_that_is_called():
+    """It has no documentation of its own: its arguments as of torch 2.11, in their order; later ones may come behind."""
+    arguments = torch.ops.aten._flash_attention_forward.default._schema.arguments
+    said = [f"{argument.type} {argument.name}" for argument in arguments]
+    assert said[:10] == [
+        "Tensor query", "Tensor key", "Tensor value", "Optional[Tensor] cum_seq_q", "Optional[Tensor] cum_seq_k",
+        "int max_q", "int max_k", "float dropout_p", "bool is_causal", "bool return_debug_mask",
+    ]  # fmt: skip
+    assert {"Optional[float] scale", "Optional[Tensor] seqused_k"} <= set(said[10:])
+    assert all(argument.kwarg_only and argument.default_value is None for argument in arguments[10:])
+
+
 def test_where_flash_attention_runs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    for device, dtype, capability, expected in (
-        ("cuda", torch.bfloat16, (9, 0), True), ("cuda", torch.float16, (8, 0), True),
-        ("cuda", torch.float32, (9, 0), False), ("cuda", torch.float16, (7, 5), False),
-        ("mps", torch.bfloat16, None, False), ("cpu", torch.bfloat16, None, False),
-    ):  # fmt: skip
-        assert has_flash(SimpleNamespace(device=torch.device(device), dtype=dtype)) is expected
+    for built in (True, False):
+        monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: built)
+        for device, dtype, capability, head, expected in (
+            ("cuda", torch.bfloat16, (9, 0), 128, True), ("cuda", torch.float16, (8, 0), 256, True),
+            ("cuda", torch.bfloat16, (9, 0), 264, False), ("cuda", torch.bfloat16, (9, 0), 12, False),
+            ("cuda", torch.float32, (9, 0), 128, False), ("cuda", torch.float16, (7, 5), 128, False),
+            ("mps", torch.bfloat16, None, 128, False), ("cpu", torch.bfloat16, None, 128, False),
+        ):  # fmt: skip
+            model = SimpleNamespace(device=torch.device(device), dtype=dtype, config=SimpleNamespace(head_dim=head))
+            assert has_flash(model) is (expected and built)
 
 
 def test_late_verdicts_change_nothing(model, tokenizer, dialogues):
