@@ -79,8 +79,8 @@ class SlotCache:
                 raise RuntimeError
             kv = torch.zeros(shape, dtype=dtype, device=device)  # not empty: a masked NaN would still poison sums
         except RuntimeError as error:
-            raise ValueError(f"the key/value cache of {slots} slots with {capacity} positions takes {takes / 2**30:.1f}"
-                             " GiB, more than is free: lower --slots or --max_new_tokens") from error
+            raise ValueError(f"the key/value cache of {slots} slots with {capacity} positions takes {takes / 1e9:.3g}"
+                             " GB, more than is free: lower --slots or --max_new_tokens") from error
         self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, E)
 
     def aim(self, rows_R: torch.Tensor, position_RN: torch.Tensor, span: int | None) -> None:

@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from conftest import settled, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import data.cache
+import evaluate
 import rollout as engine
+import train
 from data.cache import SlotCache, flash_attention, has_flash
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
-from data.models import cache_bytes, load_model, pick_device, pick_dtype
+from data.models import cache_bytes, load_model, pick_device, pick_dtype, save_model
 from reward import extract_boxed
 from rollout import Grid, Slot, rollout, sample
 
@@ -332,7 +335,7 @@ def test_flash_attention_gives_the_operator_what_it_takes():
 
 
 def test_the_operator_of_flash_attention_is_the_one_that_is_called():
-    """It has no documentation of its own: its arguments as of torch 2.11, in their order; later ones may come behind."""
+    """It has no documentation: its arguments as of torch 2.11, in their order; later ones may come behind."""
     arguments = torch.ops.aten._flash_attention_forward.default._schema.arguments
     said = [f"{argument.type} {argument.name}" for argument in arguments]
     assert said[:10] == [
@@ -571,7 +574,7 @@ def test_one_sentence_for_what_does_not_fit(tokenizer):
 
 def test_one_sentence_for_a_cache_that_does_not_fit():
     config = SimpleNamespace(num_hidden_layers=2, num_key_value_heads=2, hidden_size=8, num_attention_heads=2)
-    with pytest.raises(ValueError, match="of 1073741824 slots with 1048576 positions takes 134217728.0 GiB, .*: lower"):
+    with pytest.raises(ValueError, match="of 1073741824 slots with 1048576 positions takes 1.44e.08 GB, .*: lower"):
         SlotCache(config, 2**30, 2**20, torch.float32, torch.device("cpu"), flash=False)
 
 
@@ -584,9 +587,25 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(monkeypatch
     monkeypatch.setattr(torch, "zeros", lambda shape, **_: allocated.append(shape) or real(shape))
     for capacity in (2, 3):  # 1 slot of 2 layers, keys and values, 2 heads, 4 numbers of 16 bits: 64 bytes a position
         SlotCache(config, 6, capacity, torch.bfloat16, torch.device("cuda"), flash=True)
-    with pytest.raises(ValueError, match="of 5 slots with 4 positions takes 0.0 GiB, more than is free: lower --slots"):
+    with pytest.raises(ValueError, match="of 5 slots with 4 positions takes 1.28e-06 GB, more than is free: lower --slots"):
         SlotCache(config, 5, 4, torch.bfloat16, torch.device("cuda"), flash=True)
     assert allocated == [(2, 2, 6, 2, 2, 4), (2, 2, 6, 3, 2, 4)]
+
+
+@pytest.mark.parametrize("command", [evaluate, train])
+def test_one_sentence_of_a_command_for_a_cache_that_does_not_fit(command, tokenizer, tmp_path, monkeypatch, capsys):
+    save_model(small_model(tokenizer), tokenizer, tmp_path / "base")
+    (tmp_path / "questions.jsonl").write_text('{"question": "5 or 17?", "answer": "5"}\n')
+    monkeypatch.setattr(data.cache, "os", SimpleNamespace(sysconf=lambda name: 100))  # 100 pages of 100 bytes
+    monkeypatch.setattr(train.signal, "signal", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    options = "--model base --data questions.jsonl --out out --max_new_tokens 40 --slots 4 --device cpu"
+    more = " --eval_data none --dialogues 4 --minibatches 1 --dtype float32" if command is train else ""
+    with pytest.raises(SystemExit) as end:
+        command.main((options + more).split())
+    assert end.value.code not in (0, None)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "free" in line]
+    assert " GB, more than is free: lower --slots or --max_new_tokens" in said
 
 
 def test_the_size_of_the_cache_is_said_before(model, tokenizer, capsys):
