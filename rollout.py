@@ -159,8 +159,7 @@ class Grid:
         active_R, next_R = rows_R < self.active, position_R + 1
         self.cache.aim(rows_R, position_R[:, None], None)
         if blocks:
-            mask = mask_behind(position_R[:, None], blocks[0][2], self.model.dtype)
-            reach = dict(blocks=blocks, attention_mask=mask)
+            reach = dict(blocks=blocks, attention_mask=mask_behind(position_R[:, None], blocks[0][2], self.model.dtype))
         else:  # rows that wait look at one position, and write where they stand, behind all that they need
             starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
             lengths = starts, starts * self.uniform_SC.shape[1], (position_R * active_R + 1).int()
@@ -311,8 +310,8 @@ def rollout(model, tokenizer, questions: list[str], golds: list[str], allowed: l
     bar = tqdm(total=len(prompts), desc=progress, unit="dialogue", leave=False, disable=progress is None)
     while len(finished) < len(prompts):
         # Free rows take the next questions.
-        free = [row for row, slot in enumerate(grid.slots) if slot is None] if queue else []
-        for row, d in zip(free, [queue.popleft() for _ in free[: len(queue)]]):
+        while queue and None in grid.slots:
+            row, d = grid.slots.index(None), queue.popleft()
             n = len(prompts[d])
             grid.slots[row] = Slot(d, row, list(prompts[d]), n + attempt_budget, allowed[d], start=n)
             uniforms = np.random.default_rng((*seed, first + d)).random(max_new_tokens, dtype=np.float32)

@@ -8,17 +8,19 @@ of every attempt come from a script, as in bench/rollout.py. A section that fail
 run, and the exit code is 1.
 
     exact     float32: every token is the one that the full forward pass and the dialogue's uniform numbers give, and
-              how far the log-probabilities are apart. The model's precision: log-probabilities against those of the
-              training side, and whether graphs write the same tokens as the same step without a graph
+              how far the log-probabilities are apart. The model's precision: the same up to ties (between a uniform
+              number and the token it chose there is no more probability than rounding explains), and the fast step
+              beside the same without graphs, and beside the one of other devices, without flash attention
     copy      bytes read and written per second by a device copy
     decode    steps with every slot busy at one length of context, as a share of the bound by memory bandwidth:
               all weights, all keys and values, and the logits written and read once
-    rollout   1024 dialogues up to 4096 tokens. Idle is the time in which the device had been given nothing to do (gaps
-              inside a feed count as work); overshoot is what was sampled behind the end of an attempt. Verdicts come at
-              once and there is no text to look at, so the time of the grader is not in it
+    rollout   1024 dialogues up to 4096 tokens, graded in worker processes. Idle is the time in which the device had
+              been given nothing to do, the capture of graphs included (gaps inside a feed count as work); overshoot is
+              what was sampled behind the end of an attempt. The script knows where attempts end: no text is looked at
     generate  the first attempts of some of these dialogues, by `.generate()` and by the engine. Later attempts, which
               `.generate()` has to prefill again, would make the difference larger
-    update    one optimiser step of PPO on made-up dialogues, by bench/ppo.py
+    update    one optimiser step of PPO on 128 made-up dialogues, by bench/ppo.py, and the two forward passes before it.
+              A step of the paper is the rollout and eight times that: computed, not run
 """
 
 import argparse
@@ -36,17 +38,20 @@ from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForTokenClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import ppo  # noqa: E402
 import rollout  # noqa: E402
 from data.models import cache_bytes  # noqa: E402
+from reward import Grader  # noqa: E402
 
 
 def neighbour(name: str):
-    """Another script of this folder as a module; `rollout` and `ppo` are the project's own."""
+    """Another script of this folder as a module; `rollout` and `ppo` are the project's own files."""
     spec = importlib.util.spec_from_file_location(f"bench_{name}", Path(__file__).with_name(f"{name}.py"))
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -80,9 +85,11 @@ SMALL = FULL | dict(
 )  # fmt: skip
 TARGETS = {  # by the end of the measure's name
     "difference of a log-probability, mean": "under 0.02", "tokens that differ": "0",
+    "probability between a uniform number and its token": "under 0.02",
     "256 slots, 1000 tokens of context: tokens/s": "about 40,000",
     "share of the bound": "at least 60%", "sampled tokens/s": "at least 20,000", "idle": "under 3%",
     "overshoot": "under 3%", "times as fast as generate": "at least 5", "share of peak": "at least 40%",
+    "the paper's step, from its parts: seconds": "at most 150",
 }  # fmt: skip
 
 
@@ -105,11 +112,12 @@ def wait(device: torch.device) -> float:
 
 def exact(_, size, device, dtype) -> dict:
     script = bench.draw_script(vocab=SMALL_SHAPE["vocab_size"], **size["exact"])
-    results = {}
+    shape = SMALL_SHAPE | {"head_dim": 128}  # the kernels of the large model
+    model, results = build(shape, device, torch.float32), {}
     for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-        model = build(SMALL_SHAPE, device, torch.float32)
         dialogues, logp_DTV = play_and_score(model, script, temperature)
-        results[f"float32, {name}: tokens that differ"] = misses(dialogues, logp_DTV, script, temperature)
+        distances = off(dialogues, logp_DTV, script, temperature)
+        results[f"float32, {name}: tokens that differ"] = sum(distance > 0 for distance in distances)
         apart = differences(dialogues, logp_DTV)
         results[f"float32, {name}: largest difference of a log-probability"] = apart.max().item()
     model = model.to(dtype)
@@ -117,9 +125,16 @@ def exact(_, size, device, dtype) -> dict:
     apart = differences(dialogues, logp_DTV)
     results[f"{dtype}: difference of a log-probability, mean"] = apart.mean().item()
     results[f"{dtype}: difference of a log-probability, largest"] = apart.max().item()
-    with mock.patch.object(rollout.Grid, "captured", lambda grid, R: lambda: grid.step(R)):
+    results[f"{dtype}: probability between a uniform number and its token"] = max(off(dialogues, logp_DTV, script, 1.0))
+    with mock.patch.object(rollout.Grid, "captured", lambda grid, R: partial(grid.step, R)):
         plain, _ = play_and_score(model, script, 1.0)
     results[f"{dtype}, without graphs: tokens that differ"] = int((plain.tokens_DT != dialogues.tokens_DT).sum())
+    with mock.patch.object(rollout, "has_flash", lambda model: False):
+        slow, _ = play_and_score(model, script, 1.0)
+    same_DT = (slow.tokens_DT == dialogues.tokens_DT).cummin(-1).values  # up to the first tie
+    apart = (slow.logp_DT - dialogues.logp_DT)[same_DT & dialogues.sampled_DT].abs()
+    results[f"{dtype}, without flash attention: dialogues that part"] = int((~same_DT).any(-1).sum())
+    results[f"{dtype}, without flash attention: difference of a log-probability, mean"] = apart.mean().item()
     return results
 
 
@@ -137,16 +152,19 @@ def differences(dialogues, logp_DTV) -> torch.Tensor:
     return (dialogues.logp_DT[:, 1:] - full_DT)[dialogues.sampled_DT[:, 1:]].abs()
 
 
-def misses(dialogues, logp_DTV, script, temperature: float) -> int:
-    """Sampled tokens that are not what the distribution in float64 and the dialogue's uniform numbers say."""
-    count = 0
+def off(dialogues, logp_DTV, script, temperature: float) -> list[float]:
+    """Of every sampled token, how far it is from the one that the full forward pass asks for, in float64; 0 if it is
+    that. Sampled: the probability between the dialogue's uniform number and the token. Greedy: in log-probability."""
+    distances = []
     for d, prompt in enumerate(script.prompts):
         uniforms = np.random.default_rng((0, d)).random(script.budget, dtype=np.float32)
         for t in dialogues.sampled_DT[d].nonzero()[:, 0].tolist():
-            cdf_V = logp_DTV[d, t - 1].double().exp().cumsum(-1).numpy()
-            drawn = np.searchsorted(cdf_V, uniforms[t - len(prompt)] * cdf_V[-1], side="right")
-            count += dialogues.tokens_DT[d, t].item() != (drawn if temperature else logp_DTV[d, t - 1].argmax()).item()
-    return count
+            logp_V, token = logp_DTV[d, t - 1].double(), dialogues.tokens_DT[d, t]
+            cdf_V = F.pad(logp_V.exp().cumsum(-1), (1, 0))
+            drawn = uniforms[t - len(prompt)].item() * cdf_V[-1]
+            outside = torch.maximum(cdf_V[token] - drawn, drawn - cdf_V[token + 1]).clamp(min=0)
+            distances.append((outside if temperature else logp_V.max() - logp_V[token]).item())
+    return distances
 
 
 def copy(_, size, device, dtype) -> dict:
@@ -173,8 +191,10 @@ def decode(model, size, device, dtype) -> dict:
 
 @contextmanager
 def watched(device):
-    """Yields what a rollout does: the tokens that it samples, and the device's events around all that it is given."""
-    seen = SimpleNamespace(sampled=0, events=[])
+    """Yields what a rollout does: the tokens that it samples, the seconds in which it captures graphs, and the device's
+    events around all that it is given."""
+    seen = SimpleNamespace(sampled=0, capturing=0.0, events=[])
+    feed, launch, captured = rollout.Grid.feed, rollout.Grid.launch, rollout.Grid.captured
 
     def watch(method):
         def run(grid, *arguments):
@@ -191,21 +211,33 @@ def watched(device):
 
         return run
 
-    feed, launch = rollout.Grid.feed, rollout.Grid.launch
-    with mock.patch.multiple(rollout.Grid, feed=watch(feed), launch=watch(launch)):
+    def watched_capture(grid, R):
+        new, start = R not in grid.graphs, time.perf_counter()
+        replay = captured(grid, R)
+        seen.capturing += new * (time.perf_counter() - start)
+        return replay
+
+    with mock.patch.multiple(rollout.Grid, feed=watch(feed), launch=watch(launch), captured=watched_capture):
         yield seen
 
 
 def whole_rollout(model, size, device, dtype) -> dict:
     script = bench.draw_script(vocab=model.config.vocab_size, **size["rollout"])
-    with bench.scripted(script), watched(device) as seen:
+    with bench.scripted(script), watched(device) as seen, Grader() as grader:
+
+        def grade(answer, gold):
+            return grader.submit("\\frac{1}{2}" if answer == gold else "\\frac{1}{3}", "0.5")
+
+        grade("right", "right").result()  # the workers have started
         start = wait(device)
-        bench.run_engine(model, script, size["slots"])
+        dialogues = bench.run_engine(model, script, size["slots"], grade=grade)
         seconds = wait(device) - start
+    if dialogues.correct_D.tolist() != script.correct:
+        raise RuntimeError("the verdicts are not those of the script")
     results = {"sampled tokens": script.tokens, "seconds": seconds, "sampled tokens/s": script.tokens / seconds}
     if device.type == "cuda":
-        busy = sum(first.elapsed_time(last) for first, last in seen.events) / 1e3
-        results["idle"] = 1 - busy / seconds
+        busy = sum(first.elapsed_time(last) for first, last in seen.events) / 1e3 - seen.capturing
+        results |= {"to capture graphs": seen.capturing / seconds, "idle": 1 - busy / seconds}
     return results | {"overshoot": 1 - script.tokens / seen.sampled}
 
 
@@ -225,13 +257,25 @@ def update(_, size, device, dtype) -> dict:
     actor = build(shape, device, dtype)
     actor.set_attn_implementation("slots")
     critic = build(shape, device, dtype, Qwen2ForTokenClassification, num_labels=1)
-    ppo = neighbour("ppo")
-    options = SimpleNamespace(side="ours", model=None, **size["update"])
-    with mock.patch.object(ppo, "models_of", lambda _: (actor, critic)):
-        measured = ppo.measure(options)
+    plain, options = neighbour("ppo"), SimpleNamespace(side="ours", model=None, **size["update"])
+    with mock.patch.object(plain, "models_of", lambda _: (actor, critic)):
+        measured = plain.measure(options)
     names = {"seconds": "seconds", "tokens_per_second": "tokens/s", "share_of_peak": "share of peak",
              "peak_memory": "bytes at most"}  # fmt: skip
-    return {name: measured[key] for key, name in names.items() if key in measured}
+    dialogues = plain.made_up(options.dialogues, options.mean, shape["vocab_size"], options.longest)
+    start = wait(device)
+    ppo.score(dialogues, actor, critic, 1.0, options.micro_batch_tokens)
+    forward = wait(device) - start
+    return {name: measured[key] for key, name in names.items() if key in measured} | {"forward, seconds": forward}
+
+
+def step(sections: dict, size: dict) -> dict:
+    """The seconds of a step of the paper, from what its parts took."""
+    if not all("seconds" in sections.get(name, ()) for name in ("rollout", "update")):
+        return {}
+    times = size["rollout"]["dialogues"] / size["update"]["dialogues"]
+    one = sections["update"]["seconds"] + sections["update"]["forward, seconds"]
+    return {"the paper's step, from its parts: seconds": sections["rollout"]["seconds"] + times * one}
 
 
 SECTIONS = {
@@ -247,6 +291,11 @@ def written(value: float) -> str:
 def line(section: str, name: str, value: str) -> str:
     target = next((target for ending, target in TARGETS.items() if name.endswith(ending)), "")
     return f"| {section} | {name} | {value} | {target} |"
+
+
+def show(section: str, results: dict) -> None:
+    for name, value in results.items():
+        print(line(section, name, value if name == "failed" else written(value)), flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -266,24 +315,24 @@ def main(argv: list[str] | None = None) -> int:
     model, failed = None, False
     for name in options.sections:
         start = time.perf_counter()
-        if name not in NEED_THE_MODEL:
-            model = None
-        elif model is None:
-            model = build(SHAPE if size is FULL else SMALL_SHAPE, device, dtype)
         try:
+            if name not in NEED_THE_MODEL:
+                model = None
+            elif model is None:
+                model = build(SHAPE if size is FULL else SMALL_SHAPE, device, dtype)
             results = SECTIONS[name](model, size, device, dtype)
-            for measure, value in results.items():
-                print(line(name, measure, written(value)))
         except Exception as error:  # one run on a GPU may be all there is: the other sections still run
             traceback.print_exc()
             failed, results = True, {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
-            print(line(name, "failed", results["failed"]))
-        spent = time.perf_counter() - start
-        figures["sections"][name] = results | {"seconds of the section": spent}
-        print(line(name, "seconds of the section", written(spent)), flush=True)
+        figures["sections"][name] = results | {"seconds of the section": time.perf_counter() - start}
+        show(name, figures["sections"][name])
         gc.collect()
         if cuda:
             torch.cuda.empty_cache()
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    figures["step"] = step(figures["sections"], size)
+    show("step", figures["step"])
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return int(failed)

@@ -185,7 +185,7 @@ def play_ours(model, script: Script, slots: int, temperature: float = 1.0) -> li
     return [[tokens[attempt.start : attempt.end].tolist() for attempt in attempts] for tokens, attempts in rows]
 
 
-def run_engine(model, script: Script, slots: int, temperature: float = 1.0) -> rollout.Dialogues:
+def run_engine(model, script: Script, slots: int, temperature: float = 1.0, grade=grade) -> rollout.Dialogues:
     count = len(script.prompts)
     return rollout.rollout(
         model, None, list(map(str, range(count))), ["right"] * count, script.allowed, extract=None, grade=grade,

@@ -22,8 +22,13 @@ def test_all_sections_in_small(tmp_path, capsys):
     assert list(figures["sections"]) == list(gpu.SECTIONS)
     exact = figures["sections"]["exact"]
     assert [value for name, value in exact.items() if "tokens that differ" in name] == [0, 0, 0]
-    assert all(value < 1e-4 for name, value in exact.items() if "of a log-probability" in name)
+    rounding = ("of a log-probability", "between a uniform number and its token")
+    assert all(value < 1e-4 for name, value in exact.items() if any(what in name for what in rounding))
+    assert exact["torch.float32, without flash attention: dialogues that part"] == 0
     assert figures["sections"]["rollout"]["overshoot"] == 0  # the CPU looks after every step
+    parts = figures["sections"]["rollout"]["seconds"], figures["sections"]["update"]
+    assert figures["step"] == {"the paper's step, from its parts: seconds": parts[0] + 2 * sum(
+        parts[1][name] for name in ("seconds", "forward, seconds"))}
     assert 0 < figures["sections"]["decode"]["4 slots, 32 tokens of context: share of the bound"] < 1
     for section, measure in (("generate", "times as fast as generate"), ("update", "tokens/s"), ("copy", "bytes/s")):
         assert figures["sections"][section][measure] > 0
