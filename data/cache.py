@@ -32,11 +32,22 @@ def slot_attention(module, query, key, value, attention_mask, scaling, blocks=No
             F.scaled_dot_product_attention(query[i:j], key[i:j, :, :span], value[i:j, :, :span],
                                            attention_mask[i:j, :, :, :span], scale=scaling)
             for i, j, span in blocks])
+    elif attention_mask is not None and query.device.type != "cpu":
+        return folded_attention(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
     else:
         out = F.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=attention_mask is None,
                                              scale=scaling, enable_gqa=heads != key.shape[1])
         return out.transpose(1, 2).contiguous(), None
     return out.reshape(R, 1, heads, E), None
+
+
+def folded_attention(query, key, value, mask, scaling) -> torch.Tensor:
+    """Masked attention in which the query heads of a key stand in for queries. On CUDA flash attention takes no mask and
+    memory-efficient attention no groups of heads; what is left would repeat keys and values for every head."""
+    R, H, _, E = key.shape
+    mask = mask.repeat(1, 1, query.shape[1] // H, 1)
+    out = F.scaled_dot_product_attention(query.reshape(R, H, -1, E), key, value, mask, scale=scaling)
+    return out.reshape(query.shape)
 
 
 def flash_attention(query, key, value, query_starts, row_starts, length_R, scaling) -> torch.Tensor:

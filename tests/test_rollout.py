@@ -15,7 +15,7 @@ import data.cache
 import evaluate
 import rollout as engine
 import train
-from data.cache import SlotCache, flash_attention, has_flash
+from data.cache import SlotCache, flash_attention, folded_attention, has_flash, mask_behind
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
 from data.models import cache_bytes, load_model, pick_device, pick_dtype, save_model
 from reward import extract_boxed
@@ -334,6 +334,15 @@ def test_flash_attention_gives_the_operator_what_it_takes():
     assert out.shape == query.shape and out.dtype == query.dtype
 
 
+def test_folded_attention_is_that_of_grouped_heads():
+    """Feedback of 5 tokens in rows that hold 3 and 9 before it: 6 query heads, 2 of keys."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, h, n, 8, generator=generator) for h, n in ((6, 5), (2, 14), (2, 14)))
+    mask = mask_behind(torch.tensor([[3], [9]]) + torch.arange(5), 14, torch.float32)
+    expected = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(folded_attention(query, key, value, mask, 0.3), expected, atol=1e-6, rtol=1e-6)
+
+
 def test_the_operator_of_flash_attention_is_the_one_that_is_called():
     """It has no documentation: its arguments as of torch 2.11, in their order; later ones may come behind."""
     arguments = torch.ops.aten._flash_attention_forward.default._schema.arguments
@@ -587,7 +596,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(monkeypatch
     monkeypatch.setattr(torch, "zeros", lambda shape, **_: allocated.append(shape) or real(shape))
     for capacity in (2, 3):  # 1 slot of 2 layers, keys and values, 2 heads, 4 numbers of 16 bits: 64 bytes a position
         SlotCache(config, 6, capacity, torch.bfloat16, torch.device("cuda"), flash=True)
-    with pytest.raises(ValueError, match="of 5 slots with 4 positions takes 1.28e-06 GB, more than is free: lower --slots"):
+    with pytest.raises(ValueError, match="of 5 slots with 4 positions takes 1.28e-06 GB, more than is free: lower"):
         SlotCache(config, 5, 4, torch.bfloat16, torch.device("cuda"), flash=True)
     assert allocated == [(2, 2, 6, 2, 2, 4), (2, 2, 6, 3, 2, 4)]
 
