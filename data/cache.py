@@ -42,8 +42,8 @@ def slot_attention(module, query, key, value, attention_mask, scaling, blocks=No
 
 
 def folded_attention(query, key, value, mask, scaling) -> torch.Tensor:
-    """Masked attention in which the query heads of a key stand in for queries. On CUDA flash attention takes no mask and
-    memory-efficient attention no groups of heads; what is left would repeat keys and values for every head."""
+    """Masked attention in which the query heads of a key stand in for queries. On CUDA, flash attention takes no mask
+    and memory-efficient attention no groups of heads; what is left would repeat keys and values for every head."""
     R, H, _, E = key.shape
     mask = mask.repeat(1, 1, query.shape[1] // H, 1)
     out = F.scaled_dot_product_attention(query.reshape(R, H, -1, E), key, value, mask, scale=scaling)
