@@ -329,6 +329,7 @@ def main(argv: list[str] | None = None) -> int:
         gc.collect()
         if cuda:
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         if options.json:
             options.json.write_text(json.dumps(figures, indent=1) + "\n")
     figures["step"] = step(figures["sections"], size)
