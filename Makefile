@@ -11,10 +11,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-.PHONY: help train baseline reproduce ablations bench-rollout bench-ppo bench-evaluate evaluate test smoke clean
+.PHONY: help train baseline reproduce ablations bench-rollout bench-ppo bench-evaluate bench-gpu evaluate test smoke clean
 
 help:  ## list the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
@@ -51,6 +51,9 @@ bench-ppo: .venv/ready  ## speed and memory of the PPO update against a plain lo
 
 bench-evaluate: .venv/ready runs/miniature/base  ## what an evaluation costs beyond its rollout
 	$(PY) bench/evaluate.py $(ARGS)
+
+bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU, beside their targets: 8 minutes
+	$(PY) bench/gpu.py $(ARGS)
 
 evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (BENCHMARKS=paper: its five) ATTEMPTS=7
 	@test -n "$(MODEL)" -a -n "$(or $(DATA),$(BENCHMARKS))" || { echo 'make evaluate needs a model and a data set: make evaluate MODEL=runs/NAME/model DATA=riddles-test, or BENCHMARKS=paper' >&2; exit 2; }

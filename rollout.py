@@ -8,22 +8,25 @@ A grid of S rows shares one preallocated KV cache. Two things happen to a row, a
              \\boxed{...}, an end token, or the end of the budget.
 
 After a wrong attempt come feedback and the next attempt; after a dialogue the next question takes its row. The host
-looks every `stride` steps, and only at rows that sampled an end token or a closing brace. A row that wrote past the end
-of its attempt is rolled back by resetting its length: what lies behind it is never read. Tokens in, tokens out: text is
-decoded to be graded and shown, never encoded again.
+looks every `stride` steps at what was written; on CUDA while the next steps run already, so that the GPU never waits
+for it. A row that wrote past the end of its attempt is rolled back by resetting its position: what lies behind it is
+never read. Tokens in, tokens out: text is decoded to be graded and shown, never encoded again.
 
-Active rows are kept together, the longest first (`Grid.arrange`): a step computes nothing for rows that wait, and its
-attention reads each block of rows only as far as the longest of them reaches. Randomness belongs to the dialogue:
-position t of dialogue d always uses the same uniform number, so the same seed gives the same dialogues with 1 row or
-with 256, whatever the order in which they are filled.
+Active rows are kept at the front (`Grid.arrange`): a step computes nothing for rows that wait. On the CPU the longest
+come first, and attention reads each block of rows only as far as the longest of them reaches. On CUDA with 16-bit
+weights a step is a CUDA graph, and flash attention reads each row up to its own length, kept on the device. Randomness
+belongs to the dialogue: position t of dialogue d always uses the same uniform number, so the same seed gives the same
+dialogues with 1 row or with 256, whatever the order in which they are filled.
 
-Shapes: D dialogues, T tokens of the longest dialogue, S rows ("slots"), C cache positions of a row, V vocabulary,
-        R rows of a call, N tokens fed to each, L layers, H key/value heads, G query heads of each, E head dimension.
+Shapes: D dialogues, S rows ("slots"), C cache positions of a row, V vocabulary, R rows of a call, N tokens of each,
+        L layers, H key/value heads, G query heads of each, E head dimension; W tokens that are neighbours in V.
 """
 
+import sys
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable, Iterator
 
 import numpy as np
@@ -31,118 +34,65 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import AttentionInterface
 
+from data.cache import SlotCache, capture, has_flash, mask_behind
 from data.chat import Chat
 from data.dialogues import Attempt, Dialogues
-from data.models import check_fit
+from data.models import check_fit, explain_cache
 
 FEED_TOKENS = 16384  # fed in one forward pass, padding included
 
 
 # -------------------- The grid: one cache, one step
-def slot_attention(module, query, key, value, attention_mask, scaling, blocks=None, **kwargs):
-    """Attention for `transformers.AttentionInterface`; query (R, H * G, N, E), key and value (R, H, positions, E).
-
-    With `blocks` it is a decode step: one query a row, so the G query heads of a key/value head take the place of the
-    queries, and each block of rows (first, last, span) reads its first `span` positions straight from the cache. Else
-    tokens are fed, under their mask; or, without one, it is training: causal attention over right-padded rows, where
-    padding needs no mask because nothing before it looks at it.
-    """
-    if blocks is None:
-        out = F.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=attention_mask is None,
-                                             scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
-        return out.transpose(1, 2).contiguous(), None
-    R, heads, _, E = query.shape
-    query = query.reshape(R, key.shape[1], -1, E)  # (R, H, G, E)
-    out = torch.cat([
-        F.scaled_dot_product_attention(query[i:j], key[i:j, :, :span], value[i:j, :, :span],
-                                       attention_mask[i:j, :, :, :span], scale=scaling)
-        for i, j, span in blocks])
-    return out.reshape(R, 1, heads, E), None
-
-
-AttentionInterface.register("slots", slot_attention)
-
-
-class SlotCache:
-    """The `past_key_values` that transformers' attention layers call: each row is written at its own positions."""
-
-    def __init__(self, config, slots: int, capacity: int, dtype: torch.dtype, device: torch.device):
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = config.num_hidden_layers, 2, slots, config.num_key_value_heads, capacity, size
-        try:
-            self.kv = torch.zeros(shape, dtype=dtype, device=device)  # not empty: a masked NaN would still poison sums
-        except RuntimeError as error:
-            size = np.prod(shape, dtype=float) * dtype.itemsize / 2**30
-            raise ValueError(f"the key/value cache of {slots} slots with {capacity} positions takes {size:.1f} GiB, "
-                             "more than is free: lower --slots or --max_new_tokens") from error
-
-    def aim(self, rows_R: torch.Tensor, position_RN: torch.Tensor, span: int | None) -> None:
-        """Where the next forward pass writes. It reads the first `span` positions of these rows, gathered; with None
-        all of the cache's first R rows, in place; with 0 nothing but what it writes."""
-        self.rows_R, self.position_RN, self.span = rows_R, position_RN, span
-
-    def update(self, key, value, layer_idx: int, *args, **kwargs):
-        """Store the layer's new keys and values, (R, H, N, E) each; returns what its attention reads."""
-        layer = self.kv[layer_idx]
-        for old, new in zip(layer, (key, value)):
-            old[self.rows_R[:, None], :, self.position_RN] = new.transpose(1, 2)
-        if self.span == 0:
-            return key, value
-        return layer[:, : len(key)] if self.span is None else layer[:, self.rows_R, :, : self.span]
-
-
 class Grid:
-    """S rows on the device. Invariant of a row: its cache holds tokens[:length], and tokens[length] is decided, too.
-    The host knows every length without asking, as an active row grows by one in each step."""
+    """S rows on the device. Invariant of a row: its cache holds what comes before `position`, and `token`, which stands
+    there, is decided, too. The host knows every position without asking, as an active row moves on by one in a step."""
 
-    def __init__(self, model, slots: int, capacity: int, temperature: float, event_tokens: set[int]):
-        device = model.device
-        self.model, self.temperature = model, temperature
-        self.block = 128 if device.type == "cpu" else capacity  # lengths in a block of rows differ by less than this
-        self.event_V = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
-        self.event_V[list(event_tokens)] = True
-        self.cache = SlotCache(model.config, slots, capacity, model.dtype, device)
-        self.tokens_SC = torch.zeros(slots, capacity, dtype=torch.long, device=device)
-        self.logp_SC = torch.zeros(slots, capacity, device=device)
-        self.uniform_SC = torch.zeros(slots, capacity, device=device)
+    def __init__(self, model, slots: int, capacity: int, temperature: float):
+        self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
+        self.block = 128 if self.device.type == "cpu" else capacity  # lengths in a block of rows differ by less
+        self.cache = SlotCache(model.config, slots, capacity, model.dtype, self.device, self.flash)
+        self.uniform_SC = torch.zeros(slots, capacity, device=self.device)
+        self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
+        self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
+        self.active = torch.zeros((), dtype=torch.long, device=self.device)  # rows that move on in a step
+        # By the number of rows. They live as long as the grid, one rollout: to capture a step again takes a fraction of
+        # a second, and to keep the graphs would keep the cache while the update needs its memory.
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.slots: list[Slot | None] = [None] * slots  # whose row it is
-        self.length_S = np.zeros(slots, dtype=np.int64)
-        self.limit_S = np.zeros(slots, dtype=np.int64)  # the attempt must end before this position
+        self.length_S = np.zeros(slots, dtype=np.int64)  # `position`, as the host knows it
         self.active_S = np.zeros(slots, dtype=bool)
+
+    def send(self, values) -> torch.Tensor:
+        """To the device without waiting for what runs there."""
+        return torch.as_tensor(values).to(self.device, non_blocking=True)
 
     def feed(self, slots: list["Slot"]) -> None:
         """Take the tokens of these dialogues that the cache does not hold, whatever stood in their place, and make the
         rows active. The last token is left for the next step to feed. A prompt that several share is fed once."""
-        rows = [slot.row for slot in slots]
-        self.length_S[rows], self.limit_S[rows] = zip(*((len(slot.tokens) - 1, slot.limit) for slot in slots))
-        self.active_S[rows] = True
+        rows, last = [slot.row for slot in slots], [slot.tokens[-1] for slot in slots]
+        self.length_S[rows], self.active_S[rows] = [len(slot.tokens) - 1 for slot in slots], True
+        rows_R = self.send(rows)
+        self.token_S[rows_R], self.position_S[rows_R] = self.send(last), self.send(self.length_S[rows])
         leaders = {(slot.row if slot.cached else tuple(slot.tokens)): slot for slot in slots}
-        leader_of = [leaders[slot.row if slot.cached else tuple(slot.tokens)].row for slot in slots]
+        leader_R = self.send([leaders[slot.row if slot.cached else tuple(slot.tokens)].row for slot in slots])
         slots = list(leaders.values())
 
-        forced = [torch.tensor(slot.tokens[slot.cached :]) for slot in slots]
-        tokens_RN = pad_sequence(forced, batch_first=True).to(self.tokens_SC.device)
-        rows_R, start_R = torch.tensor([(slot.row, slot.cached) for slot in slots], device=tokens_RN.device).T
+        tokens = [torch.tensor(slot.tokens[slot.cached : -1], dtype=torch.long) for slot in slots]
+        tokens_RN = self.send(pad_sequence(tokens, batch_first=True))
+        rows_L, start_L = self.send([[slot.row for slot in slots], [slot.cached for slot in slots]])
         # padding lies behind the length as well, and at most at the last position, which no dialogue reaches
-        position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=tokens_RN.device)
-        position_RN = position_RN.clamp(max=self.tokens_SC.shape[1] - 1)
-        self.tokens_SC[rows_R[:, None], position_RN] = tokens_RN
+        position_RN = start_L[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
+        position_RN = position_RN.clamp(max=self.uniform_SC.shape[1] - 1)
         span = int(self.length_S[rows].max())
-        if (position_RN := position_RN[:, :-1]).shape[1]:  # a prompt of one token leaves nothing to feed
-            new = slots[0].cached == 0  # nothing to look back at: causal attention needs neither the cache nor a mask
-            self.cache.aim(rows_R, position_RN, 0 if new else span)
-            self.model.base_model(input_ids=tokens_RN[:, :-1], position_ids=position_RN, past_key_values=self.cache,
-                                  attention_mask=None if new else self.mask(position_RN, span), use_cache=True)
+        new = slots[0].cached == 0  # nothing to look back at: causal attention needs neither the cache nor a mask
+        mask = None if new else mask_behind(position_RN, span, self.model.dtype)
+        self.cache.aim(rows_L, position_RN, 0 if new else span)
+        self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, past_key_values=self.cache,
+                              attention_mask=mask, use_cache=True)
         if len(slots) < len(rows):
-            self.cache.kv[:, :, rows, :, :span] = self.cache.kv[:, :, leader_of, :, :span]
-            self.tokens_SC[rows, : span + 1] = self.tokens_SC[leader_of, : span + 1]
-
-    def mask(self, position_RN: torch.Tensor, span: int) -> torch.Tensor:
-        """(R, 1, N, span), 0 where a position may look and -inf elsewhere. A 4D mask reaches the attention as it is."""
-        hidden = torch.arange(span, device=position_RN.device) > position_RN[:, None, :, None]
-        return torch.zeros(hidden.shape, dtype=self.model.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+            for layer in self.cache.kv:  # one by one: the copy on the way takes memory
+                layer[:, rows_R, :, :span] = layer[:, leader_R, :, :span]
 
     def arrange(self) -> list[tuple[int, int, int]]:
         """Bring the active rows to the front, the longest first, with few moves. Returns the blocks of rows that differ
@@ -153,8 +103,12 @@ class Grid:
         if len(to):
             source = to[np.argsort(-rank_S[to], kind="stable")]
             top = int(self.length_S[source].max()) + 1
-            self.cache.kv[:, :, to, :, :top] = self.cache.kv[:, :, source, :, :top]
-            for each_S in (self.tokens_SC, self.logp_SC, self.uniform_SC, self.length_S, self.limit_S, self.active_S):
+            to_R, source_R = self.send(to), self.send(source)
+            for layer in self.cache.kv:
+                layer[:, to_R, :, :top] = layer[:, source_R, :, :top]
+            for each_S in (self.uniform_SC, self.token_S, self.position_S):
+                each_S[to_R] = each_S[source_R]
+            for each_S in (self.length_S, self.active_S):
                 each_S[to] = each_S[source]
             for row, slot in zip(to.tolist(), [self.slots[row] for row in source]):
                 self.slots[row] = slot
@@ -163,44 +117,85 @@ class Grid:
         edges = [0, *np.flatnonzero(np.diff(order_S, append=-2)) + 1]
         return [(i, j, int(self.length_S[i:j].max())) for i, j in zip(edges, edges[1:]) if order_S[i] >= 0]
 
-    def steps(self, count: int) -> list[int]:
-        """Run `count` decode steps; the rows that sampled an end token or a closing brace or ran out of budget."""
+    def launch(self, count: int) -> Iterator[tuple["Slot", list[int], list[float]]]:
+        """Start `count` decode steps of the active rows. The iterator waits for them and gives the tokens that a row
+        wrote and their log-probabilities, unless its attempt has been ended in the meantime."""
         blocks = [(first, last, longest + count) for first, last, longest in self.arrange()]
-        R = blocks[-1][1]
-        position_R = torch.from_numpy(self.length_S[:R]).to(self.tokens_SC.device)
-        event_R = torch.zeros(R, dtype=torch.bool, device=position_R.device)
-        for i in range(count):
-            event_R |= self.event_V[self.step(position_R + i, blocks)]
-        self.length_S[:R] += count
-        return np.flatnonzero(event_R.cpu().numpy() | (self.length_S[:R] + 1 >= self.limit_S[:R])).tolist()
+        active, R = blocks[-1][1], len(self.slots)
+        while R > 1 and -(-R // 2) >= active:  # all rows, a half, a quarter ...: few shapes, so few graphs
+            R = -(-R // 2)
+        step = self.captured(R) if self.flash else partial(self.step, active, blocks)
+        self.active.fill_(active)
+        written = []
+        for _ in range(count):
+            step()
+            written.append((self.token_S[:active].clone(), self.logp_S[:active].clone()))
+        self.length_S[:active] += count
+        cuda = self.device.type == "cuda"
+        tokens_NR, logp_NR = (torch.stack(each_NR).to("cpu", non_blocking=cuda) for each_NR in zip(*written))
+        landed = torch.cuda.current_stream().record_event() if cuda else None
+        riders = [(slot, len(slot.attempts)) for slot in self.slots[:active]]
 
-    def step(self, position_R: torch.Tensor, blocks: list[tuple[int, int, int]]) -> torch.Tensor:
-        """Feed the token at `position` of the first R rows; sample and return the next one. No host synchronisation."""
-        rows_R = torch.arange(len(position_R), device=position_R.device)
+        def land():
+            if landed:
+                landed.synchronize()
+            for (slot, attempt), tokens, logps in zip(riders, tokens_NR.T.tolist(), logp_NR.T.tolist()):
+                if attempt == len(slot.attempts):
+                    yield slot, tokens, logps
+
+        return land()
+
+    def captured(self, R: int) -> Callable[[], None]:
+        """The step of R rows as a CUDA graph, in which nothing waits for Python."""
+        if R not in self.graphs:
+            self.active.zero_()  # no row moves on in the run before the capture: the next step writes it all again
+            self.graphs[R] = capture(partial(self.step, R), next(iter(self.graphs.values()), None))
+        return self.graphs[R].replay
+
+    def step(self, R: int, blocks: list[tuple[int, int, int]] | None = None) -> None:
+        """Feed the tokens of the first R rows and sample the next ones. It does not wait for the device; without
+        blocks, all that it depends on but R is on the device."""
+        rows_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
+        active_R, next_R = rows_R < self.active, position_R + 1
         self.cache.aim(rows_R, position_R[:, None], None)
-        tokens_R1 = self.tokens_SC[rows_R, position_R][:, None]
-        mask = self.mask(position_R[:, None], blocks[0][2])
-        logits_RV = self.model(input_ids=tokens_R1, position_ids=position_R[:, None], past_key_values=self.cache,
-                               attention_mask=mask, use_cache=True, blocks=blocks).logits[:, -1]
-        next_R = position_R + 1
-        token_R, logp_R = sample(logits_RV, self.uniform_SC[rows_R, next_R], self.temperature)
-        self.tokens_SC[rows_R, next_R], self.logp_SC[rows_R, next_R] = token_R, logp_R
-        return token_R
+        if blocks:
+            reach = dict(blocks=blocks, attention_mask=mask_behind(position_R[:, None], blocks[0][2], self.model.dtype))
+        else:  # rows that wait look at one position, and write where they stand, behind all that they need
+            starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
+            lengths = starts, starts * self.uniform_SC.shape[1], (position_R * active_R + 1).int()
+            reach = dict(lengths=lengths, attention_mask=None)
+        logits_RV = self.model(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], use_cache=True,
+                               past_key_values=self.cache, **reach).logits[:, -1]
+        token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[rows_R, next_R], self.temperature)
+        self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])
+        self.position_S[:R] += active_R
 
 
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One token per row by inverting the cumulative distribution at `uniform_R`, and its log-probability (float32).
     Temperature 0 takes the most probable token and reports its log-probability at temperature 1."""
-    p_RV = (logits_RV.float() / (temperature or 1.0)).softmax(-1)
+    if temperature not in (0, 1):
+        logits_RV = logits_RV.float() / temperature
+    p_RV = logits_RV.softmax(-1, dtype=torch.float32)
+    R, V = p_RV.shape
     if temperature == 0:
-        token_R = p_RV.argmax(-1)
-    else:
-        cdf_RV = p_RV.cumsum(-1)
-        total_R = cdf_RV[:, -1]
-        # strictly below the total, so that rounding never selects a token of probability 0 behind the last possible one
-        target_R = torch.minimum(uniform_R * total_R, total_R * (1 - 2**-23))
-        token_R = torch.searchsorted(cdf_RV, target_R[:, None], right=True)[:, 0]
-    return token_R, p_RV.gather(-1, token_R[:, None])[:, 0].log()
+        token_R1 = p_RV.argmax(-1, keepdim=True)
+    else:  # first among groups of W neighbours, W a power of two that divides V, then in the group
+        p_RGW = p_RV.view(R, -1, min(V & -V, 256))
+        group_R1, rest_R1 = invert(p_RGW.sum(-1), uniform_R[:, None])
+        p_RW = p_RGW[torch.arange(R, device=p_RV.device), group_R1[:, 0]]
+        token_R1 = group_R1 * p_RW.shape[1] + invert(p_RW, rest_R1)[0]
+    return token_R1[:, 0], p_RV.gather(-1, token_R1)[:, 0].log()
+
+
+def invert(p_RN: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where in the cumulative sums of p each uniform number falls: the entry, never one of 0, and how far into it."""
+    cdf_RN = F.pad(p_RN.cumsum(-1), (1, 0))
+    total_R1 = cdf_RN[:, -1:]
+    # strictly below the total, so that rounding never selects an entry of 0 behind the last possible one
+    target_R1 = torch.minimum(uniform_R1 * total_R1, total_R1 * (1 - 2**-23))
+    entry_R1 = torch.searchsorted(cdf_RN[:, 1:].contiguous(), target_R1, right=True)
+    return entry_R1, ((target_R1 - cdf_RN.gather(-1, entry_R1)) / p_RN.gather(-1, entry_R1)).clamp(0, 1)
 
 
 # -------------------- The attempt loop
@@ -214,20 +209,21 @@ class Slot:
 
     dialogue: int
     row: int
-    tokens: list[int]  # all that is settled: prompt, finished attempts, feedback
+    tokens: list[int]  # the prompt, finished attempts, feedback, and what it has seen of the current attempt
     limit: int  # the current attempt must end before this position
     left: int  # attempts left, the current one included
-    cached: int = 0  # the cache holds so many of `tokens`
+    start: int  # of the current attempt
+    cached: int = 0  # the cache holds so many of `tokens` for good
     scanned: int = 0  # tokens of the current attempt that have been looked at
     attempts: list[Attempt] = field(default_factory=list)
-    logps: list[torch.Tensor] = field(default_factory=list)  # of the tokens of each attempt
+    logps: list[float] = field(default_factory=list)  # of the tokens of all attempts
     verdict: Future | None = None  # on the last attempt
 
 
-def find_end(written: list[int], slot: Slot, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
+def find_end(slot: Slot, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
     """The current attempt, if it ends within the tokens written so far: at the first closed box, at an end token, or at
     the slot's limit. Tokens behind that end were sampled in vain."""
-    start, room = len(slot.tokens), slot.limit - len(slot.tokens)
+    start, room, written = slot.start, slot.limit - slot.start, slot.tokens[slot.start :]
     for i in range(slot.scanned, min(len(written), room)):
         if written[i] in chat.ends:
             return Attempt(start, start + i + 1, chat.text(written[:i]), None, truncated=False)
@@ -254,7 +250,7 @@ def next_attempt(slot: Slot, chat: Chat, end_of_budget: int, attempt_budget: int
         return False
     slot.cached = len(slot.tokens) - 1  # the last token of an attempt need not have been fed
     slot.tokens += feedback
-    slot.limit, slot.scanned = min(end_of_budget, start + attempt_budget), 0
+    slot.start, slot.limit, slot.scanned = start, min(end_of_budget, start + attempt_budget), 0
     return True
 
 
@@ -271,28 +267,11 @@ def feeds(waiting: list[Slot]) -> Iterator[list[Slot]]:
     yield batch
 
 
-def collect(slots: list[Slot], prompts: list[list[int]], allowed: list[int], reward: Callable) -> Dialogues:
-    """Pad finished dialogues into one batch and give each its reward."""
-    tokens_DT = pad_sequence([torch.tensor(slot.tokens) for slot in slots], batch_first=True)
-    sampled_DT, logp_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
-    for d, slot in enumerate(slots):
-        for attempt, logps in zip(slot.attempts, slot.logps):
-            sampled_DT[d, attempt.start : attempt.end] = True
-            logp_DT[d, attempt.start : attempt.end] = logps
-    last, used = [slot.attempts[-1] for slot in slots], [len(slot.attempts) for slot in slots]
-    rewards = [reward(attempt.correct, attempt.answer is not None, n) for attempt, n in zip(last, used)]
-    return Dialogues(
-        tokens_DT, sampled_DT, logp_DT, length_D=torch.tensor([len(slot.tokens) for slot in slots]),
-        prompt_length_D=torch.tensor([len(prompt) for prompt in prompts]), allowed_D=torch.tensor(allowed),
-        used_D=torch.tensor(used), reward_D=torch.tensor(rewards, dtype=torch.float32),
-        truncated_D=torch.tensor([attempt.truncated for attempt in last]), attempts=[slot.attempts for slot in slots])
-
-
 @torch.no_grad()
 def rollout(model, tokenizer, questions: list[str], golds: list[str], allowed: list[int], *, extract: Callable,
             grade: Callable, reward: Callable, template: str = "chatml", feedback: str = "paper", slots: int = 256,
             max_new_tokens: int = 3000, max_attempt_tokens: int | None = None, temperature: float = 1.0,
-            seed: tuple[int, ...] = (0,), first: int = 0, stride: int | None = None,
+            seed: tuple[int, ...] = (0,), first: int = 0, stride: int | None = None, ahead: int | None = None,
             progress: str | None = None) -> Dialogues:
     """Let the model answer every question in up to `allowed` attempts (paper, section 3).
 
@@ -306,31 +285,37 @@ def rollout(model, tokenizer, questions: list[str], golds: list[str], allowed: l
     max_attempt_tokens                 budget for one attempt; an attempt that runs out counts as wrong
     temperature, seed                  0 is greedy; seed and index of a dialogue make its random numbers
     first                              index of the first dialogue, when others of the step are written elsewhere
-    stride                             steps between two looks of the host: 1 on CPU, else 8 (a look stalls the device)
+    stride, ahead                      the host looks every `stride` steps, when `ahead` times as many more have been
+                                       launched: 1 and 0, on CUDA 8 and 1, else 8 and 0 (to look stalls the device)
     progress                           label of a progress bar; none without
 
-    Raises ValueError when the model, the tokenizer or the longest prompt does not fit.
+    Raises ValueError when the model, the tokenizer, the cache or the longest prompt does not fit.
     """
     model.set_attn_implementation("slots")
     chat = Chat(model, tokenizer, template, feedback)
+    events = chat.ends | chat.closing
     stride = stride or (1 if model.device.type == "cpu" else 8)
+    ahead = int(model.device.type == "cuda") if ahead is None else ahead
     prompts = [chat.prompt(question, n) for question, n in zip(questions, allowed, strict=True)]
-    # `stride` positions more for tokens sampled in vain, and one for the padding of a feed
-    capacity = check_fit(model, max(map(len, prompts)), max_new_tokens) + stride + 1
-    grid = Grid(model, min(slots, len(prompts)), capacity, temperature, chat.ends | chat.closing)
+    # positions more for tokens sampled in vain, and one for the padding of a feed
+    capacity = check_fit(model, max(map(len, prompts)), max_new_tokens) + (1 + ahead) * stride + 1
+    slots = min(slots, len(prompts))
+    if progress:
+        print(progress, explain_cache(model.config, slots, capacity, model.dtype.itemsize), sep=": ", file=sys.stderr)
+    grid = Grid(model, slots, capacity, temperature)
     attempt_budget = min(max_new_tokens, max_attempt_tokens or max_new_tokens)
     # the dialogues that may become longest go first, so that few rows are left alone at the end
     queue = deque(sorted(range(len(prompts)), key=lambda d: -allowed[d]))
-    waiting, grading, finished = [], [], {}
+    waiting, flying, grading, finished, solved = [], deque(), [], {}, 0
     bar = tqdm(total=len(prompts), desc=progress, unit="dialogue", leave=False, disable=progress is None)
     while len(finished) < len(prompts):
         # Free rows take the next questions.
-        free = [row for row, slot in enumerate(grid.slots) if slot is None] if queue else []
-        for row, d in zip(free, [queue.popleft() for _ in free[: len(queue)]]):
+        while queue and None in grid.slots:
+            row, d = grid.slots.index(None), queue.popleft()
             n = len(prompts[d])
-            grid.slots[row] = Slot(d, row, list(prompts[d]), n + attempt_budget, allowed[d])
+            grid.slots[row] = Slot(d, row, list(prompts[d]), n + attempt_budget, allowed[d], start=n)
             uniforms = np.random.default_rng((*seed, first + d)).random(max_new_tokens, dtype=np.float32)
-            grid.uniform_SC[row, n : n + max_new_tokens] = torch.from_numpy(uniforms)
+            grid.uniform_SC[row, n : n + max_new_tokens] = grid.send(uniforms)
             waiting.append(grid.slots[row])
 
         # Prompts and feedback are fed. That costs about as much as a step, so a few dialogues wait for each other.
@@ -340,18 +325,21 @@ def rollout(model, tokenizer, questions: list[str], golds: list[str], allowed: l
             waiting.clear()
 
         # The model writes, and what it wrote is looked at where an attempt may have ended.
-        rows = grid.steps(stride) if grid.active_S.any() else []
-        for row, tokens_C, logp_C in zip(rows, grid.tokens_SC[rows].cpu(), grid.logp_SC[rows].cpu()):
-            slot = grid.slots[row]
-            start = len(slot.tokens)
-            written = tokens_C[start : grid.length_S[row] + 1].tolist()
-            if attempt := find_end(written, slot, chat, extract):
+        writing = grid.active_S.any()
+        if writing:
+            flying.append(grid.launch(stride))
+        for slot, tokens, logps in flying.popleft() if len(flying) > ahead * writing else ():
+            slot.tokens += tokens
+            slot.logps += logps
+            if len(slot.tokens) < slot.limit and events.isdisjoint(tokens):
+                continue
+            if attempt := find_end(slot, chat, extract):
+                surplus = len(slot.tokens) - attempt.end
+                slot.tokens, slot.logps = slot.tokens[: attempt.end], slot.logps[: len(slot.logps) - surplus]
                 slot.attempts.append(attempt)
-                slot.tokens += written[: attempt.end - start]
-                slot.logps.append(logp_C[start : attempt.end].clone())
                 slot.verdict = WRONG if attempt.answer is None else grade(attempt.answer, golds[slot.dialogue])
                 grading.append(slot)
-                grid.active_S[row] = False
+                grid.active_S[slot.row] = False
 
         # A verdict opens the next attempt or ends the dialogue; with nothing else to do, wait for one.
         if grading and not waiting and not grid.active_S.any():
@@ -363,6 +351,10 @@ def rollout(model, tokenizer, questions: list[str], golds: list[str], allowed: l
                 waiting.append(slot)
             else:
                 finished[slot.dialogue], grid.slots[slot.row] = slot, None
+                solved += slot.attempts[-1].correct
+                bar.set_postfix_str(f"{solved / len(finished):.1%} solved", refresh=False)
                 bar.update()
     bar.close()
-    return collect([finished[d] for d in range(len(prompts))], prompts, allowed, reward)
+    tokens, logps, attempts = zip(*((slot.tokens, slot.logps, slot.attempts) for _, slot in sorted(finished.items())))
+    rewards = [reward(each[-1].correct, each[-1].answer is not None, len(each)) for each in attempts]
+    return Dialogues.collect(tokens, logps, list(attempts), prompts, allowed, rewards)

@@ -1,7 +1,8 @@
-"""Our rollout engine and transformers' three ways to generate, side by side on the CPU, and how our cost grows.
+"""Our rollout engine and transformers' ways to generate, side by side on the CPU, and how our cost grows.
 
-    python bench/rollout.py [--json FILE] [--minutes 9]      # the table: make bench-rollout
-    python bench/rollout.py --growth FILE.png [--json FILE]  # our engine alone: slots, context length, vocabulary
+    python bench/rollout.py [--json FILE] [--minutes 9]     # the table: make bench-rollout
+    python bench/rollout.py --growth results/rollout/growth.png --json results/rollout/growth.json
+                                                            # our engine alone: slots, context length, vocabulary
 
 Every side plays the same dialogues with the same random weights: prompts, feedback and the length of every attempt come
 from a script, whatever tokens the model samples. Temperature 1, no top-k, no top-p, float32, one thread each.
@@ -11,19 +12,29 @@ from a script, whatever tokens the model samples. Temperature 1, no top-k, no to
                 length and left-padded, in batches of equal size; a batch runs until its longest attempt is written,
                 and what a row writes beyond its script does not count
     static      the same with `cache_implementation="static"`, not compiled: every shape would be compiled anew
-    continuous  transformers' continuous batching: a request per attempt on the whole dialogue, the next attempt
-                submitted as soon as the one before it is there, blocks of equal prefixes shared; 32 requests at a time
-                (for qwen2-5m the best of 8, 16, 32 and 64): its attention reads the keys of all requests for each
+    generate_batch
+                transformers' continuous batching as it is usually called: `generate_batch` for each round of attempts,
+                on the whole dialogues; 32 requests at a time (for qwen2-5m the best of 8, 16, 32 and 64): its attention
+                reads the keys of all requests for each
+    continuous  the same with one manager for everything: the next attempt is submitted as soon as the one before it is
+                there, and blocks of equal prefixes are shared, so that a dialogue is hardly prefilled again
 
 Counted are the sampled tokens inside the script, per CPU-second of the process (all of its threads). Ours plays four
-dialogues for every slot, a peer one or two batches of the same kind: `generate` was as fast with four. The sides take
+dialogues for every slot, a peer one to three batches of the same kind: `generate` was as fast with four. The sides take
 turns; the table shows the median of the runs with the lowest and the highest. A workload's turns go on until its share
-of --minutes is spent, three of them at least.
+of --minutes is spent, two of them at least.
+
+What limits us (qwen2-5m, 64 slots, torch.profiler, one core of an AMD EPYC): 50% of the time are matrix products, at 85
+to 95% of the rate that the core reaches with large matrices; 27% is attention, which reads keys and values at 11 to 18
+GB/s where a copy moves 24; the rest are the small operators between them, most of them in transformers' layers. So if
+all but the matrix products cost nothing, ours would be twice as fast. They are the same for every side, and
+`continuous`, which does not prefill a dialogue again either, would still not be five times slower.
 """
 
 import argparse
 import json
 import logging
+import math
 import os
 import platform
 import statistics
@@ -43,6 +54,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from transformers import (  # noqa: E402
     ContinuousBatchingConfig,
+    ContinuousBatchingManager,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -95,9 +107,11 @@ def draw_script(
     attempts: int = 5,
     success: float = 0.35,
     feedback: int = 24,
+    longest: float = math.inf,
     seed: int = 0,
 ) -> Script:
-    """Attempt lengths are lognormal, cut off at both ends of `length`."""
+    """Attempt lengths are lognormal, cut off at both ends of `length`. An attempt with which there would be more than
+    `longest` tokens after the prompt is not allowed."""
     rng = np.random.default_rng(seed)
     script = Script([], [], [], [], rng.integers(vocab, size=feedback).tolist())
     for _ in range(dialogues):
@@ -105,7 +119,11 @@ def draw_script(
         script.allowed.append(int(rng.integers(1, attempts + 1)))
         lengths, correct = [], False
         while len(lengths) < script.allowed[-1] and not correct:
-            lengths.append(int(np.clip(rng.lognormal(np.log(median), sigma), *length)))
+            tokens = int(np.clip(rng.lognormal(np.log(median), sigma), *length))
+            if sum(lengths) + feedback * len(lengths) + tokens > longest:
+                script.allowed[-1] = len(lengths)
+                break
+            lengths.append(tokens)
             correct = bool(rng.random() < success)
         script.lengths.append(lengths)
         script.correct.append(correct)
@@ -118,13 +136,11 @@ def draw_script(
 
 @contextmanager
 def scripted(script: Script):
-    """The one place where the engine is bent to the script; yields a clock with the CPU-seconds spent in decode steps.
+    """The one place where the engine is bent to the script.
 
     An attempt's limit is its scripted end, so the grid itself reports the row there, as it does when a budget runs out;
     there are no end tokens, so it reports it nowhere else. Then `find_end` hands out a boxed answer with the verdict.
     """
-    clock = {"decode": 0.0}
-    engine_steps = rollout.Grid.steps
 
     class Chat:
         ends, closing = set(), set()
@@ -141,31 +157,19 @@ def scripted(script: Script):
     class Slot(rollout.Slot):
         @property
         def limit(self):
-            return len(self.tokens) + script.lengths[self.dialogue][len(self.attempts)]
+            return self.start + script.lengths[self.dialogue][len(self.attempts)]
 
         @limit.setter
         def limit(self, _):
             pass
 
-    def find_end(written, slot, *_):
-        start = len(slot.tokens)
-        if start + len(written) < slot.limit:
-            return None
+    def find_end(slot, *_):
         last = len(slot.attempts) + 1 == len(script.lengths[slot.dialogue])
         verdict = "right" if last and script.correct[slot.dialogue] else "wrong"
-        return rollout.Attempt(start, slot.limit, "", verdict, truncated=False)
+        return rollout.Attempt(slot.start, slot.limit, "", verdict, truncated=False)
 
-    def steps(grid, count):
-        start = time.process_time()
-        rows = engine_steps(grid, count)
-        clock["decode"] += time.process_time() - start
-        return rows
-
-    with (
-        mock.patch.multiple(rollout, Chat=Chat, Slot=Slot, find_end=find_end),
-        mock.patch.object(rollout.Grid, "steps", steps),
-    ):
-        yield clock
+    with mock.patch.multiple(rollout, Chat=Chat, Slot=Slot, find_end=find_end):
+        yield
 
 
 def grade(answer: str, gold: str) -> Future:
@@ -182,7 +186,7 @@ def play_ours(model, script: Script, slots: int, temperature: float = 1.0) -> li
     return [[tokens[attempt.start : attempt.end].tolist() for attempt in attempts] for tokens, attempts in rows]
 
 
-def run_engine(model, script: Script, slots: int, temperature: float = 1.0) -> rollout.Dialogues:
+def run_engine(model, script: Script, slots: int, temperature: float = 1.0, grade=grade) -> rollout.Dialogues:
     count = len(script.prompts)
     return rollout.rollout(
         model, None, list(map(str, range(count))), ["right"] * count, script.allowed, extract=None, grade=grade,
@@ -218,8 +222,9 @@ def play_generate(model, script: Script, rows: int, temperature: float = 1.0, ca
                 max_new_tokens=max(lengths), eos_token_id=None, pad_token_id=0, cache_implementation=cache,
                 disable_compile=True, **sampling(temperature),
             )  # fmt: skip
+            inputs, mask = inputs.to(model.device), mask.to(model.device)
             written = model.generate(inputs, attention_mask=mask, generation_config=config)[:, longest:]
-            for d, row, length in zip(batch, written, lengths):
+            for d, row, length in zip(batch, written.cpu(), lengths):
                 played[d].append(row[:length].tolist())
                 tokens[d] += played[d][-1] + script.feedback
     return played
@@ -229,20 +234,52 @@ def play_static(model, script: Script, rows: int, temperature: float = 1.0):
     return play_generate(model, script, rows, temperature, cache="static")
 
 
-def play_continuous(model, script: Script, rows: int, temperature: float = 1.0):
-    """As `play_ours`, with transformers' continuous batching of at most `rows` requests at a time."""
-    model.set_attn_implementation("sdpa")
-    longest = max(map(len, script.prompts)) + script.budget
-    page = 32
-    settings = ContinuousBatchingConfig(
+def pages(script: Script, rows: int) -> ContinuousBatchingConfig:
+    """A cache in which `rows` requests fit at a time."""
+    longest, page = max(map(len, script.prompts)) + script.budget, 32
+    return ContinuousBatchingConfig(
         page_size=page, num_blocks=rows * (-(-longest // page) + 1), max_batch_tokens=max(256, 2 * rows),
         max_requests_per_batch=rows,
     )  # fmt: skip
+
+
+def play_generate_batch(model, script: Script, rows: int, temperature: float = 1.0):
+    """As `play_ours`, with a call of `generate_batch` for each round of attempts, at most `rows` requests at a time."""
+    model.set_attn_implementation("sdpa")
+    config = GenerationConfig(max_new_tokens=1, eos_token_id=-1, pad_token_id=0, **sampling(temperature))
+    tokens = [list(prompt) for prompt in script.prompts]
+    played = [[] for _ in tokens]
+    add_request = ContinuousBatchingManager.add_request
+    while unfinished := [d for d, lengths in enumerate(script.lengths) if len(played[d]) < len(lengths)]:
+        lengths = [script.lengths[d][len(played[d])] for d in unfinished]
+
+        def scripted_request(manager, input_ids, request_id, **options):
+            """It takes one length for all requests; here each ends at its own, as at an end token."""
+            options["max_new_tokens"] = lengths[int(request_id.removeprefix("req_"))]
+            return add_request(manager, input_ids, request_id, **options)
+
+        with mock.patch.object(ContinuousBatchingManager, "add_request", scripted_request):
+            results = model.generate_batch(
+                [tokens[d] for d in unfinished], config, pages(script, rows), max_new_tokens=max(lengths)
+            )
+        for d, result in zip(unfinished, results.values(), strict=True):
+            if result.error:
+                raise RuntimeError(f"generate_batch failed: {result.error}")
+            played[d].append(list(result.generated_tokens))
+            tokens[d] += played[d][-1] + script.feedback
+    return played
+
+
+def play_continuous(model, script: Script, rows: int, temperature: float = 1.0):
+    """As `play_ours`, with one manager of continuous batching for all attempts, at most `rows` requests at a time."""
+    model.set_attn_implementation("sdpa")
     config = GenerationConfig(eos_token_id=-1, pad_token_id=0, **sampling(temperature))
     tokens = [list(prompt) for prompt in script.prompts]
     played = [[] for _ in tokens]
     left = script.attempts
-    with model.continuous_batching_context_manager(config, continuous_batching_config=settings) as manager:
+    with model.continuous_batching_context_manager(
+        config, continuous_batching_config=pages(script, rows)
+    ) as manager:
 
         def submit(d):
             length = script.lengths[d][len(played[d])]
@@ -312,12 +349,15 @@ class Workload:
     median: float = 30
 
 
-WORKLOADS = [
-    Workload("qwen2-5m", qwen2, (64, 256), rows=64, requests=32, dialogues=128, share=0.7),
-    Workload("miniature", miniature, (64,), rows=64, requests=32, dialogues=128, share=0.1),
-    Workload("smollm2", smollm2, (8,), rows=8, requests=8, dialogues=8, share=0.2, length=(4, 24), median=8),
+WORKLOADS = [  # of 112 dialogues 112, 62, 34, 14, 3 come to a first, second ... attempt: well filled batches of 64
+    Workload("qwen2-5m", qwen2, (64, 256), rows=64, requests=32, dialogues=112, share=0.79),
+    Workload("miniature", miniature, (64,), rows=64, requests=32, dialogues=112, share=0.08),
+    Workload("smollm2", smollm2, (8,), rows=8, requests=8, dialogues=8, share=0.13, length=(4, 24), median=8),
 ]
-PEERS = {"generate": play_generate, "continuous": play_continuous, "static": play_static}
+PEERS = {
+    "generate": play_generate, "static": play_static, "generate_batch": play_generate_batch,
+    "continuous": play_continuous,
+}  # fmt: skip
 
 
 def measure(play, model, script: Script, rows: int) -> float:
@@ -330,8 +370,8 @@ def measure(play, model, script: Script, rows: int) -> float:
     return script.tokens / spent
 
 
-def compare(workload: Workload, seconds: float, least: int = 3) -> dict:
-    """Turns of our side and every peer, at least `least`, more while there is time."""
+def compare(workload: Workload, seconds: float) -> dict:
+    """Two turns of our side and every peer, more while there is time."""
     model = workload.build()
 
     def script(dialogues):
@@ -339,13 +379,16 @@ def compare(workload: Workload, seconds: float, least: int = 3) -> dict:
 
     sides = {f"ours, {slots} slots": (play_ours, script(4 * slots), slots) for slots in workload.slots}
     for peer, play in PEERS.items():
-        sides[peer] = play, script(workload.dialogues), workload.requests if peer == "continuous" else workload.rows
+        if peer in ("continuous", "generate_batch"):
+            sides[peer] = play, script(min(workload.dialogues, 3 * workload.requests)), workload.requests
+        else:
+            sides[peer] = play, script(workload.dialogues), workload.rows
     warm = draw_script(2, model.config.vocab_size, length=(2, 3), median=2)
     for play, _, rows in sides.values():
         play(model, warm, rows)
     rates = {side: [] for side in sides}
     start, turns = time.perf_counter(), 0
-    while turns < least or (time.perf_counter() - start) * (turns + 1) / turns < seconds:
+    while turns < 2 or (time.perf_counter() - start) * (turns + 1) / turns < seconds:
         for side, (play, script_, rows) in sides.items():
             rates[side].append(measure(play, model, script_, rows))
         turns += 1
@@ -400,32 +443,40 @@ GROWTH = {
     "vocabulary": [1024, 4096, 16384, 65536, 131072],
 }
 STANDARD = {"slots": 64, "context": 128, "vocabulary": 4096}
-FEWER = {"context": {"slots": 16}}  # it is writing a long context into the cache that takes the time
 
 
-def decode_rate(slots: int, context: int, vocabulary: int, tokens: int = 16) -> float:
-    """Sampled tokens per CPU-second of the decode steps alone, every slot busy, around `context` tokens."""
-    model = qwen2(vocabulary)
-    script = draw_script(
-        slots, vocabulary, prompt=(context - tokens // 2,) * 2, length=(tokens,) * 2, median=tokens, attempts=1
-    )
-    rates = []
-    for _ in range(2):  # the first one also warms up
-        with scripted(script) as clock:
-            run_engine(model, script, slots)
-        rates.append(script.tokens / clock["decode"])
-    return max(rates)
+@torch.no_grad()
+def decode_seconds(model, slots: int, context: int, steps: int, clock: Callable[[], float]) -> float:
+    """Of a decode step with every slot busy, the mean of `steps` around `context` tokens. The time does not depend on
+    what the cache holds, so nothing is fed."""
+    model.set_attn_implementation("slots")
+    grid = rollout.Grid(model, slots, context + steps, temperature=1.0)
+    grid.slots = [rollout.Slot(row, row, [], limit=0, left=1, start=0) for row in range(slots)]
+    grid.active_S[:] = True
+    for count in (2, steps):  # the first ones warm up
+        grid.length_S[:] = context - steps // 2
+        grid.position_S.fill_(context - steps // 2)
+        start = clock()
+        list(grid.launch(count))
+        seconds = (clock() - start) / count
+    return seconds
 
 
-def growth() -> dict[str, list[list]]:
-    """{axis: [[value, tokens per CPU-second], ...]}; the other two axes stay at their standard value."""
-    return {
-        axis: [[value, decode_rate(**STANDARD | FEWER.get(axis, {}) | {axis: value})] for value in values]
-        for axis, values in GROWTH.items()
-    }
+def growth(turns: int = 7) -> dict[str, list]:
+    """{axis: [[value, [tokens per CPU-second in each turn]], ...]}; the other two axes stay at their standard value. A
+    setting that stands on several axes is measured once; all settings take turns."""
+    settings = {axis: [tuple((STANDARD | {axis: value}).values()) for value in GROWTH[axis]] for axis in GROWTH}
+    rates = {setting: [] for of_axis in settings.values() for setting in of_axis}
+    models = {vocabulary: qwen2(vocabulary) for *_, vocabulary in rates}
+    for _ in range(turns):
+        for (slots, context, vocabulary), measured in rates.items():
+            seconds = decode_seconds(models[vocabulary], slots, context, 8, time.process_time)
+            measured.append(slots / seconds)
+    return {axis: [[v, rates[s]] for v, s in zip(GROWTH[axis], settings[axis])] for axis in GROWTH}
 
 
-def plot_growth(curves: dict[str, list[list]], path: Path) -> None:
+def plot_growth(curves: dict[str, list], path: Path) -> None:
+    """Medians, with bars from the slowest to the fastest turn."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -435,15 +486,18 @@ def plot_growth(curves: dict[str, list[list]], path: Path) -> None:
     colours = dict(zip(names, ("#0072b2", "#d55e00", "#009e73")))  # told apart by colour-blind eyes, too
     figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.4), sharey=True, layout="constrained")
     for panel, (axis, points) in zip(panels, curves.items()):
-        values, rates = zip(*points)
-        panel.plot(values, rates, color=colours[axis], marker="o", linewidth=1.8, markersize=5)
+        values = [value for value, _ in points]
+        low, middle, high = np.array([(min(r), statistics.median(r), max(r)) for _, r in points]).T
+        panel.errorbar(
+            values, middle, yerr=(middle - low, high - middle), color=colours[axis], marker="o", linewidth=1.8,
+            markersize=5, capsize=3, elinewidth=1,
+        )  # fmt: skip
         panel.set_xscale("log", base=2)
         ticks = [f"{value // 1024}k" if value >= 1024 else str(value) for value in values]
         panel.set_xticks(values, ticks)
         panel.minorticks_off()
         panel.set_xlabel(names[axis])
-        others = (STANDARD | FEWER.get(axis, {})).items()
-        title = ", ".join(f"{name} {value}" for name, value in others if name != axis)
+        title = ", ".join(f"{name} {value}" for name, value in STANDARD.items() if name != axis)
         panel.set_title(title, fontsize=9.5, color="0.35")
         panel.set_ylim(bottom=0)
         panel.grid(color="0.9")
@@ -459,7 +513,7 @@ def main(argv: list[str] | None = None):
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--json", type=Path, help="write the figures to this file")
     options.add_argument("--growth", type=Path, help="no table: plot tokens per second of our engine into this file")
-    options.add_argument("--minutes", type=float, default=9.0, help="for the table; three turns are always made")
+    options.add_argument("--minutes", type=float, default=9.0, help="for the table; a few turns are always made")
     options.add_argument("--workload", nargs="*", help="only these, by name")
     options = options.parse_args(argv)
     torch.set_num_threads(1)
@@ -471,7 +525,7 @@ def main(argv: list[str] | None = None):
         figures["growth"] = growth()
         plot_growth(figures["growth"], options.growth)
         for axis, points in figures["growth"].items():
-            print(f"{axis:<12}" + "  ".join(f"{value}: {rate:.0f}" for value, rate in points))
+            print(f"{axis:<12}" + "  ".join(f"{value}: {spread(rates, 0)}" for value, rates in points))
     else:
         figures["workloads"] = []
         for workload in WORKLOADS:

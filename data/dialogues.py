@@ -6,6 +6,7 @@ Shapes: D dialogues, T tokens of the longest dialogue.
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass
@@ -34,6 +35,22 @@ class Dialogues:
     reward_D: torch.Tensor  # float32
     truncated_D: torch.Tensor  # bool, ended because a token budget ran out
     attempts: list[list[Attempt]] = field(repr=False)
+
+    @classmethod
+    def collect(cls, tokens: list[list[int]], logps: list[list[float]], attempts: list[list[Attempt]],
+                prompts: list[list[int]], allowed: list[int], rewards: list[float]) -> "Dialogues":
+        """Pad finished dialogues into one batch. Entry d of `logps` has those of the tokens that the model wrote."""
+        tokens_DT = pad_sequence([torch.tensor(each) for each in tokens], batch_first=True)
+        sampled_DT, logp_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
+        for sampled_T, of_dialogue in zip(sampled_DT, attempts):
+            for attempt in of_dialogue:
+                sampled_T[attempt.start : attempt.end] = True
+        logp_DT[sampled_DT] = torch.cat([torch.tensor(each) for each in logps])
+        return cls(
+            tokens_DT, sampled_DT, logp_DT, length_D=torch.tensor(list(map(len, tokens))),
+            prompt_length_D=torch.tensor(list(map(len, prompts))), allowed_D=torch.tensor(allowed),
+            used_D=torch.tensor(list(map(len, attempts))), reward_D=torch.tensor(rewards, dtype=torch.float32),
+            truncated_D=torch.tensor([of_dialogue[-1].truncated for of_dialogue in attempts]), attempts=attempts)
 
     @property
     def correct_D(self) -> torch.Tensor:

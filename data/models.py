@@ -87,16 +87,32 @@ def recomputing(*models):
         model.gradient_checkpointing_disable()
 
 
+def head_size(config) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def cache_bytes(config, slots: int, capacity: int, element: int) -> int:
+    """Of the rollout's key/value cache: so many slots of so many positions, `element` bytes a number."""
+    a_position = config.num_hidden_layers * 2 * config.num_key_value_heads * head_size(config) * element
+    return slots * capacity * a_position
+
+
+def explain_cache(config, slots: int, capacity: int, element: int) -> str:
+    """The same as a formula in words."""
+    grid = f"{config.num_hidden_layers} layers x 2 x {slots} slots x {config.num_key_value_heads} heads"
+    factors = f"{grid} x {capacity} positions x {head_size(config)} x {element} bytes"
+    return f"key/value cache of {factors} = {cache_bytes(config, slots, capacity, element) / 1e9:.3g} GB"
+
+
 def memory_plan(shape, parameters: int, element: int, slots: int, capacity: int, micro_batch_tokens: int, *,
                 chunk: int = 2048, processes: int = 1, critic: bool = True, offload: bool = False,
                 gradient_checkpointing: bool = False) -> dict[str, dict[str, float]]:
     """Bytes on each device in the two phases of a step, by what they hold. `shape` is the model's config, `element` the
     size of a weight, `chunk` the actions whose logits exist at one time. Activations are an estimate."""
     trained = parameters * (1 + critic)
-    head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
     always = {"actor and critic": element * trained, "float32 masters": 4 * trained if element < 4 else 0}
     parked = {"reference": element * parameters, "moments": 8 * trained / processes}
-    cache = shape.num_hidden_layers * 2 * slots * shape.num_key_value_heads * capacity * head * element
+    cache = cache_bytes(shape, slots, capacity, element)
     # of a token in a layer: inputs, queries, keys, values and outputs, the gated product; two float32 norms
     layer = element * (10 * shape.hidden_size + 4 * shape.intermediate_size) + 16 * shape.hidden_size
     kept = layer * shape.num_hidden_layers

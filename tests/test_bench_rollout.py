@@ -43,6 +43,13 @@ def test_script_is_as_described():
     assert script.budget == max(sum(attempts) + 24 * (len(attempts) - 1) for attempts in script.lengths)
 
 
+def test_a_script_of_bounded_length():
+    script = bench.draw_script(500, 50, length=(8, 90), median=60, longest=150)
+    assert script.budget <= 150 and max(script.allowed) == 5
+    for attempts, allowed, correct in zip(script.lengths, script.allowed, script.correct):
+        assert correct or len(attempts) == allowed
+
+
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("rows", [2, 7])
 def test_every_side_samples_the_tokens_of_the_script(model, script, side, rows):
@@ -57,9 +64,9 @@ def test_greedily_every_side_writes_the_same(model, script, peer):
 
 
 def test_ours_feeds_the_script_and_marks_what_it_sampled(model, script):
-    with bench.scripted(script) as clock:
+    with bench.scripted(script):
         dialogues = bench.run_engine(model, script, slots=3)
-    assert dialogues.used_D.tolist() == list(map(len, script.lengths)) and clock["decode"] > 0
+    assert dialogues.used_D.tolist() == list(map(len, script.lengths))
     assert dialogues.correct_D.tolist() == script.correct and not dialogues.truncated_D.any()
     assert int(dialogues.sampled_DT.sum()) == script.tokens
     for tokens, prompt, attempts in zip(dialogues.tokens_DT, script.prompts, dialogues.attempts):
@@ -84,23 +91,49 @@ def test_table_and_json(model, tmp_path, monkeypatch, capsys):
     bench.main(["--minutes", "0", "--json", str(tmp_path / "figures.json")])
     figures = json.loads((tmp_path / "figures.json").read_text())
     (result,) = figures["workloads"]
-    assert list(result["sides"]) == ["ours, 2 slots", "ours, 3 slots", "generate", "continuous", "static"]
-    assert [side["dialogues"] for side in result["sides"].values()] == [8, 12, 3, 3, 3]
+    assert list(result["sides"]) == ["ours, 2 slots", "ours, 3 slots", *bench.PEERS]
+    assert [side["dialogues"] for side in result["sides"].values()] == [8, 12, 3, 3, 3, 3]
     for peer, ratios in result["ours is faster"].items():
         for ours, times in ratios.items():
             rates = (result["sides"][side]["tokens per CPU-second"] for side in (ours, peer))
-            assert times == [a / b for a, b in zip(*rates)] and len(times) == 3
+            assert times == [a / b for a, b in zip(*rates)] and len(times) == 2
     out = capsys.readouterr().out
     assert f"torch {torch.__version__}, transformers " in out and "threads a side 1" in out
-    assert out.count("| tiny |") == 5 and "2 slots: " in out
+    assert out.count("| tiny |") == 6 and "2 slots: " in out
 
 
 def test_growth(tmp_path, monkeypatch, capsys):
+    """Every setting is measured in every turn, and one that stands on several axes only once."""
+    asked = []
     monkeypatch.setattr(bench, "GROWTH", {"slots": [2, 4], "context": [20, 40], "vocabulary": [64, 128]})
     monkeypatch.setattr(bench, "STANDARD", {"slots": 2, "context": 20, "vocabulary": 64})
+    monkeypatch.setattr(bench, "qwen2", lambda vocabulary: vocabulary)
+
+    def decode_seconds(model, slots, context, steps, clock):
+        asked.append((slots, context, model))
+        return slots / (1000 + len(asked))
+
+    monkeypatch.setattr(bench, "decode_seconds", decode_seconds)
     bench.main(["--growth", str(tmp_path / "growth.png"), "--json", str(tmp_path / "figures.json")])
     curves = json.loads((tmp_path / "figures.json").read_text())["growth"]
+    assert asked == 7 * [(2, 20, 64), (4, 20, 64), (2, 40, 64), (2, 20, 128)]
+    assert curves["slots"][0] == [2, [pytest.approx(1001 + 4 * turn) for turn in range(7)]]
+    assert curves["slots"][0][1] == curves["context"][0][1] == curves["vocabulary"][0][1]
     assert [value for value, _ in curves["context"]] == [20, 40] and len(curves) == 3
-    assert all(rate > 0 for points in curves.values() for _, rate in points)
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
-    assert "vocabulary" in capsys.readouterr().out
+    assert "vocabulary  64: 1013 (1001..1025)" in capsys.readouterr().out
+
+
+def test_decode_seconds(model):
+    """The time of the second launch over its steps; all slots write, around the given context."""
+    times = iter([10.0, 11.0, 20.0, 26.0])
+    lengths = []
+    launch = bench.rollout.Grid.launch
+
+    def watched(grid, count):
+        lengths.append((count, grid.length_S.tolist(), grid.position_S.tolist()))
+        return launch(grid, count)
+
+    with bench.mock.patch.object(bench.rollout.Grid, "launch", watched):
+        assert bench.decode_seconds(model, 3, 40, 6, lambda: next(times)) == 1.0
+    assert lengths == [(2, 3 * [37], 3 * [37]), (6, 3 * [37], 3 * [37])]
