@@ -3,6 +3,7 @@
 import copy
 from concurrent.futures import Future
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -622,6 +623,15 @@ def test_the_size_of_the_cache_is_said_before(model, tokenizer, capsys):
     grid = Grid(model, 24, 147, 1.0)
     assert cache_bytes(model.config, 24, 147, 4) == grid.cache.kv.nbytes == 2 * 2 * 24 * 2 * 147 * 8 * 4
     assert "evaluate: key/value cache of 2 layers x 2 x 24 slots x 2 heads x " in capsys.readouterr().err
+
+
+def test_the_progress_bar_says_the_running_accuracy(model, tokenizer, monkeypatch):
+    bar = mock.Mock()
+    monkeypatch.setattr(engine, "tqdm", lambda **options: bar)
+    batch = run(model, tokenizer, progress="evaluate")
+    said = [call.args[0] for call in bar.set_postfix_str.call_args_list]
+    assert len(said) == bar.update.call_count == len(batch.correct_D) and 0 < batch.correct_D.sum() < len(said)
+    assert said[-1] == f"{batch.correct_D.float().mean():.1%} solved"
 
 
 def test_one_sentence_for_what_cannot_be_loaded(tmp_path):
