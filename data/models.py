@@ -2,11 +2,13 @@
 
 import shutil
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors import SafetensorError
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -72,19 +74,22 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
 def recomputing(*models):
     """Inside, layers do not keep their activations for the backward pass but compute them again.
 
-    transformers does so in layers in training mode, and these refuse a key/value cache: so only inside, and only the
-    layers themselves, for whatever is in them stays in evaluation mode, without dropout.
+    transformers does so in layers in training mode, which brings dropout back and refuses a key/value cache; here the
+    layers stay as they are.
     """
     layers = [part for model in models for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
-    for model in models:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     for layer in layers:
-        layer.training = True
-    yield
-    for layer in layers:
-        layer.training = False
-    for model in models:
-        model.gradient_checkpointing_disable()
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own again
+
+
+def actions_at_once(vocabulary: int) -> int:
+    """How many sampled tokens' logits the update computes at one time: at most 2048, with large vocabularies fewer."""
+    return min(2048, max(1, 2**27 // vocabulary))
 
 
 def memory_plan(shape, parameters: int, element: int, slots: int, capacity: int, micro_batch_tokens: int, *,

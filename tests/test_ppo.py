@@ -106,7 +106,7 @@ def test_the_first_ratio_is_1(model, tokenizer, temperature):
 
 def test_chunks_of_logits_change_nothing(actor, dialogues, monkeypatch):
     whole = action_logps(actor, dialogues.tokens_DT, dialogues.sampled_DT, 1.0)
-    monkeypatch.setattr(ppo, "LOGIT_CHUNK", 7)
+    monkeypatch.setattr(ppo, "actions_at_once", lambda vocabulary: 7)
     for a, b in zip(whole, action_logps(actor, dialogues.tokens_DT, dialogues.sampled_DT, 1.0)):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
