@@ -27,8 +27,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from data import ranks
-from data.models import actions_at_once
-
+from data.memory import actions_at_once
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the models say of the actions
@@ -235,9 +234,9 @@ def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, referenc
     return metrics
 
 
-def backward(actor, critic, dialogues, targets: dict, rows: torch.Tensor, total: int, config) -> dict[str, torch.Tensor]:
-    """Gradients of the losses on a micro-batch of a minibatch with `total` actions; sums over actions for the log, one
-    number each."""
+def backward(actor, critic, dialogues, targets: dict, rows: torch.Tensor, total: int, config) -> dict:
+    """Gradients of the losses on a micro-batch of a minibatch with `total` actions. Returns sums over actions for the
+    log, as tensors of one number, on the device."""
     tokens_BT, sampled_BT = crop(dialogues, rows, actor.device)
     target = {name: x_DT[rows, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for name, x_DT in targets.items()}
 
