@@ -23,12 +23,11 @@ from typing import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from data import ranks
-
-LOGIT_CHUNK = 2048  # actions whose logits exist at one time
-
+from data.memory import actions_at_once
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the models say of the actions
@@ -48,18 +47,20 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
         logp_AV = (model.get_output_embeddings()(hidden_AE).float() / temperature).log_softmax(-1)
         return logp_AV.gather(-1, action_A[:, None])[:, 0], -(logp_AV.exp() * logp_AV).sum(-1).detach()
 
+    at_once = actions_at_once(model.config.vocab_size)
     parts = [
         checkpoint(chunk, hidden, action, use_reentrant=False, preserve_rng_state=False)
-        for hidden, action in zip(hidden_AE.split(LOGIT_CHUNK), action_A.split(LOGIT_CHUNK))
+        for hidden, action in zip(hidden_AE.split(at_once), action_A.split(at_once))
     ]
     logps, entropies = zip(*parts)
     return torch.cat(logps), torch.cat(entropies)
 
 
 def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> torch.Tensor:
-    """The critic's value of the state before every action, (A,) float32."""
-    value_BT = critic(input_ids=tokens_BT, use_cache=False).logits[..., 0]
-    return value_BT[:, :-1][sampled_BT[:, 1:]].float()
+    """The critic's value of the state before every action, (A,) float32 even where its weights are bfloat16."""
+    hidden_BTE = critic.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+    value_BT = F.linear(hidden_BTE.float(), critic.score.weight.float(), critic.score.bias.float())[..., 0]
+    return value_BT[:, :-1][sampled_BT[:, 1:]]
 
 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
@@ -76,9 +77,10 @@ def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.T
 
 
 def crop(dialogues, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and sampled mask of some dialogues, without needless padding, on the device."""
+    """Tokens of some dialogues, without needless padding, on the device, and their sampled mask on the CPU: counting
+    actions there needs not wait for the device."""
     longest = int(dialogues.length_D[rows].max())
-    return dialogues.tokens_DT[rows, :longest].to(device), dialogues.sampled_DT[rows, :longest].to(device)
+    return dialogues.tokens_DT[rows, :longest].to(device), dialogues.sampled_DT[rows, :longest]
 
 
 @torch.no_grad()
@@ -90,12 +92,11 @@ def score(dialogues, reference, critic, temperature: float, token_budget: int):
     for rows in micro_batches(dialogues.length_D, token_budget):
         tokens_BT, sampled_BT = crop(dialogues, rows, reference.device)
         where = rows[:, None], torch.arange(tokens_BT.shape[1])
-        mask_BT = sampled_BT.cpu()
         said = [(reference_DT, action_logps(reference, tokens_BT, sampled_BT, temperature)[0])]
         if critic is not None:
             said.append((value_DT, action_values(critic, tokens_BT, sampled_BT)))
         for out_DT, action_A in said:
-            out_DT[where] = torch.zeros(mask_BT.shape).masked_scatter(mask_BT, action_A.cpu())
+            out_DT[where] = torch.zeros(sampled_BT.shape).masked_scatter(sampled_BT, action_A.cpu())
     return ranks.total(reference_DT), None if critic is None else ranks.total(value_DT)
 
 
@@ -204,8 +205,10 @@ def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, referenc
         order = torch.from_numpy(rng.permutation(kept_D.nonzero()[:, 0].numpy()))
         for rows in order.tensor_split(min(config.minibatches, len(order))):
             total, before = int(dialogues.sampled_DT[rows].sum()), sums.copy()
-            for micro in micro_batches(dialogues.length_D[rows], config.micro_batch_tokens):
-                sums.update(backward(actor, critic, dialogues, targets, rows[micro], total, config))
+            batches = [rows[micro] for micro in micro_batches(dialogues.length_D[rows], config.micro_batch_tokens)]
+            parts = [backward(actor, critic, dialogues, targets, batch, total, config) for batch in batches]
+            for part in parts:  # read only now, as reading waits for the device
+                sums.update({name: float(x) for name, x in part.items()})
             norm = [optimizer.clip() for optimizer in optimizers.values()]
             if math.isfinite(sum(norm) + sum(ranks.gather(sum(sums.values())))):
                 actions += total
@@ -231,11 +234,11 @@ def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, referenc
     return metrics
 
 
-def backward(actor, critic, dialogues, targets: dict, rows: torch.Tensor, total: int, config) -> Counter:
-    """Gradients of the losses on a micro-batch of a minibatch with `total` actions; sums over actions for the log."""
+def backward(actor, critic, dialogues, targets: dict, rows: torch.Tensor, total: int, config) -> dict:
+    """Gradients of the losses on a micro-batch of a minibatch with `total` actions. Returns sums over actions for the
+    log, as tensors of one number, on the device."""
     tokens_BT, sampled_BT = crop(dialogues, rows, actor.device)
-    mask_BT = sampled_BT.cpu()
-    target = {name: x_DT[rows, : mask_BT.shape[1]][mask_BT].to(actor.device) for name, x_DT in targets.items()}
+    target = {name: x_DT[rows, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for name, x_DT in targets.items()}
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
     surrogate = policy_loss(logp_A, target["old_logp"], target["advantage"], config.clip)
@@ -243,22 +246,17 @@ def backward(actor, critic, dialogues, targets: dict, rows: torch.Tensor, total:
     kl = kl_k3(logp_A, target["reference"], ratio_A if config.kl_estimator == "k3_weighted" else 1.0)
     ((surrogate + config.kl_coef * kl) / total).backward()
 
-    with torch.no_grad():
-        sums = Counter(
-            policy_loss=surrogate.item(),
-            kl=kl.item(),
-            entropy=entropy_A.sum().item(),
-            approx_kl=kl_k3(target["old_logp"], logp_A).item(),
-            clipfrac=((ratio_A - 1).abs() > config.clip).sum().item(),
-            ratio=ratio_A.sum().item(),
-            tokens=int(dialogues.length_D[rows].sum()),
-            cells=tokens_BT.numel(),
-        )
+    ratio_A = ratio_A.detach()
+    sums = dict(
+        policy_loss=surrogate.detach(), kl=kl.detach(), entropy=entropy_A.sum(),
+        approx_kl=kl_k3(target["old_logp"], logp_A.detach()), clipfrac=((ratio_A - 1).abs() > config.clip).sum(),
+        ratio=ratio_A.sum(), tokens=dialogues.length_D[rows].sum(), cells=torch.tensor(tokens_BT.numel()),
+    )  # fmt: skip
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
         squared_error = value_loss(value_A, target["old_value"], target["return"], config.value_clip)
         (squared_error / total).backward()
-        sums["value_loss"] = squared_error.item()
+        sums["value_loss"] = squared_error.detach()
     return sums
 
 

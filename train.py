@@ -33,12 +33,11 @@ import torch
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
-from data import Problem, load, question_key, ranks
-from data.cli import asked_to_stop, fail, need, open_log, output_folder, parse_run, save_json
-from data.dialogues import Dialogues
+from data import Problem, ranks
+from data.cli import asked_to_stop, fail, open_log, output_folder, parse_run, save_json
 from data.models import save_model
 from data.plots import plot_accuracy, plot_training, table
-from data.run import Run
+from data.run import Run, check, load_questions, speeds
 from evaluate import evaluate, summarise
 from ppo import score, update
 from reward import Grader, extract_boxed, reward
@@ -197,45 +196,7 @@ def share(config: Config) -> slice:
     return slice(first, last)
 
 
-def speeds(dialogues: Dialogues, clock: list[float]) -> dict:
-    """Tokens per second of each stage: sampled ones in the rollout, all tokens of the dialogues elsewhere."""
-    sampled, total = int(dialogues.sampled_DT.sum()), int(dialogues.length_D.sum())
-    stages = zip(("rollout", "score", "update"), (sampled, total, total), clock, clock[1:])
-    rates = {f"{stage}_tokens_per_second": tokens / (end - start) for stage, tokens, start, end in stages}
-    return rates | {"seconds": clock[-1] - clock[0]}
-
-
 # -------------------- The command line
-def check(config: Config) -> None:
-    """ValueError for a value out of range."""
-    positive = (
-        "eval_limit eval_attempts steps dialogues group_size min_attempts temperature max_prompt_tokens max_new_tokens "
-        "max_attempt_tokens minibatches epochs lr critic_lr max_grad_norm clip value_clip micro_batch_tokens slots "
-        "save_every keep_checkpoints show_every"
-    )
-    need(config, positive, "be greater than 0", lambda value: value > 0)
-    need(config, "attempt_discount warmup gamma gae_lambda", "lie between 0 and 1", lambda value: 0 <= value <= 1)
-    need(config, "kl_coef seed", "be 0 or more", lambda value: value >= 0)
-    need(config, "unboxed_reward", "lie between -1 and 0", lambda value: -1 <= value <= 0)
-    need(config, "max_attempts", "be at least --min_attempts", lambda value: value >= config.min_attempts)
-    need(config, "minibatches", "be at most --dialogues", lambda value: value <= config.dialogues)
-    need(config, "group_size", f"divide --dialogues {config.dialogues}", lambda value: config.dialogues % value == 0)
-    groups, processes = config.dialogues // config.group_size, ranks.count()
-    need(config, "dialogues", f"give each of {processes} processes a question", lambda _: groups >= processes)
-    need(config, "kl_estimator", "be k3 or k3_weighted", lambda value: value in ("k3", "k3_weighted"))
-    need(config, "log_to", "be tensorboard, wandb or none", lambda value: value in ("tensorboard", "wandb"))
-
-
-def load_questions(config: Config) -> tuple[list[Problem], list[Problem]]:
-    """Training and evaluation questions; ValueError when one stands in both."""
-    training = load(config.data)
-    held_out = load(config.eval_data)[: config.eval_limit] if config.eval_data else []
-    known = {question_key(p.question) for p in training}
-    if shared := [p.question for p in held_out if question_key(p.question) in known]:
-        raise ValueError(f"{len(shared)} questions of --eval_data are in --data as well, the first: {shared[0]!r}")
-    return training, held_out
-
-
 def report(config: Config, run: Run, held_out: list[Problem], grade) -> None:
     """Evaluate the base and the trained model, print the table, draw the plots."""
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
@@ -274,6 +235,8 @@ def main(argv: list[str] | None = None) -> None:
             save_json(asdict(config), run.folder / "config.json")
     except (ValueError, OSError) as error:
         fail(error)
+    except KeyboardInterrupt:  # there is nothing yet to save
+        raise SystemExit(130) from None
     if first:
         print(f"{config.out}: {config.model}, {run.actor.num_parameters():,} parameters, {len(run.problems)} questions")
     try:
@@ -293,8 +256,9 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
     except FloatingPointError as error:
         fail(f"step {run.step}: {error}; the checkpoints in {config.out} are from before")
-    except (OSError, ValueError) as error:  # a full disk, too little memory, another process of the run that is gone
-        fail(f"step {run.step}: {error}; go on with: python train.py --resume --out {config.out}")
+    except (OSError, ValueError, torch.OutOfMemoryError) as error:  # full disk, lost process
+        why = str(error).splitlines()[0]
+        fail(f"step {run.step}: {why}; go on with: python train.py --resume --out {config.out}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import shutil
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Iterable
 
 import torch
 import transformers
 from safetensors import SafetensorError
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -72,19 +75,32 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
 def recomputing(*models):
     """Inside, layers do not keep their activations for the backward pass but compute them again.
 
-    transformers does so in layers in training mode, and these refuse a key/value cache: so only inside, and only the
-    layers themselves, for whatever is in them stays in evaluation mode, without dropout.
+    transformers does so in layers in training mode, which brings dropout back and refuses a key/value cache; here the
+    layers stay as they are.
     """
     layers = [part for model in models for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
-    for model in models:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     for layer in layers:
-        layer.training = True
-    yield
-    for layer in layers:
-        layer.training = False
-    for model in models:
-        model.gradient_checkpointing_disable()
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own again
+
+
+@torch.no_grad()
+def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
+    """Move tensors in place, from a GPU into pinned host memory, which it reads and writes without help of the CPU.
+
+    Copies to a GPU are only queued: what is computed there comes after them. Those to the host are there on return.
+    """
+    for x in tensors:
+        if x.is_cuda and device.type == "cpu":
+            x.data = torch.empty_like(x, device=device, pin_memory=True).copy_(x, non_blocking=True)
+        else:
+            x.data = x.data.to(device, non_blocking=device.type == "cuda")
+    if device.type == "cpu" and torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def head_size(config) -> int:
@@ -102,48 +118,3 @@ def explain_cache(config, slots: int, capacity: int, element: int) -> str:
     grid = f"{config.num_hidden_layers} layers x 2 x {slots} slots x {config.num_key_value_heads} heads"
     factors = f"{grid} x {capacity} positions x {head_size(config)} x {element} bytes"
     return f"key/value cache of {factors} = {cache_bytes(config, slots, capacity, element) / 1e9:.3g} GB"
-
-
-def memory_plan(shape, parameters: int, element: int, slots: int, capacity: int, micro_batch_tokens: int, *,
-                chunk: int = 2048, processes: int = 1, critic: bool = True, offload: bool = False,
-                gradient_checkpointing: bool = False) -> dict[str, dict[str, float]]:
-    """Bytes on each device in the two phases of a step, by what they hold. `shape` is the model's config, `element` the
-    size of a weight, `chunk` the actions whose logits exist at one time. Activations are an estimate."""
-    trained = parameters * (1 + critic)
-    always = {"actor and critic": element * trained, "float32 masters": 4 * trained if element < 4 else 0}
-    parked = {"reference": element * parameters, "moments": 8 * trained / processes}
-    cache = cache_bytes(shape, slots, capacity, element)
-    # of a token in a layer: inputs, queries, keys, values and outputs, the gated product; two float32 norms
-    layer = element * (10 * shape.hidden_size + 4 * shape.intermediate_size) + 16 * shape.hidden_size
-    kept = layer * shape.num_hidden_layers
-    if gradient_checkpointing:  # each layer's input, and one layer at a time
-        kept = element * shape.hidden_size * shape.num_hidden_layers + layer
-    update = {
-        "moments": parked["moments"],
-        "reference": 0 if offload else parked["reference"],
-        "gradients": 4 * trained + (4 * parameters if processes > 1 else 0),  # ranks add up a flat copy
-        "activations": kept * micro_batch_tokens,
-        "logits": chunk * shape.vocab_size * (element + 5 * 4),
-    }
-    rollout = ({} if offload else parked) | {"cache": cache, "logits": slots * shape.vocab_size * (element + 2 * 4)}
-    return {"rollout": always | rollout, "update": always | update}
-
-
-def explain_memory(available: float, **settings) -> str:
-    """The plan in words, in GB, and the mildest options with which it fits when it does not."""
-    def needed(plan):
-        return max(sum(phase.values()) for phase in plan.values())
-
-    plan = memory_plan(**settings)
-    lines = [f"memory of a device, estimated, of {available / 1e9:.1f} GB:"]
-    for name, phase in plan.items():
-        parts = ", ".join(f"{what} {size / 1e9:.1f}" for what, size in phase.items() if size)
-        lines.append(f"  {name} {sum(phase.values()) / 1e9:.1f} ({parts})")
-    if needed(plan) > available:
-        recompute, offload = {"gradient_checkpointing": True}, {"offload": True}
-        fewer = [{"slots": max(1, settings["slots"] // part)} for part in (2, 4, 8)]
-        changes = [recompute, offload, *fewer, recompute | offload, *(recompute | offload | few for few in fewer)]
-        fitting = [change for change in changes if needed(memory_plan(**settings | change)) <= available]
-        options = " ".join(f"--{name} {str(value).lower()}" for name, value in (fitting or [{}])[0].items())
-        lines.append(f"  it does not fit: try {options or 'a smaller model, or more GPUs'}")
-    return "\n".join(lines)

@@ -23,7 +23,8 @@ class Optimizer:
         self.copies = [(p, master) for p, master in zip(self.weights, self.masters) if p is not master]
         for weight, master in self.copies:
             weight.register_post_accumulate_grad_hook(partial(add_to_master, master))
-        settings = dict(lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+        # one weight after the other: all at once would need the memory of another moment
+        settings = dict(lr=lr, betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
         if ranks.count() == 1:
             self.adamw = torch.optim.AdamW(self.masters, **settings)
         else:  # each rank keeps the moments of its share of the weights, steps those, and hands them to the others
@@ -37,10 +38,8 @@ class Optimizer:
     def clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before that."""
         if ranks.count() > 1:
-            gradients = [torch.zeros_like(m) if m.grad is None else m.grad for m in self.masters]
-            summed = ranks.total(torch.cat([gradient.flatten() for gradient in gradients]))
-            for master, gradient in zip(self.masters, summed.split([m.numel() for m in self.masters])):
-                master.grad = gradient.view_as(master)
+            for master in self.masters:
+                master.grad = ranks.total(torch.zeros_like(master) if master.grad is None else master.grad)
         return torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm).item()
 
     @torch.no_grad()
@@ -64,11 +63,10 @@ class Optimizer:
                 "learning rates or the temperature"
             )
 
-    def to(self, device) -> None:
-        """Move the moments, which nothing but a step needs."""
-        for state in getattr(self.adamw, "optim", self.adamw).state.values():
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = state[name].to(device)
+    def parked(self) -> list[torch.Tensor]:
+        """What nothing but the update needs, so that it may be elsewhere before and after: moments and masters."""
+        states = getattr(self.adamw, "optim", self.adamw).state.values()
+        return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")] + [m for _, m in self.copies]
 
     def state_dict(self) -> dict:
         """Whole on rank 0, whatever the number of ranks; on the others without the moments."""

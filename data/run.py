@@ -1,4 +1,4 @@
-"""A run: its models, optimisers and files."""
+"""A run: its options checked, its questions, models, optimisers and files."""
 
 import copy
 import json
@@ -8,11 +8,42 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForTokenClassification
 
-from data import Problem, ranks
+from data import Problem, load, question_key, ranks
 from data.chat import Chat
-from data.cli import last_checkpoint, save_checkpoint, whole
-from data.models import check_fit, explain_memory, load_model, pick_device, pick_dtype, recomputing
+from data.cli import last_checkpoint, need, save_checkpoint, whole
+from data.memory import explain_memory
+from data.models import check_fit, load_model, move, pick_device, pick_dtype, recomputing
 from data.optimizer import Optimizer
+
+
+def check(config) -> None:
+    """ValueError for a value out of range."""
+    positive = (
+        "eval_limit eval_attempts steps dialogues group_size min_attempts temperature max_prompt_tokens max_new_tokens "
+        "max_attempt_tokens minibatches epochs lr critic_lr max_grad_norm clip value_clip micro_batch_tokens slots "
+        "save_every keep_checkpoints show_every"
+    )
+    need(config, positive, "be greater than 0", lambda value: value > 0)
+    need(config, "attempt_discount warmup gamma gae_lambda", "lie between 0 and 1", lambda value: 0 <= value <= 1)
+    need(config, "kl_coef seed", "be 0 or more", lambda value: value >= 0)
+    need(config, "unboxed_reward", "lie between -1 and 0", lambda value: -1 <= value <= 0)
+    need(config, "max_attempts", "be at least --min_attempts", lambda value: value >= config.min_attempts)
+    need(config, "minibatches", "be at most --dialogues", lambda value: value <= config.dialogues)
+    need(config, "group_size", f"divide --dialogues {config.dialogues}", lambda value: config.dialogues % value == 0)
+    groups, processes = config.dialogues // config.group_size, ranks.count()
+    need(config, "dialogues", f"give each of {processes} processes a question", lambda _: groups >= processes)
+    need(config, "kl_estimator", "be k3 or k3_weighted", lambda value: value in ("k3", "k3_weighted"))
+    need(config, "log_to", "be tensorboard, wandb or none", lambda value: value in ("tensorboard", "wandb"))
+
+
+def load_questions(config) -> tuple[list[Problem], list[Problem]]:
+    """Training and evaluation questions; ValueError when one stands in both."""
+    training = load(config.data)
+    held_out = load(config.eval_data)[: config.eval_limit] if config.eval_data else []
+    known = {question_key(p.question) for p in training}
+    if shared := [p.question for p in held_out if question_key(p.question) in known]:
+        raise ValueError(f"{len(shared)} questions of --eval_data are in --data as well, the first: {shared[0]!r}")
+    return training, held_out
 
 
 class Run:
@@ -35,8 +66,8 @@ class Run:
             for weight in self.critic.score.parameters():  # the critic starts out expecting 0
                 torch.nn.init.zeros_(weight)
             self.critic_optimizer = Optimizer(self.critic, config.critic_lr, *schedule)
-        if config.offload:
-            self.reference.cpu()
+        with self.at_hand(self.reference, self.actor_optimizer, self.critic_optimizer):
+            pass  # parks them
         names = ("actor", "critic", "actor_optimizer", "critic_optimizer")  # what a checkpoint holds
         self.parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -70,11 +101,15 @@ class Run:
     @contextmanager
     def at_hand(self, *things):
         """With --offload these models or optimisers wait in host memory and are on the device only inside."""
-        for thing in filter(None, things):
-            thing.to(self.actor.device)
+        def tensors():  # an optimiser has more of them after its first step
+            for thing in filter(None, things):
+                yield from thing.parked() if isinstance(thing, Optimizer) else thing.parameters()
+
+        if self.config.offload:
+            move(tensors(), self.actor.device)
         yield
-        for thing in filter(None, things) if self.config.offload else ():
-            thing.to("cpu")
+        if self.config.offload:
+            move(tensors(), torch.device("cpu"))
 
     def recomputing(self):
         """The context of the update that --gradient_checkpointing asks for."""
@@ -113,3 +148,11 @@ class Run:
             shown = self.folder / "dialogues" / f"step-{self.step:06d}.txt"
             shown.parent.mkdir(exist_ok=True)
             shown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def speeds(dialogues, clock: list[float]) -> dict:
+    """Tokens per second of each stage: sampled ones in the rollout, all tokens of the dialogues elsewhere."""
+    sampled, total = int(dialogues.sampled_DT.sum()), int(dialogues.length_D.sum())
+    stages = zip(("rollout", "score", "update"), (sampled, total, total), clock, clock[1:])
+    rates = {f"{stage}_tokens_per_second": tokens / (end - start) for stage, tokens, start, end in stages}
+    return rates | {"seconds": clock[-1] - clock[0]}

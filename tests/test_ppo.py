@@ -5,8 +5,10 @@ import math
 from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from statistics import NormalDist
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_model
@@ -16,7 +18,7 @@ from test_rollout import QUESTIONS, run
 from transformers import LlamaForTokenClassification
 
 import ppo
-from data.models import recomputing
+from data.models import move, recomputing
 from data.optimizer import Optimizer
 from ppo import (
     action_logps,
@@ -106,7 +108,7 @@ def test_the_first_ratio_is_1(model, tokenizer, temperature):
 
 def test_chunks_of_logits_change_nothing(actor, dialogues, monkeypatch):
     whole = action_logps(actor, dialogues.tokens_DT, dialogues.sampled_DT, 1.0)
-    monkeypatch.setattr(ppo, "LOGIT_CHUNK", 7)
+    monkeypatch.setattr(ppo, "actions_at_once", lambda vocabulary: 7)
     for a, b in zip(whole, action_logps(actor, dialogues.tokens_DT, dialogues.sampled_DT, 1.0)):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
@@ -347,15 +349,22 @@ def test_ratio_and_padding(actor, critic, dialogues):
     assert metrics["padding"] == pytest.approx(1 - dialogues.length_D.sum().item() / cells.item())
 
 
-def test_little_padding_at_the_papers_shapes():
-    """Minibatches of 128 dialogues of about 1500 tokens."""
-    generator = torch.Generator().manual_seed(0)
-    tokens = cells = 0
-    for _ in range(8):
-        length_D = (7.2 + 0.5 * torch.randn(128, generator=generator)).exp().clamp(200, 4000).long()
-        for rows in micro_batches(length_D, 4096):
-            tokens, cells = tokens + int(length_D[rows].sum()), cells + len(rows) * int(length_D[rows].max())
-    assert 1 - tokens / cells < 0.1
+@pytest.mark.parametrize("processes", [1, 8])
+@pytest.mark.parametrize("minibatches", [1, 8], ids=["score", "update"])
+def test_little_padding_at_the_papers_shapes(minibatches, processes, monkeypatch):
+    """1024 dialogues of 200 to 4096 tokens, lognormal with a mean of 1500, each rank's share of them."""
+    spread = NormalDist(7.2, 0.5)
+    length_D = torch.tensor([math.exp(spread.inv_cdf((d + 0.5) / 1024)) for d in range(1024)]).clamp(200, 4096).long()
+    assert 1490 < length_D.float().mean() < 1510
+    monkeypatch.setattr(ppo.ranks, "count", lambda: processes)
+    order, tokens, cells = torch.from_numpy(np.random.default_rng(0).permutation(1024)), 0, 0
+    for rows in order.tensor_split(minibatches):
+        for rank in range(processes):
+            monkeypatch.setattr(ppo.ranks, "rank", lambda: rank)
+            for micro in micro_batches(length_D[rows], 4096):
+                lengths = length_D[rows][micro]
+                tokens, cells = tokens + int(lengths.sum()), cells + len(lengths) * int(lengths.max())
+    assert tokens == length_D.sum() and 1 - tokens / cells < 0.1
 
 
 def test_recomputed_activations_change_no_gradient(actor, critic, dialogues):
@@ -539,16 +548,28 @@ def test_the_run_stops_when_no_step_is_finite(actor, critic, dialogues):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters()))
 
 
-def test_moments_can_wait_elsewhere():
+def test_moments_and_masters_can_wait_elsewhere():
     model = linear(torch.bfloat16)
     optimizer = Optimizer(model, 1e-3, 0, 10, 1.0)
-    optimizer.to("meta")  # nothing there yet
+    assert [x.shape for x in optimizer.parked()] == [(8, 8)]  # before the first step there are no moments
     model.weight.sum().backward()
     optimizer.step()
-    optimizer.to("meta")
     (state,) = optimizer.adamw.state.values()
-    assert state["exp_avg"].is_meta and state["exp_avg_sq"].is_meta
-    assert not optimizer.masters[0].is_meta and not model.weight.is_meta
+    expected = [state["exp_avg"], state["exp_avg_sq"], optimizer.masters[0]]
+    assert all(x is y for x, y in zip(optimizer.parked(), expected, strict=True))
+    move(optimizer.parked(), torch.device("cpu"))
+    assert all(x is y for x, y in zip(optimizer.parked(), expected, strict=True))  # in place
+    assert Optimizer(linear(torch.float32), 1e-3, 0, 10, 1.0).parked() == []  # such a weight is its own master
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_moved_to_pinned_memory_and_back():
+    there = torch.randn(1000, 1000, device="cuda").t()
+    x = torch.nn.Parameter(there.clone())
+    move([x], torch.device("cpu"))
+    assert x.is_pinned() and torch.equal(x, there.cpu())
+    move([x], torch.device("cuda"))
+    assert x.is_cuda and torch.equal(x, there) and x.stride() == there.stride()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
