@@ -71,7 +71,8 @@ def parse_run(kind: type, presets: dict[str, dict], argv: list[str]):
     if options.resume:
         return saved_options(kind, options.out, argv)
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    if Path(options.out).exists() and any(Path(options.out).iterdir()):
+    # a part is what a process that was killed before its first step may leave
+    if Path(options.out).exists() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
         raise ValueError(f"{options.out} is not empty: continue that run with --resume, or choose another --out")
     return options
 

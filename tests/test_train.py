@@ -1201,7 +1201,9 @@ def test_a_folder_in_use_is_refused(place, tmp_path, capsys):
     error = refused(capsys, arguments(place, tmp_path / "run"))
     assert "run is not empty: continue that run with --resume, or choose another --out" in error
     (tmp_path / "run" / "notes.txt").unlink()
-    launch(arguments(place, tmp_path / "run", steps=1))  # an empty one is welcome
+    (tmp_path / "run" / "config.json.part").write_text('{"st')  # of a process that was killed right at the start
+    launch(arguments(place, tmp_path / "run", steps=1))  # as good as empty
+    assert "config.json.part" not in names(tmp_path / "run")
 
 
 def test_a_file_as_the_folder_is_refused(place, tmp_path, capsys):
