@@ -15,7 +15,9 @@ from test_train import arguments, fork, launch, metrics, place, tokenizer  # noq
 import train
 from data import ranks
 
-OPTIONS = dict(lr=1e-4, critic_lr=1e-3, steps=3, save_every=1)
+# Other sums are rounded otherwise. Where a uniform number lies within that of the border between two tokens, the sampled
+# dialogues part; it happens to these runs once in a while, and not with this learning rate.
+OPTIONS = dict(lr=3e-5, critic_lr=1e-3, steps=3, save_every=1)
 
 
 def side_by_side(argv: list[str], count: int = 2, code: int = 0, **replaced) -> None:

@@ -481,8 +481,12 @@ def test_a_signal_before_the_first_step_ends_quietly(number, place, tmp_path, ca
             os.kill(os.getpid(), number)
             raise AssertionError("too late")
 
-    with pytest.raises(SystemExit) as stop:
-        launch(arguments(place, tmp_path / "run"), Run=Run)
+    before = signal.signal(number, signal.default_int_handler)  # a shell lets what runs in the background ignore Ctrl-C
+    try:
+        with pytest.raises(SystemExit) as stop:
+            launch(arguments(place, tmp_path / "run"), Run=Run)
+    finally:
+        signal.signal(number, before)
     assert stop.value.code == 130 and "Traceback" not in capfd.readouterr().err
 
 
