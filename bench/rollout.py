@@ -65,6 +65,7 @@ from transformers import (  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import rollout  # noqa: E402
+from data.cli import fail  # noqa: E402
 from data.miniature import build_model  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -354,6 +355,7 @@ WORKLOADS = [  # of 112 dialogues 112, 62, 34, 14, 3 come to a first, second ...
     Workload("miniature", miniature, (64,), rows=64, requests=32, dialogues=112, share=0.08),
     Workload("smollm2", smollm2, (8,), rows=8, requests=8, dialogues=8, share=0.13, length=(4, 24), median=8),
 ]
+BATCHES_ON_CPU = hasattr(ContinuousBatchingConfig, "page_size")  # which came with it
 PEERS = {
     "generate": play_generate, "static": play_static, "generate_batch": play_generate_batch,
     "continuous": play_continuous,
@@ -516,6 +518,8 @@ def main(argv: list[str] | None = None):
     options.add_argument("--minutes", type=float, default=9.0, help="for the table; a few turns are always made")
     options.add_argument("--workload", nargs="*", help="only these, by name")
     options = options.parse_args(argv)
+    if not (BATCHES_ON_CPU or options.growth):
+        fail("transformers 5.17 has continuous batching on GPUs alone: install the version that requirements.txt names")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)  # the cache's size is given

@@ -13,6 +13,9 @@ bench = importlib.util.module_from_spec(spec)
 sys.modules["bench_rollout"] = bench  # its dataclasses look themselves up
 spec.loader.exec_module(bench)
 
+if not bench.BATCHES_ON_CPU:
+    for peer in ("generate_batch", "continuous"):
+        del bench.PEERS[peer]
 SIDES = {"ours": bench.play_ours, **bench.PEERS}
 
 
@@ -88,18 +91,26 @@ def test_table_and_json(model, tmp_path, monkeypatch, capsys):
         "tiny", lambda: model, (2, 3), rows=2, requests=2, dialogues=3, share=1, length=(2, 4), median=3
     )
     monkeypatch.setattr(bench, "WORKLOADS", [workload])
+    monkeypatch.setattr(bench, "BATCHES_ON_CPU", True)
     bench.main(["--minutes", "0", "--json", str(tmp_path / "figures.json")])
     figures = json.loads((tmp_path / "figures.json").read_text())
     (result,) = figures["workloads"]
     assert list(result["sides"]) == ["ours, 2 slots", "ours, 3 slots", *bench.PEERS]
-    assert [side["dialogues"] for side in result["sides"].values()] == [8, 12, 3, 3, 3, 3]
+    assert [side["dialogues"] for side in result["sides"].values()] == [8, 12, *(3 for _ in bench.PEERS)]
     for peer, ratios in result["ours is faster"].items():
         for ours, times in ratios.items():
             rates = (result["sides"][side]["tokens per CPU-second"] for side in (ours, peer))
             assert times == [a / b for a, b in zip(*rates)] and len(times) == 2
     out = capsys.readouterr().out
     assert f"torch {torch.__version__}, transformers " in out and "threads a side 1" in out
-    assert out.count("| tiny |") == 6 and "2 slots: " in out
+    assert out.count("| tiny |") == 2 + len(bench.PEERS) and "2 slots: " in out
+
+
+def test_a_version_without_batches_on_the_cpu_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "BATCHES_ON_CPU", False)
+    with pytest.raises(SystemExit) as stop:
+        bench.main([])
+    assert stop.value.code not in (0, None) and "requirements.txt" in capsys.readouterr().err
 
 
 def test_growth(tmp_path, monkeypatch, capsys):
