@@ -180,8 +180,8 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
     R, V = p_RV.shape
     if temperature == 0:
         token_R1 = p_RV.argmax(-1, keepdim=True)
-    else:  # first among groups of W neighbours, W a power of two that divides V, then in the group
-        p_RGW = p_RV.view(R, -1, min(V & -V, 256))
+    else:  # in a large vocabulary first among groups of W neighbours, W a power of two that divides V, then in one
+        p_RGW = p_RV.view(R, -1, min(V & -V, 256) if V >= 4096 else 1)
         group_R1, rest_R1 = invert(p_RGW.sum(-1), uniform_R[:, None])
         p_RW = p_RGW[torch.arange(R, device=p_RV.device), group_R1[:, 0]]
         token_R1 = group_R1 * p_RW.shape[1] + invert(p_RW, rest_R1)[0]
