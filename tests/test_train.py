@@ -303,6 +303,7 @@ def fork(work) -> int:
     if not (child := os.fork()):
         ended = 1
         train.tqdm.set_lock(threading.RLock())  # the usual one is shared by processes: a killed one never gives it back
+        torch.set_num_threads(torch.get_num_threads())  # a new thread pool, before two threads at once ask for it
         signal.alarm(100)  # no test waits for ever
         try:
             work()
