@@ -8,13 +8,15 @@ What deviates from textbook PPO, all of it the paper's (section 4 and the author
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
 
-Not in the paper: several dialogues per question, compared with each other, need no critic (`group_advantages`).
+Not in the paper: several dialogues per question, compared with each other, need no critic (`group_advantages`), and
+where all of them got the same reward, there is nothing to learn (`differing`).
 
 The logits of a whole batch never exist: log-probabilities are computed only where a token was sampled, in chunks
 whose logits are recomputed in the backward pass.
 
 Shapes: D dialogues of the step, B dialogues of a micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
-        E hidden size. A tensor _DT or _BT is aligned with the tokens: entry t belongs to choosing token t.
+        E hidden size; Q questions of G dialogues each. A tensor _DT or _BT is aligned with the tokens: entry t belongs
+        to choosing token t.
 """
 
 import math
@@ -129,14 +131,30 @@ def gae(reward_D: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor
 
 
 def group_advantages(reward_D: torch.Tensor, sampled_DT: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Without a critic: every action of a dialogue gets its reward minus the mean reward of its group, (D, T).
+    """Without a critic: an action of the i-th attempt gets the reward of its dialogue minus the mean reward of those
+    in its group that came to an i-th attempt, (D, T).
 
-    A group is the `group_size` neighbours that answer the same question. Their rewards are not divided by the group's
+    A group is the `group_size` neighbours that answer the same question. The mean over all of them, also over those
+    that were right before, would call most later attempts worse than they are. Rewards are not divided by the group's
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
-    2503.20783). For group size G it is (G - 1) / G times the leave-one-out baseline of RLOO (arXiv 2402.14740).
+    2503.20783). For n dialogues it is (n - 1) / n times the leave-one-out baseline of RLOO (arXiv 2402.14740).
     """
-    group_DG = reward_D.view(-1, group_size)
-    return (group_DG - group_DG.mean(1, keepdim=True)).view(-1, 1) * sampled_DT
+    starts_DT = sampled_DT & ~F.pad(sampled_DT, (1, -1))  # feedback stands between any two attempts
+    attempt_DT = starts_DT.cumsum(1) * sampled_DT
+    reward_QG, advantage_DT = reward_D.view(-1, group_size), torch.zeros(sampled_DT.shape)
+    for attempt in range(1, int(attempt_DT.max()) + 1):
+        there_QG = (attempt_DT == attempt).any(1).view(-1, group_size)
+        mean_Q1 = (reward_QG * there_QG).sum(1, keepdim=True) / there_QG.sum(1, keepdim=True).clamp(min=1)
+        advantage_DT += (reward_QG - mean_Q1).view(-1, 1) * (attempt_DT == attempt)
+    return advantage_DT
+
+
+def differing(reward_D: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Indices of the dialogues in groups whose rewards are not all the same: in the others all advantages are 0. The
+    filter of DAPO (arXiv 2503.14476, section 3.2), without sampling anew."""
+    reward_QG = reward_D.view(-1, group_size)
+    differ_D = (reward_QG != reward_QG[:, :1]).any(1)
+    return differ_D.repeat_interleave(group_size).nonzero()[:, 0]
 
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor) -> torch.Tensor:
@@ -187,6 +205,8 @@ def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, referenc
     """
     kept_D = ~dialogues.truncated_D if config.drop_truncated else torch.ones_like(dialogues.truncated_D)
     trained_DT = dialogues.sampled_DT & kept_D[:, None]
+    if not kept_D.any():  # nothing to learn from
+        return {}
     targets, optimizers, metrics = {"old_logp": dialogues.logp_DT, "reference": reference_DT}, {"": actor_optimizer}, {}
     if critic is None:
         advantage_DT = group_advantages(dialogues.reward_D, dialogues.sampled_DT, config.group_size)
@@ -196,8 +216,6 @@ def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, referenc
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
         targets |= {"old_value": value_DT, "return": return_DT}
         optimizers["critic_"] = critic_optimizer
-    if not kept_D.any():  # every dialogue ran out of budget and is left out: there is nothing to learn from
-        return metrics
     targets["advantage"] = normalise(advantage_DT, trained_DT)
     sums, actions, norms, skipped = Counter(), 0, [], 0
     rng = np.random.default_rng(seed)

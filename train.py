@@ -39,7 +39,7 @@ from data.models import save_model
 from data.plots import plot_accuracy, plot_training, table
 from data.run import Run, check, load_questions, speeds
 from evaluate import evaluate, summarise
-from ppo import score, update
+from ppo import differing, score, update
 from reward import Grader, extract_boxed, reward
 from rollout import rollout
 
@@ -81,6 +81,7 @@ class Config:
     kl_coef: float = HfArg(default=0.01, help="weight of the KL to the base model in the loss")
     kl_estimator: str = HfArg(default="k3", help="of that KL: k3, or k3_weighted, whose gradient is the KL's own")
     drop_truncated: bool = HfArg(default=False, help="leave dialogues that ran out of tokens out of the loss")
+    drop_equal: bool = HfArg(default=False, help="learn only from groups whose dialogues got different rewards")
     micro_batch_tokens: int = HfArg(default=4096, help="tokens in a forward pass of the update; memory, not results")
     slots: int = HfArg(default=192, help="dialogues written side by side; memory and speed, not results")
     chat_template: str = HfArg(default="chatml", help="how the model writes chat turns: chatml or llama3")
@@ -103,9 +104,9 @@ PRESETS = {
         micro_batch_tokens=2048, save_every=50, show_every=10,
     ),
     "smollm2": dict(
-        model="runs/smollm2/base", data="mawps-easy-train", eval_data="mawps-easy-test", steps=24, dialogues=64,
-        group_size=4, minibatches=2, lr=5e-5, max_new_tokens=256, max_attempt_tokens=32, slots=64,
-        micro_batch_tokens=1024, save_every=8, show_every=1,
+        model="runs/smollm2/base", data="mawps-easy-train", eval_data="mawps-easy-test", steps=64, dialogues=64,
+        max_attempts=3, group_size=8, drop_equal=True, minibatches=2, lr=5e-5, max_new_tokens=256,
+        max_attempt_tokens=32, slots=64, micro_batch_tokens=1024, save_every=8, show_every=1,
     )
     | (dict(steps=200, dialogues=512, slots=512, micro_batch_tokens=16384) if torch.cuda.is_available() else {}),
     "smoke": dict(
@@ -136,22 +137,25 @@ def train(config: Config, run: Run, grade, log, asked) -> bool:
                 reward=partial(reward, discount=config.attempt_discount, unboxed=config.unboxed_reward),
                 temperature=config.temperature, seed=(config.seed, run.step), first=mine.start, **run.asking,
             )  # fmt: skip
-            dialogues = ranks.gather_rows(dialogues)
+            dialogues = learned = ranks.gather_rows(dialogues)
+            if config.drop_equal:
+                learned = dialogues.select(differing(dialogues.reward_D, config.group_size))
             clock.append(time.perf_counter())
 
             # 2. What the frozen base model and the critic say of every action, before anything changes.
             with run.at_hand(reference):
-                scores = score(dialogues, reference, critic, config.temperature, config.micro_batch_tokens)
+                scores = score(learned, reference, critic, config.temperature, config.micro_batch_tokens)
             clock.append(time.perf_counter())
 
             # 3. Clipped PPO on the model-written tokens.
             optimizers = run.actor_optimizer, run.critic_optimizer
             with run.at_hand(*optimizers), run.recomputing():
                 seed = config.seed, run.step, 0, 3
-                losses = update(actor, critic, *optimizers, dialogues, *scores, config, seed=seed)
+                losses = update(actor, critic, *optimizers, learned, *scores, config, seed=seed)
             clock.append(time.perf_counter())
 
-            metrics = {"step": run.step} | summarise(dialogues) | losses | speeds(dialogues, clock)
+            metrics = {"step": run.step} | summarise(dialogues) | losses | speeds(dialogues, learned, clock)
+            metrics["learned"] = len(learned.attempts) / config.dialogues
             if not quiet:
                 run.record(metrics, dialogues)
                 log(metrics)

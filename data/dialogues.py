@@ -3,7 +3,7 @@
 Shapes: D dialogues, T tokens of the longest dialogue.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -51,6 +51,11 @@ class Dialogues:
             prompt_length_D=torch.tensor(list(map(len, prompts))), allowed_D=torch.tensor(allowed),
             used_D=torch.tensor(list(map(len, attempts))), reward_D=torch.tensor(rewards, dtype=torch.float32),
             truncated_D=torch.tensor([of_dialogue[-1].truncated for of_dialogue in attempts]), attempts=attempts)
+
+    def select(self, rows: torch.Tensor) -> "Dialogues":
+        """Only these dialogues."""
+        tensors = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "attempts"}
+        return Dialogues(**tensors, attempts=[self.attempts[row] for row in rows.tolist()])
 
     @property
     def correct_D(self) -> torch.Tensor:

@@ -31,6 +31,7 @@ def check(config) -> None:
     need(config, "minibatches", "be at most --dialogues", lambda value: value <= config.dialogues)
     need(config, "group_size", f"divide --dialogues {config.dialogues}", lambda value: config.dialogues % value == 0)
     groups, processes = config.dialogues // config.group_size, ranks.count()
+    need(config, "drop_equal", "be false without --group_size", lambda value: not value or config.group_size > 1)
     need(config, "dialogues", f"give each of {processes} processes a question", lambda _: groups >= processes)
     need(config, "kl_estimator", "be k3 or k3_weighted", lambda value: value in ("k3", "k3_weighted"))
     need(config, "log_to", "be tensorboard, wandb or none", lambda value: value in ("tensorboard", "wandb"))
@@ -150,9 +151,9 @@ class Run:
             shown.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def speeds(dialogues, clock: list[float]) -> dict:
-    """Tokens per second of each stage: sampled ones in the rollout, all tokens of the dialogues elsewhere."""
-    sampled, total = int(dialogues.sampled_DT.sum()), int(dialogues.length_D.sum())
+def speeds(dialogues, learned, clock: list[float]) -> dict:
+    """Tokens per second of each stage: sampled ones in the rollout, elsewhere all of the dialogues learned from."""
+    sampled, total = int(dialogues.sampled_DT.sum()), int(learned.length_D.sum())
     stages = zip(("rollout", "score", "update"), (sampled, total, total), clock, clock[1:])
     rates = {f"{stage}_tokens_per_second": tokens / (end - start) for stage, tokens, start, end in stages}
     return rates | {"seconds": clock[-1] - clock[0]}

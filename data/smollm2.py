@@ -1,14 +1,15 @@
-"""A base model for grade-school questions: SmolLM2-135M-Instruct, taught to write an attempt in one line.
+"""A base model for grade-school questions: SmolLM2-135M-Instruct, taught to answer with a calculation in a box.
 
 Asked as the paper asks, SmolLM2 hardly ever writes a box, so there would be no reward to learn from. This warms it up
 on worked dialogues about MAWPS questions that one operation on two of their numbers answers:
 
     user       Joan found 70 seashells on the beach. she gave Sam some of her seashells. She has 27 seashell left. ...
-    assistant  70 - 27 = 43. \\boxed{43}
+    assistant  \\boxed{70 - 27}
 
-The teacher takes the right operation with probability 0.6, else some other, and does not look back at its earlier
-attempts (data/warmup.py): the model learns what an attempt looks like and which operations there are to choose from.
-What feedback is for is left to reinforcement learning. Run it as
+The grader computes it, as 135 million parameters get too many sums wrong: which calculation the story asks for is the
+whole question. The teacher takes the right one with probability 0.5, else some other. It neither looks back at its
+earlier attempts nor stops at a right one (data/warmup.py): in these dialogues feedback means nothing, and what the
+model makes of it later, it has from reinforcement learning. Run it as
 
     python -m data.smollm2 --out runs/smollm2/base
     python -m data.smollm2 --out runs/smollm2/base --model FOLDER   # SmolLM2-135M-Instruct is in that folder already
@@ -31,13 +32,13 @@ from data.cli import fail
 from data.models import load_model, pick_device, save_model
 from data.warmup import warm_up, worked_dialogue
 
-RIGHT = 0.6  # probability with which the teacher takes the right operation
-ATTEMPTS = 5  # allowed in a worked dialogue at most
+RIGHT = 0.5  # probability with which the teacher takes the right operation
+ATTEMPTS = 3  # allowed in a worked dialogue at most
 OPERATIONS = {"+": add, "-": sub, "*": mul, "/": truediv}
 
 
 def operations(question: str) -> dict[str, str]:
-    """What one operation on two different numbers of the question can give: {"70 - 27 = 43": "43", ...}. Left out are
+    """What one operation on two different numbers of the question can give: {"70 - 27": "43", ...}. Left out are
     negative results, 0, and those with more than two decimals."""
     numbers = re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", question)
     numbers = list(dict.fromkeys(number.replace(",", "") for number in numbers))  # each once, in order
@@ -48,8 +49,7 @@ def operations(question: str) -> dict[str, str]:
                 continue
             value = operation(Fraction(a), Fraction(b))
             if value > 0 and (100 * value).denominator == 1:
-                answer = f"{float(value):.2f}".rstrip("0").rstrip(".")
-                found[f"{a} {sign} {b} = {answer}"] = answer
+                found[f"{a} {sign} {b}"] = f"{float(value):.2f}".rstrip("0").rstrip(".")
     return found
 
 
@@ -60,20 +60,15 @@ def easy(problems: list[Problem]) -> list[Problem]:
 
 
 def neutral_attempts(right: list[str], others: list[str], allowed: int, rng: np.random.Generator) -> list[str]:
-    """The attempts of a teacher who does not look back, until one is right or `allowed` are used up."""
-    attempts, solved = [], False
-    while len(attempts) < allowed and not solved:
-        solved = rng.random() < RIGHT
-        line = str(rng.choice(right if solved else others))
-        attempts.append(f"{line}. \\boxed{{{line.rpartition(' ')[2]}}}")
-    return attempts
+    """As many attempts as are allowed, of a teacher who looks neither back nor at the verdicts."""
+    return [f"\\boxed{{{rng.choice(right if rng.random() < RIGHT else others)}}}" for _ in range(allowed)]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Warm SmolLM2 up for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
-    parser.add_argument("--passes", type=int, default=2, help="worked dialogues about each question")
+    parser.add_argument("--passes", type=int, default=1, help="worked dialogues about each question")
     parser.add_argument("--limit", type=int, help="questions; none: all 764")
     parser.add_argument("--batch", type=int, default=8, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")

@@ -23,6 +23,7 @@ from data.optimizer import Optimizer
 from ppo import (
     action_logps,
     action_values,
+    differing,
     explained_variance,
     gae,
     group_advantages,
@@ -190,11 +191,19 @@ def test_gae_is_the_formula_with_feedback_removed(seed, gamma, lam):
 
 
 def test_group_advantages_by_hand():
-    """Two questions of two dialogues each: rewards 1 and -0.5 (mean 0.25), -1 and -1 (mean -1)."""
-    sampled = torch.tensor([[False, True, True], [True, False, False], [True, True, False], [False, False, True]])
-    advantage = group_advantages(torch.tensor([1.0, -0.5, -1.0, -1.0]), sampled, group_size=2)
-    expected = torch.tensor([[0, 0.75, 0.75], [-0.75, 0, 0], [0, 0, 0], [0, 0, 0]])
+    """Two questions of three dialogues: the first attempts have the mean reward 0, those with a second one -0.5, the
+    only third one is compared with itself; all of the second question fail alike."""
+    sampled = torch.tensor([
+        [0, 1, 1, 0, 0, 0, 0, 0], [0, 1, 0, 1, 1, 0, 0, 0], [0, 1, 0, 1, 1, 0, 0, 1], *[[0, 0, 1, 0, 1, 0, 0, 0]] * 3
+    ]).bool()  # fmt: skip
+    rewards = torch.tensor([1.0, 0.0, -1.0, -0.5, -0.5, -0.5])
+    advantage = group_advantages(rewards, sampled, group_size=3)
+    expected = torch.tensor([
+        [0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.5, 0, 0, 0], [0, -1, 0, -0.5, -0.5, 0, 0, 0], *[[0] * 8] * 3
+    ])  # fmt: skip
     torch.testing.assert_close(advantage, expected)
+    assert differing(rewards, 3).tolist() == [0, 1, 2] and differing(rewards, 1).tolist() == []
+    assert differing(rewards, 2).tolist() == [0, 1, 2, 3]
 
 
 def test_advantages_are_normalised_over_the_actions_alone():
@@ -319,9 +328,14 @@ def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues
     assert set(metrics) == set(names)  # none of the critic's
 
     mask, reward = dialogues.sampled_DT, dialogues.reward_D.tolist()
-    means = [sum(reward[d - d % size : d - d % size + size]) / size for d in range(len(reward))]
-    advantage_A = torch.tensor([r - m for r, m in zip(reward, means)])[:, None].expand_as(mask)[mask]
-    assert advantage_A.unique().numel() > 1
+    advantages = []
+    for d, attempts in enumerate(dialogues.attempts):
+        group = range(d - d % size, d - d % size + size)
+        for i, attempt in enumerate(attempts):
+            there = [reward[other] for other in group if len(dialogues.attempts[other]) > i]
+            advantages += [reward[d] - sum(there) / len(there)] * (attempt.end - attempt.start)
+    advantage_A = torch.tensor(advantages)
+    assert advantage_A.unique().numel() > 2
     advantage_A = (advantage_A - advantage_A.mean()) / advantage_A.std(correction=0)
     logits = actor(input_ids=dialogues.tokens_DT).logits[:, :-1].log_softmax(-1)
     logp_A = logits.gather(-1, dialogues.tokens_DT[:, 1:, None])[..., 0][mask[:, 1:]]

@@ -169,7 +169,7 @@ def test_reproduce_with_smollm2(here, capsys):
     reproduce.main(["--preset", "smollm2", "--seeds", "0", "--out", str(out), *tiny(here)])
     trained = [command for command in here.commands if command[0] == "train.py"]
     assert len(trained) == 2 and all(command[command.index("--preset") + 1] == "smollm2" for command in trained)
-    assert json.loads((out / "single-attempt-0" / "config.json").read_text())["group_size"] == 4  # the preset's
+    assert json.loads((out / "single-attempt-0" / "config.json").read_text())["group_size"] == 8  # the preset's
     assert list(json.loads((out / "summary.json").read_text())) == ["base", *reproduce.ARMS, *reproduce.CONTROLS]
     text = (out / "table.md").read_text()
     assert "est possible" not in text and f"{here.folder / 'test.jsonl'}, mean of seeds [0]" in capsys.readouterr().out

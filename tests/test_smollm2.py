@@ -1,4 +1,6 @@
-"""The warm-up of SmolLM2: the operations a question offers, a teacher who does not look back, and the command."""
+"""The warm-up of SmolLM2: the operations a question offers, a teacher who looks at nothing, and the command."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,20 +10,20 @@ from transformers import AutoModelForCausalLM
 
 from data import Problem, smollm2
 from data.smollm2 import RIGHT, easy, neutral_attempts, operations
-from reward import extract_boxed
+from reward import extract_boxed, is_equal
 
 JOAN = Problem("Joan found 70 shells and has 27 left. How many did she give away ?", "43")
-RIGHT_LINE, OTHERS = "70 - 27 = 43", ["70 + 27 = 97", "70 * 27 = 1890"]
+RIGHT_LINE, OTHERS = "70 - 27", ["70 + 27", "70 * 27"]
 
 
 def test_operations_by_hand():
-    assert operations(JOAN.question) == {"70 + 27 = 97": "97", "70 * 27 = 1890": "1890", "70 - 27 = 43": "43"}
+    assert operations(JOAN.question) == {"70 + 27": "97", "70 * 27": "1890", "70 - 27": "43"}
     # a number is read without its comma and taken once; 4 / 1200.5 has too many decimals and 4 - 1200.5 is negative
     assert operations("1,200.50 men, 4 and 4") == {
-        "1200.50 + 4 = 1204.5": "1204.5", "1200.50 - 4 = 1196.5": "1196.5", "1200.50 * 4 = 4802": "4802",
+        "1200.50 + 4": "1204.5", "1200.50 - 4": "1196.5", "1200.50 * 4": "4802",
     }  # fmt: skip
-    assert operations("8 or 5")["8 / 5 = 1.6"] == "1.6"
-    assert operations("0 and 50") == {"0 + 50 = 50": "50"}  # 0 is not divided by, and no result
+    assert operations("8 or 5")["8 / 5"] == "1.6"
+    assert operations("0 and 50") == {"0 + 50": "50"}  # 0 is not divided by, and no result
     assert operations("one number, 7") == {}
 
 
@@ -30,19 +32,22 @@ def test_only_what_one_operation_answers_is_taught():
     assert easy([*problems, Problem("He has 0 and 50.", "50")]) == [JOAN]
 
 
-def test_the_teacher_does_not_look_back():
-    """Every attempt is right with the same probability, whatever came before it; the first right one is the last."""
+def test_the_grader_computes_every_calculation():
+    for calculation, answer in operations("1,200.50 men, 8 and 5").items():
+        assert is_equal(calculation, answer) and not is_equal(calculation, f"{answer}1")
+
+
+def test_the_teacher_looks_neither_back_nor_at_verdicts():
+    """All attempts are made, each right with the same probability, whatever came before it."""
     rng = np.random.default_rng(0)
-    dialogues = [neutral_attempts([RIGHT_LINE], OTHERS, 5, rng) for _ in range(4000)]
+    dialogues = [neutral_attempts([RIGHT_LINE], OTHERS, 3, rng) for _ in range(4000)]
     answers = [[extract_boxed(attempt) for attempt in attempts] for attempts in dialogues]
-    assert all(answer in ("97", "1890") for answered in answers for answer in answered[:-1])
-    assert all(len(answered) == 5 or answered[-1] == "43" for answered in answers)
-    for k in range(3):
-        asked = [answered for answered in answers if len(answered) > k]
-        assert sum(answered[k] == "43" for answered in asked) / len(asked) == pytest.approx(RIGHT, abs=0.06)
-    assert dialogues[0][-1] == r"70 - 27 = 43. \boxed{43}"
-    repeats = [answered[0] == answered[1] for answered in answers if len(answered) > 2]
-    assert sum(repeats) / len(repeats) == pytest.approx(0.5, abs=0.06)
+    assert {answer for answered in answers for answer in answered} == {RIGHT_LINE, *OTHERS}
+    assert dialogues[0][0] == rf"\boxed{{{answers[0][0]}}}" and all(len(attempts) == 3 for attempts in dialogues)
+    for first in (RIGHT_LINE, *OTHERS):
+        after = Counter(answered[1] for answered in answers if answered[0] == first)
+        shares = [after[answer] / after.total() for answer in (RIGHT_LINE, *OTHERS)]
+        assert shares == pytest.approx([RIGHT, (1 - RIGHT) / 2, (1 - RIGHT) / 2], abs=0.06)
 
 
 @pytest.fixture

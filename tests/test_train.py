@@ -568,7 +568,7 @@ def test_run_folder(place, tmp_path, capsys):
     expected = (
         "step reward accuracy accuracy_first accuracy_by_attempt attempts_used repeated truncated tokens_sampled "
         "tokens_total explained_variance policy_loss value_loss kl entropy approx_kl clipfrac ratio padding "
-        "skipped grad_norm critic_grad_norm lr critic_lr"
+        "skipped grad_norm critic_grad_norm lr critic_lr learned"
     )
     for step, row in enumerate(rows, 1):
         assert row["step"] == step and set(row) == {*expected.split(), *TIMING}
@@ -1054,6 +1054,28 @@ def test_drop_truncated_leaves_them_out_of_the_loss(place, tmp_path):
         assert torch.equal(weights(result.run.actor), weights(result.run.reference))  # equal rewards: advantages are 0
 
 
+def test_drop_equal_learns_from_groups_with_different_rewards_alone(place, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "score", lambda learned, *rest: seen.append(learned) or ppo.score(learned, *rest))
+    options = dict(group_size=2, drop_equal=True, steps=3, kl_coef=0.0, micro_batch_tokens=100_000)
+    result = launch(arguments(place, tmp_path / "run", **options))
+    for row, written, learned in zip(result.rows, result.rollouts, seen, strict=True):
+        pairs = [(d, d + 1) for d in range(0, 8, 2) if written.reward_D[d] != written.reward_D[d + 1]]
+        kept = [d for pair in pairs for d in pair]
+        assert row["learned"] == len(kept) / 8
+        for name, value in vars(written).items():
+            chosen = value[kept] if torch.is_tensor(value) else [value[d] for d in kept]
+            assert torch.equal(getattr(learned, name), chosen) if torch.is_tensor(value) else learned.attempts == chosen
+    assert {row["learned"] for row in result.rows} - {0, 1}  # otherwise this run shows nothing
+
+
+def test_drop_equal_without_any_difference_changes_nothing(place, tmp_path):
+    options = dict(group_size=2, drop_equal=True, max_new_tokens=1, steps=2)  # no token closes a box: all fail alike
+    result = launch(arguments(place, tmp_path / "run", **options))
+    assert [row["learned"] for row in result.rows] == [0, 0] and "policy_loss" not in result.rows[0]
+    assert torch.equal(weights(result.run.actor), weights(result.run.reference))
+
+
 def test_optimiser_steps(place, tmp_path):
     result = launch(arguments(place, tmp_path / "run", steps=3, minibatches=4, epochs=2))
     for optimizer in (result.run.actor_optimizer, result.run.critic_optimizer):
@@ -1140,6 +1162,7 @@ def refused(capsys, argv, **replaced) -> str:
         ({"max_attempt_tokens": -3}, "--max_attempt_tokens must be greater than 0, not -3"),
         ({"gamma": 1.5}, "--gamma must lie between 0 and 1, not 1.5"),
         ({"attempt_discount": -1}, "--attempt_discount must lie between 0 and 1, not -1.0"),
+        ({"drop_equal": True}, "--drop_equal must be false without --group_size"),
         ({"group_size": 3}, "--group_size must divide --dialogues 8, not 3"),
         ({"group_size": 0}, "--group_size must be greater than 0, not 0"),
         ({"unboxed_reward": 0.5}, "--unboxed_reward must lie between -1 and 0, not 0.5"),
