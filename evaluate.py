@@ -32,7 +32,7 @@ from data.dialogues import Dialogues
 from data.journal import fingerprint, finish, read_journal
 from data.models import check_fit, load_model, pick_device, pick_dtype
 from data.plots import PAPER_CURVES, plot_accuracy, plot_benchmarks, short, tables
-from data.shares import compare, mean_over, pass_at_k, repeated_share, wilson
+from data.shares import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 from data.show import KINDS, page, shown, wants_colour
 from reward import Grader, extract_boxed, reward
 from rollout import rollout
@@ -83,8 +83,13 @@ def evaluate(model, tokenizer, problems: list[Problem], *, attempts: int = 5, **
 
 
 def accuracy_at_k(asked: list[list[dict]]) -> dict:
-    """The numbers of a data set; `asked` holds for every question a record for each number of attempts allowed."""
-    return {"questions": len(asked), "by_attempts": [summary(same) for same in zip(*asked)]}
+    """The numbers of a data set; `asked` holds for every question a record for each number of attempts allowed. Rows
+    after the first have their gain over it as well."""
+    rows = [summary(same) for same in zip(*asked)]
+    solved = [[dialogue["correct"] for dialogue in same] for same in zip(*asked)]
+    for row, now in zip(rows[1:], solved[1:]):
+        row |= gain(solved[0], now)
+    return {"questions": len(asked), "by_attempts": rows}
 
 
 def summary(dialogues: Sequence[dict]) -> dict:

@@ -6,7 +6,7 @@
 All arms start from the same base model, train on the same questions with the same settings, and answer the same test
 questions greedily:
 
-    multi-attempt      1 to 5 attempts allowed in a dialogue
+    multi-attempt      1 to 5 attempts allowed in a dialogue (smollm2: 1 to 3)
     single-attempt     the paper's baseline: as many steps and dialogues, always one attempt
     ... same tokens    (miniature) the baseline trained for more steps, until it has seen as many tokens as the
                        multi-attempt arm
@@ -154,6 +154,9 @@ def over_seeds(runs: list[list[dict]]) -> dict:
         accuracies = [row["accuracy"] for row in same]
         low, high = interval(accuracies) if len(same) > 1 else (same[0]["low"], same[0]["high"])
         means = {key: mean_of([row[key] for row in same]) for key in ("repeated", "truncated", "tokens")}
+        if "gain" in same[0]:
+            one = same[0]["gain_low"], same[0]["gain_high"]
+            means |= zip(("gain_low", "gain_high"), interval([row["gain"] for row in same]) if len(same) > 1 else one)
         rows.append({
             "attempts": same[0]["attempts"], "accuracy": statistics.mean(accuracies), "low": low, "high": high, **means
         })  # fmt: skip

@@ -27,6 +27,12 @@ def with_interval(row: dict) -> str:
     return f"{percent(row['accuracy'])} ({percent(row['low'])} - {percent(row['high'])})"
 
 
+def gain_from(first: dict, row: dict) -> str:
+    """With its own interval where the same questions were asked; independent samples have none."""
+    gain = f"{100 * (row['accuracy'] - first['accuracy']):+.1f}"
+    return f"{gain} ({percent(row['gain_low'])} - {percent(row['gain_high'])})" if "gain_low" in row else gain
+
+
 def markdown(lines: list[list[str]]) -> str:
     """Rows of cells, the first one the heads -> a markdown table that reads as plain text."""
     widths = [max(map(len, column)) for column in zip(*lines)]
@@ -40,9 +46,8 @@ def table(results: dict[str, dict]) -> str:
     lines = [["attempts allowed", *results]]
     for rows in zip(*models, strict=True):
         lines.append([str(rows[0]["attempts"]), *map(with_interval, rows)])
-    if len(models[0]) > 1:
-        gains = (100 * (rows[1]["accuracy"] - rows[0]["accuracy"]) for rows in models)
-        lines.append(["gain from 1 to 2", *(f"{gain:+.1f}" for gain in gains)])
+    for i in sorted({1, len(models[0]) - 1} & {*range(1, len(models[0]))}):
+        lines.append([f"gain from 1 to {models[0][i]['attempts']}", *(gain_from(rows[0], rows[i]) for rows in models)])
     at = f"at {models[0][-1]['attempts']}"
     for label, key in (("repeated answers", "repeated"), ("truncated", "truncated")):
         lines.append([f"{label} {at}", *(percent(rows[-1][key]) for rows in models)])

@@ -134,6 +134,27 @@ def test_repeated_share(dialogues, share):
     assert ev.repeated_share(dialogues) == (None if share is None else pytest.approx(share))
 
 
+def test_gain_by_hand():
+    """Of 8 questions the first answered 3 and the second 5: 3 are new, 1 is lost. With half a question more in each of
+    the four outcomes, (3.5 - 1.5) / 10 is the middle, and (5 / 10 - 0.2^2) / 10 the variance."""
+    first, second = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 1, 1, 0, 0]
+    half = 1.959964 * 0.046**0.5
+    assert ev.gain(first, second) == pytest.approx({"gain": 0.25, "gain_low": 0.2 - half, "gain_high": 0.2 + half})
+    none = ev.gain([1, 0], [1, 0])
+    assert none["gain"] == 0 and none["gain_low"] == -none["gain_high"] < 0  # two questions are no certainty
+    with pytest.raises(ValueError):
+        ev.gain([1], [1, 0])
+
+
+def test_the_gain_is_that_over_the_first_number_of_attempts():
+    asked = [[{"allowed": k, "correct": correct, "truncated": False, "tokens": 1, "attempts": []} for k, correct in
+              enumerate(solved, 1)] for solved in ((True, True, True), (False, True, True), (False, False, True))]  # fmt: skip
+    first, second, third = ev.accuracy_at_k(asked)["by_attempts"]
+    assert "gain" not in first and (second["gain"], third["gain"]) == pytest.approx((1 / 3, 2 / 3))
+    for row, solved in ((second, [1, 1, 0]), (third, [1, 1, 1])):
+        assert row["gain_low"] == ev.gain([1, 0, 0], solved)["gain_low"]
+
+
 def numbers(accuracy, low, high, questions, repeated=None, tokens=10.0):
     return {"questions": questions, "by_attempts": [
         {"attempts": 1, "questions": questions, "accuracy": accuracy, "low": low, "high": high, "repeated": repeated,
@@ -150,7 +171,13 @@ def test_mean_over_data_sets():
     assert row["high"] == pytest.approx(0.3 + (0.2**2 + 0.15**2) ** 0.5 / 2) == pytest.approx(0.425)
     assert row["repeated"] == pytest.approx(0.4)  # of the sets that have later attempts
     assert row["tokens"] == 20 and row["truncated"] == 0.5 and row["attempts"] == 1
-    assert found["by_data"] == by_data
+    assert found["by_data"] == by_data and "gain" not in row
+    for name, (middle, low, high) in {"a": (0.3, 0.2, 0.5), "b": (0.1, 0.05, 0.2)}.items():
+        by_data[name]["by_attempts"][0] |= {"gain": middle, "gain_low": low, "gain_high": high}
+    (row,) = ev.mean_over(by_data)["by_attempts"]
+    assert row["gain"] == pytest.approx(0.2) and row["low"] == found["by_attempts"][0]["low"]
+    assert row["gain_low"] == pytest.approx(0.2 - (0.1**2 + 0.05**2) ** 0.5 / 2)
+    assert row["gain_high"] == pytest.approx(0.2 + (0.2**2 + 0.1**2) ** 0.5 / 2)
     assert ev.mean_over({"a": by_data["a"]}) == by_data["a"]
     none = ev.mean_over({name: numbers(0.0, *ev.wilson(0, 30), 30) for name in "abcde"})["by_attempts"][0]
     assert none["low"] == 0 and none["high"] == pytest.approx(ev.wilson(0, 30)[1] / 5**0.5)  # not certain
@@ -323,6 +350,14 @@ def test_table():
 | repeated answers at 2  | 56.1               | 32.6               |
 | truncated at 2         | 0.4                | 0.4                |
 | tokens a question at 2 | 31                 | 31                 |"""
+
+
+def test_the_gains_of_the_table_have_their_own_intervals():
+    trained = made_up(0.4, 0.5, 0.7)
+    trained["by_attempts"][1] |= {"gain": 0.1, "gain_low": -0.012, "gain_high": 0.213}
+    lines = plots.table({"base": made_up(0.5, 0.5, 0.4), "trained": trained}).splitlines()
+    gains = [[cell.strip() for cell in line.split("|")[1:4]] for line in lines if "gain" in line]
+    assert gains == [["gain from 1 to 2", "+0.0", "+10.0 (-1.2 - 21.3)"], ["gain from 1 to 3", "-10.0", "+30.0"]]
 
 
 def test_table_of_a_single_attempt_has_no_gain():

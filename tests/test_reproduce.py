@@ -37,6 +37,15 @@ def test_over_seeds_is_the_mean_with_a_t_interval():
 def test_a_single_seed_keeps_its_interval_over_the_questions():
     (result,) = reproduce.over_seeds([[row(0.5)]])["by_attempts"]
     assert (result["accuracy"], result["low"], result["high"], result["repeated"]) == (0.5, 0.1, 0.9, None)
+    assert "gain_low" not in result
+
+
+def test_the_gain_has_the_same_kinds_of_interval():
+    gains = [dict(gain=gain, gain_low=0.05, gain_high=0.55) for gain in (0.1, 0.3, 0.5)]
+    (result,) = reproduce.over_seeds([[row(0.5) | gain] for gain in gains])["by_attempts"]
+    assert (result["gain_low"], result["gain_high"]) == pytest.approx((-0.1969, 0.7969), abs=1e-4)
+    (result,) = reproduce.over_seeds([[row(0.5) | gains[0]]])["by_attempts"]
+    assert (result["gain_low"], result["gain_high"]) == (0.05, 0.55)
 
 
 def test_the_optimum_is_the_chance_of_the_likeliest_candidates():
