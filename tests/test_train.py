@@ -791,7 +791,10 @@ def test_summarise_of_a_single_attempt():
 
 def test_speeds():
     dialogues = dialogues_of((attempts_of("1"), 1, -0.5, 20, 80), (attempts_of("1"), 1, -0.5, 40, 120))
-    assert train.speeds(dialogues, [10.0, 12.0, 16.0, 26.0]) == {
+    half = dialogues.select(torch.tensor([1]))
+    rates = train.speeds(dialogues, half, [10.0, 12.0, 16.0, 26.0])
+    assert (rates["rollout_tokens_per_second"], rates["score_tokens_per_second"]) == (30.0, 30.0)
+    assert train.speeds(dialogues, dialogues, [10.0, 12.0, 16.0, 26.0]) == {
         "rollout_tokens_per_second": 30.0,
         "score_tokens_per_second": 50.0,
         "update_tokens_per_second": 20.0,
