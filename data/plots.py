@@ -46,7 +46,7 @@ def table(results: dict[str, dict]) -> str:
     lines = [["attempts allowed", *results]]
     for rows in zip(*models, strict=True):
         lines.append([str(rows[0]["attempts"]), *map(with_interval, rows)])
-    for i in sorted({1, len(models[0]) - 1} & {*range(1, len(models[0]))}):
+    for i in sorted({1, len(models[0]) - 1}) if len(models[0]) > 1 else ():
         lines.append([f"gain from 1 to {models[0][i]['attempts']}", *(gain_from(rows[0], rows[i]) for rows in models)])
     at = f"at {models[0][-1]['attempts']}"
     for label, key in (("repeated answers", "repeated"), ("truncated", "truncated")):
