@@ -130,7 +130,7 @@ def gae(reward_D: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor
     return advantage_DT, (advantage_DT + value_DT) * sampled_DT
 
 
-def group_advantages(reward_D: torch.Tensor, sampled_DT: torch.Tensor, group_size: int) -> torch.Tensor:
+def group_advantages(dialogues, group_size: int) -> torch.Tensor:
     """Without a critic: an action of the i-th attempt gets the reward of its dialogue minus the mean reward of those
     in its group that came to an i-th attempt, (D, T).
 
@@ -139,13 +139,14 @@ def group_advantages(reward_D: torch.Tensor, sampled_DT: torch.Tensor, group_siz
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
     2503.20783). For n dialogues it is (n - 1) / n times the leave-one-out baseline of RLOO (arXiv 2402.14740).
     """
-    starts_DT = sampled_DT & ~F.pad(sampled_DT, (1, -1))  # feedback stands between any two attempts
-    attempt_DT = starts_DT.cumsum(1) * sampled_DT
-    reward_QG, advantage_DT = reward_D.view(-1, group_size), torch.zeros(sampled_DT.shape)
-    for attempt in range(1, int(attempt_DT.max()) + 1):
-        there_QG = (attempt_DT == attempt).any(1).view(-1, group_size)
-        mean_Q1 = (reward_QG * there_QG).sum(1, keepdim=True) / there_QG.sum(1, keepdim=True).clamp(min=1)
-        advantage_DT += (reward_QG - mean_Q1).view(-1, 1) * (attempt_DT == attempt)
+    advantage_DT = torch.zeros(dialogues.tokens_DT.shape)
+    for group in torch.arange(len(dialogues.attempts)).split(group_size):
+        for i in range(int(dialogues.used_D[group].max())):
+            there = group[dialogues.used_D[group] > i]
+            mean = dialogues.reward_D[there].mean()
+            for d in there.tolist():
+                attempt = dialogues.attempts[d][i]
+                advantage_DT[d, attempt.start : attempt.end] = dialogues.reward_D[d] - mean
     return advantage_DT
 
 
@@ -196,7 +197,8 @@ def kl_k3(logp_A, reference_A, weight_A=1.0) -> torch.Tensor:
 
 
 def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, reference_DT, value_DT, config, seed) -> dict:
-    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each; returns the metrics.
+    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each; returns the metrics,
+    none where there is no dialogue to learn from.
 
     `reference_DT` and `value_DT` come from `score`, on the models as they were during the rollout; a critic that is not
     there, its optimiser and its values are None. `seed` orders the dialogues. Of `config` it reads: gamma, gae_lambda,
@@ -205,11 +207,11 @@ def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, referenc
     """
     kept_D = ~dialogues.truncated_D if config.drop_truncated else torch.ones_like(dialogues.truncated_D)
     trained_DT = dialogues.sampled_DT & kept_D[:, None]
-    if not kept_D.any():  # nothing to learn from
+    if not kept_D.any():
         return {}
     targets, optimizers, metrics = {"old_logp": dialogues.logp_DT, "reference": reference_DT}, {"": actor_optimizer}, {}
     if critic is None:
-        advantage_DT = group_advantages(dialogues.reward_D, dialogues.sampled_DT, config.group_size)
+        advantage_DT = group_advantages(dialogues, config.group_size)
     else:
         mask_DT = dialogues.sampled_DT
         advantage_DT, return_DT = gae(dialogues.reward_D, value_DT, mask_DT, config.gamma, config.gae_lambda)

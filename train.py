@@ -154,8 +154,8 @@ def train(config: Config, run: Run, grade, log, asked) -> bool:
                 losses = update(actor, critic, *optimizers, learned, *scores, config, seed=seed)
             clock.append(time.perf_counter())
 
-            metrics = {"step": run.step} | summarise(dialogues) | losses | speeds(dialogues, learned, clock)
-            metrics["learned"] = len(learned.attempts) / config.dialogues
+            metrics = {"step": run.step} | summarise(dialogues) | losses
+            metrics |= {"learned": len(learned.attempts) / config.dialogues} | speeds(dialogues, learned, clock)
             if not quiet:
                 run.record(metrics, dialogues)
                 log(metrics)

@@ -18,6 +18,7 @@ from test_rollout import QUESTIONS, run
 from transformers import LlamaForTokenClassification
 
 import ppo
+from data.dialogues import Attempt
 from data.models import move, recomputing
 from data.optimizer import Optimizer
 from ppo import (
@@ -193,11 +194,13 @@ def test_gae_is_the_formula_with_feedback_removed(seed, gamma, lam):
 def test_group_advantages_by_hand():
     """Two questions of three dialogues: the first attempts have the mean reward 0, those with a second one -0.5, the
     only third one is compared with itself; all of the second question fail alike."""
-    sampled = torch.tensor([
-        [0, 1, 1, 0, 0, 0, 0, 0], [0, 1, 0, 1, 1, 0, 0, 0], [0, 1, 0, 1, 1, 0, 0, 1], *[[0, 0, 1, 0, 1, 0, 0, 0]] * 3
-    ]).bool()  # fmt: skip
+    spans = [[(1, 3)], [(1, 2), (3, 5)], [(1, 2), (3, 5), (7, 8)], *[[(2, 3), (4, 5)]] * 3]
     rewards = torch.tensor([1.0, 0.0, -1.0, -0.5, -0.5, -0.5])
-    advantage = group_advantages(rewards, sampled, group_size=3)
+    dialogues = SimpleNamespace(
+        tokens_DT=torch.zeros(6, 8), reward_D=rewards, used_D=torch.tensor(list(map(len, spans))),
+        attempts=[[Attempt(start, end, "", None, False) for start, end in each] for each in spans],
+    )  # fmt: skip
+    advantage = group_advantages(dialogues, group_size=3)
     expected = torch.tensor([
         [0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.5, 0, 0, 0], [0, -1, 0, -0.5, -0.5, 0, 0, 0], *[[0] * 8] * 3
     ])  # fmt: skip
