@@ -22,7 +22,7 @@ help:  ## list the commands
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-runs/miniature/base: data/miniature.py | .venv/ready
+runs/miniature/base: data/miniature.py data/sft.py | .venv/ready
 	$(PY) -m data.miniature --out $@
 
 runs/smollm2/base: | .venv/ready

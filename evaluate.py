@@ -11,31 +11,31 @@ intervals, an exact test between two models, the share of repeated answers, ever
 many independent samples would solve.
 
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
-dialogues.html to look at them, and journals (data/journal.py): the same command again, or one with more questions,
+dialogues.html to look at them, and journals (support/journal.py): the same command again, or one with more questions,
 attempts or samples, asks only what is not finished.
 """
 
 import random
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Callable, Sequence
 
 import torch
 from transformers.hf_argparser import HfArg
 
 from data import PAPER, Problem, load_sets
 from data.chat import Chat
-from data.cli import fail, need, output_folder, parse, save_json, whole
 from data.dialogues import Dialogues
-from data.journal import fingerprint, finish, read_journal
-from data.models import check_fit, load_model, pick_device, pick_dtype
-from data.plots import PAPER_CURVES, plot_accuracy, plot_benchmarks, short, tables
-from data.shares import compare, gain, mean_over, pass_at_k, repeated_share, wilson
-from data.show import KINDS, page, shown, wants_colour
 from reward import Grader, extract_boxed, reward
 from rollout import rollout
+from support.cli import fail, need, output_folder, parse, save_json, whole
+from support.journal import fingerprint, finish, read_journal
+from support.models import check_fit, load_model, pick_device, pick_dtype
+from support.plots import PAPER_CURVES, plot_accuracy, plot_benchmarks, short, tables
+from support.show import KINDS, page, shown, wants_colour
+from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
 # Dialogues are asked for in chunks of so many a slot; a kill loses the last one. Between two chunks the grid runs
 # empty, which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
@@ -62,13 +62,31 @@ class Options:
     seed: int = HfArg(default=0, help="decides which questions --limit takes, and draws the --samples")
 
 
-def ask(model, tokenizer, asked: list[tuple[Problem, int]], *, grade: Callable, template: str = "chatml",
-        temperature: float = 0.0, **rest) -> list[dict]:
+def ask(
+    model,
+    tokenizer,
+    asked: list[tuple[Problem, int]],
+    *,
+    grade: Callable,
+    template: str = "chatml",
+    temperature: float = 0.0,
+    **rest,
+) -> list[dict]:
     """Have a dialogue for each (question, attempts allowed), all in one rollout. `grade` and `rest` (feedback, slots,
     max_new_tokens, max_attempt_tokens, seed, first, progress) are rollout()'s. Returns the record of each."""
     batch = rollout(
-        model, tokenizer, [p.question for p, _ in asked], [p.answer for p, _ in asked], [k for _, k in asked],
-        extract=extract_boxed, grade=grade, reward=reward, template=template, temperature=temperature, **rest)
+        model,
+        tokenizer,
+        [p.question for p, _ in asked],
+        [p.answer for p, _ in asked],
+        [k for _, k in asked],
+        extract=extract_boxed,
+        grade=grade,
+        reward=reward,
+        template=template,
+        temperature=temperature,
+        **rest,
+    )
     text = Chat(model, tokenizer, template).text
     return [record(batch, d, problem, text) for d, (problem, _) in enumerate(asked)]
 
@@ -98,28 +116,44 @@ def summary(dialogues: Sequence[dict]) -> dict:
     low, high = wilson(correct, n)
     answers = [[attempt["answer"] for attempt in dialogue["attempts"]] for dialogue in dialogues]
     truncated, tokens = ([dialogue[key] for dialogue in dialogues] for key in ("truncated", "tokens"))
-    return {"attempts": dialogues[0]["allowed"], "questions": n, "correct": correct, "accuracy": correct / n,
-            "low": low, "high": high, **averages(answers, truncated, tokens)}
+    return {
+        "attempts": dialogues[0]["allowed"],
+        "questions": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        "low": low,
+        "high": high,
+        **averages(answers, truncated, tokens),
+    }
 
 
 def averages(answers: list[list[str | None]], truncated: Sequence[bool], tokens: Sequence[int]) -> dict:
     """Means over dialogues: of each its attempts' answers, whether a budget ended it, the tokens the model wrote."""
     means = {"truncated": truncated, "attempts_used": list(map(len, answers)), "tokens": tokens}
-    return {"repeated": repeated_share(answers),
-            **{key: torch.as_tensor(values).float().mean().item() for key, values in means.items()}}
+    return {
+        "repeated": repeated_share(answers),
+        **{key: torch.as_tensor(values).float().mean().item() for key, values in means.items()},
+    }
 
 
 def summarise(batch: Dialogues) -> dict:
     """The numbers of a step of training. accuracy_by_attempt[k - 1]: of the dialogues that were allowed k attempts or
     more, the share that was solved within k."""
     solved_at_D = torch.where(batch.correct_D, batch.used_D, torch.iinfo(torch.long).max)
-    by_attempt = [(solved_at_D[batch.allowed_D >= k] <= k).float().mean().item()
-                  for k in range(1, int(batch.allowed_D.max()) + 1)]
+    by_attempt = [
+        (solved_at_D[batch.allowed_D >= k] <= k).float().mean().item() for k in range(1, int(batch.allowed_D.max()) + 1)
+    ]
     answers = [[attempt.answer for attempt in attempts] for attempts in batch.attempts]
     means = averages(answers, batch.truncated_D, batch.sampled_DT.sum(1))
-    return {"reward": batch.reward_D.mean().item(), "accuracy": batch.correct_D.float().mean().item(),
-            "accuracy_first": by_attempt[0], "accuracy_by_attempt": by_attempt,
-            "tokens_sampled": means.pop("tokens"), "tokens_total": batch.length_D.float().mean().item(), **means}
+    return {
+        "reward": batch.reward_D.mean().item(),
+        "accuracy": batch.correct_D.float().mean().item(),
+        "accuracy_first": by_attempt[0],
+        "accuracy_by_attempt": by_attempt,
+        "tokens_sampled": means.pop("tokens"),
+        "tokens_total": batch.length_D.float().mean().item(),
+        **means,
+    }
 
 
 def record(batch: Dialogues, d: int, problem: Problem, text: Callable[[list[int]], str]) -> dict:
@@ -127,11 +161,19 @@ def record(batch: Dialogues, d: int, problem: Problem, text: Callable[[list[int]
     text of an attempt begins in the text of the dialogue."""
     tokens = batch.tokens_DT[d, : batch.length_D[d]].tolist()
     return {
-        "question": problem.question, "gold": problem.answer, "allowed": int(batch.allowed_D[d]),
-        "correct": batch.attempts[d][-1].correct, "reward": batch.reward_D[d].item(),
-        "truncated": bool(batch.truncated_D[d]), "tokens": int(batch.sampled_DT[d].sum()), "text": text(tokens),
-        "attempts": [{key: getattr(attempt, key) for key in ("text", "answer", "correct", "truncated")}
-                     | {"at": len(text(tokens[: attempt.start]))} for attempt in batch.attempts[d]],
+        "question": problem.question,
+        "gold": problem.answer,
+        "allowed": int(batch.allowed_D[d]),
+        "correct": batch.attempts[d][-1].correct,
+        "reward": batch.reward_D[d].item(),
+        "truncated": bool(batch.truncated_D[d]),
+        "tokens": int(batch.sampled_DT[d].sum()),
+        "text": text(tokens),
+        "attempts": [
+            {key: getattr(attempt, key) for key in ("text", "answer", "correct", "truncated")}
+            | {"at": len(text(tokens[: attempt.start]))}
+            for attempt in batch.attempts[d]
+        ],
     }
 
 
@@ -178,13 +220,23 @@ def journals(options: Options, path: str, model, chat: Chat, out: Path) -> dict[
     return {kind: (out / f"{kind}-{file_name(path)}.jsonl", same | own[kind]) for kind in kinds}
 
 
-def measure(options: Options, sets: dict[str, list[Problem]], name: str, model, tokenizer, files: dict,
-            grade: Callable) -> dict[str, dict[str, list[list[dict]]]]:
+def measure(
+    options: Options, sets: dict[str, list[Problem]], name: str, model, tokenizer, files: dict, grade: Callable
+) -> dict[str, dict[str, list[list[dict]]]]:
     """What is not in the journals is asked. {"greedy" or "samples": {data set: for every question its records}}."""
-    same = dict(grade=grade, template=options.chat_template, slots=options.slots, progress=name, seed=(options.seed, 0),
-                max_new_tokens=options.max_new_tokens, max_attempt_tokens=options.max_attempt_tokens)
-    ways = {"greedy": (range(1, options.attempts + 1), {"feedback": options.feedback}, ()),
-            "samples": ([1] * options.samples, {"temperature": 1.0}, ("text", "attempts", "reward"))}
+    same = dict(
+        grade=grade,
+        template=options.chat_template,
+        slots=options.slots,
+        progress=name,
+        seed=(options.seed, 0),
+        max_new_tokens=options.max_new_tokens,
+        max_attempt_tokens=options.max_attempt_tokens,
+    )
+    ways = {
+        "greedy": (range(1, options.attempts + 1), {"feedback": options.feedback}, ()),
+        "samples": ([1] * options.samples, {"temperature": 1.0}, ("text", "attempts", "reward")),
+    }
     problems, found = [problem for problems in sets.values() for problem in problems], {}
     size = options.slots * (CHUNK_CPU if model.device.type == "cpu" else CHUNK)
     for kind, (path, settings) in files.items():
@@ -209,9 +261,12 @@ def save(options: Options, sets: dict[str, list[Problem]], asked: dict[str, dict
         results[name] = mean_over({data: accuracy_at_k(those) for data, those in found["greedy"].items()})
         if options.samples:
             results[f"{name}, pass@k of independent samples"] = mean_over(
-                {data: pass_at_k(those, options.attempts) for data, those in found["samples"].items()})
-    paired = {f"{first} : {second}": compare(asked[first]["greedy"], asked[second]["greedy"])
-              for first, second in combinations(asked, 2)}
+                {data: pass_at_k(those, options.attempts) for data, those in found["samples"].items()}
+            )
+    paired = {
+        f"{first} : {second}": compare(asked[first]["greedy"], asked[second]["greedy"])
+        for first, second in combinations(asked, 2)
+    }
     save_json({"options": vars(options), "models": results, "paired": paired}, out / "results.json")
     if len(sets) > 1:
         plot_benchmarks(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})

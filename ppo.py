@@ -21,15 +21,15 @@ Shapes: D dialogues of the step, B dialogues of a micro-batch, T tokens, A actio
 
 import math
 from collections import Counter
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from data import ranks
-from data.memory import actions_at_once
+from support import ranks
+from support.memory import actions_at_once
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the models say of the actions
@@ -268,10 +268,15 @@ def backward(actor, critic, dialogues, targets: dict, rows: torch.Tensor, total:
 
     ratio_A = ratio_A.detach()
     sums = dict(
-        policy_loss=surrogate.detach(), kl=kl.detach(), entropy=entropy_A.sum(),
-        approx_kl=kl_k3(target["old_logp"], logp_A.detach()), clipfrac=((ratio_A - 1).abs() > config.clip).sum(),
-        ratio=ratio_A.sum(), tokens=dialogues.length_D[rows].sum(), cells=torch.tensor(tokens_BT.numel()),
-    )  # fmt: skip
+        policy_loss=surrogate.detach(),
+        kl=kl.detach(),
+        entropy=entropy_A.sum(),
+        approx_kl=kl_k3(target["old_logp"], logp_A.detach()),
+        clipfrac=((ratio_A - 1).abs() > config.clip).sum(),
+        ratio=ratio_A.sum(),
+        tokens=dialogues.length_D[rows].sum(),
+        cells=torch.tensor(tokens_BT.numel()),
+    )
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
         squared_error = value_loss(value_A, target["old_value"], target["return"], config.value_clip)

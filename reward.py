@@ -2,8 +2,8 @@ r"""The teacher: which answer did an attempt give, does it equal the gold answer
 
     python reward.py "ANSWER" "GOLD"        prints the verdict and how both were read
 
-An answer is model text, so nothing here evaluates it as code: data/latex.py reads it into a tree of tuples, or refuses
-it whole, and data/values.py compares two expressions at fixed probe points, exactly where the arithmetic is rational,
+An answer is model text, so nothing here evaluates it as code: support/grader/latex.py reads it into a tree of tuples, or refuses
+it whole, and support/grader/values.py compares two expressions at fixed probe points, exactly where the arithmetic is rational,
 else to 60 digits. Every size is bounded before any work is done, and what cannot be read equals only what is written
 the same.
 
@@ -22,6 +22,7 @@ Conventions (ANSWER is GOLD; the tests read this table). The gold's form decides
 | inequalities      | 2 < x is (2, \infty); x \in (2, \infty) is x > 2               | the same set                    |
 | words             | Even is \text{even}; C. 42 is (C); True is not 1               | case, articles, a choice's text |
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -31,9 +32,20 @@ import re
 import sys
 from functools import lru_cache
 
-from data.latex import MAX_CHARS, MAX_DIGITS, Unreadable, clean, read, same_at_sight, tokens, without_label
-from data.values import RATIONAL, intervals, is_name, items, kinds, names, numerics, same_value, scaled, spread
-from data.workers import Verdict, Workers
+from support.grader.latex import MAX_CHARS, MAX_DIGITS, Unreadable, clean, read, same_at_sight, tokens, without_label
+from support.grader.values import (
+    RATIONAL,
+    intervals,
+    is_name,
+    items,
+    kinds,
+    names,
+    numerics,
+    same_value,
+    scaled,
+    spread,
+)
+from support.grader.workers import Verdict, Workers
 
 MAX_ITEMS = 32  # of a list, a set, a matrix
 
@@ -58,7 +70,7 @@ def extract_boxed(text: str) -> str | None:
         if mark[0] == "}":
             start = starts.pop() if starts else None
             if start is not None:
-                return text[start:mark.start()].strip()
+                return text[start : mark.start()].strip()
         elif mark[0] == "{" or len(mark[0]) > 2:
             starts.append(mark.end() if len(mark[0]) > 2 else None)
     return None
@@ -78,7 +90,7 @@ def _settled(node):
         left, values = values[0], [left]
     if not (is_name(left) or signs == ["="] and names(node)):
         left, values = None, [left, *values]
-    for value, sign in zip(values[1:], signs[1 - len(values):]):
+    for value, sign in zip(values[1:], signs[1 - len(values) :]):
         if not _same(value, values[0]) and not (sign == "approx" and _same(values[0], value)):
             raise Unreadable("a chain of equalities that does not hold")
     return ("rel", "=", left, values[0]) if left else values[0]
@@ -86,8 +98,11 @@ def _settled(node):
 
 def _matched(answers: list, golds: list) -> bool:
     """Each gold has its answer, in any order, and no answer is left over; one that is given twice is given once."""
-    return (max(len(answers), len(golds)) <= MAX_ITEMS and all(any(_same(a, g) for a in answers) for g in golds)
-            and all(any(_same(a, g) for g in golds) for a in answers))
+    return (
+        max(len(answers), len(golds)) <= MAX_ITEMS
+        and all(any(_same(a, g) for a in answers) for g in golds)
+        and all(any(_same(a, g) for g in golds) for a in answers)
+    )
 
 
 def _labelled(node) -> list | None:
@@ -184,7 +199,7 @@ _WORKER = [sys.executable, os.path.abspath(__file__), "--worker"]
 
 class Grader(Workers):
     """Verdicts that cost the caller no time. What is cheap is decided at once; the rest goes to worker processes with a
-    limit on memory and a deadline for every pair (data/workers.py), each a fresh python with this file and mpmath
+    limit on memory and a deadline for every pair (support/grader/workers.py), each a fresh python with this file and mpmath
     alone. A pair that costs a worker its life is not equal. Only a hard pair starts one."""
 
     def __init__(self, workers: int = 2, timeout: float = 5.0, memory: int = 1 << 30):
@@ -205,6 +220,7 @@ def is_equal_all(pairs, workers: int = 2, timeout: float = 5.0) -> list[bool]:
 def _work(memory: int):
     """In the worker: a pair a line from stdin, one byte a verdict to stdout, until stdin ends, as with its parent."""
     import resource
+
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit; the bounds on every size hold there
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     numerics()
@@ -222,6 +238,7 @@ def main(arguments: list[str]):
 
     def show(node):
         return f"{node[0]}({', '.join(map(show, node[1:]))})" if isinstance(node, tuple) else str(node)
+
     print("equal" if is_equal(*arguments) else "not equal")
     for name, text in zip(("answer", "gold"), map(clean, arguments)):
         print(f"{name}: {text}\n    read as {show(read(text))}")

@@ -24,10 +24,10 @@ Shapes: D dialogues, S rows ("slots"), C cache positions of a row, V vocabulary,
 
 import sys
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Callable, Iterator
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from tqdm import tqdm
 from data.cache import SlotCache, capture, has_flash, mask_behind
 from data.chat import Chat
 from data.dialogues import Attempt, Dialogues
-from data.models import check_fit, explain_cache
+from support.models import check_fit, explain_cache
 
 FEED_TOKENS = 16384  # fed in one forward pass, padding included
 
@@ -88,8 +88,13 @@ class Grid:
         new = slots[0].cached == 0  # nothing to look back at: causal attention needs neither the cache nor a mask
         mask = None if new else mask_behind(position_RN, span, self.model.dtype)
         self.cache.aim(rows_L, position_RN, 0 if new else span)
-        self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, past_key_values=self.cache,
-                              attention_mask=mask, use_cache=True)
+        self.model.base_model(
+            input_ids=tokens_RN,
+            position_ids=position_RN,
+            past_key_values=self.cache,
+            attention_mask=mask,
+            use_cache=True,
+        )
         if len(slots) < len(rows):
             for layer in self.cache.kv:  # one by one: the copy on the way takes memory
                 layer[:, rows_R, :, :span] = layer[:, leader_R, :, :span]
@@ -164,8 +169,13 @@ class Grid:
             starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
             lengths = starts, starts * self.uniform_SC.shape[1], (position_R * active_R + 1).int()
             reach = dict(lengths=lengths, attention_mask=None)
-        logits_RV = self.model(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], use_cache=True,
-                               past_key_values=self.cache, **reach).logits[:, -1]
+        logits_RV = self.model(
+            input_ids=self.token_S[:R, None],
+            position_ids=position_R[:, None],
+            use_cache=True,
+            past_key_values=self.cache,
+            **reach,
+        ).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[rows_R, next_R], self.temperature)
         self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])
         self.position_S[:R] += active_R
@@ -259,8 +269,11 @@ def feeds(waiting: list[Slot]) -> Iterator[list[Slot]]:
     batch: list[Slot] = []
     for slot in sorted(waiting, key=lambda slot: (slot.cached > 0, len(slot.tokens) - slot.cached)):
         length = len(slot.tokens) - slot.cached
-        if batch and ((slot.cached > 0) != (batch[0].cached > 0) or length * (len(batch) + 1) > FEED_TOKENS
-                      or length > 2 * (len(batch[0].tokens) - batch[0].cached)):
+        if batch and (
+            (slot.cached > 0) != (batch[0].cached > 0)
+            or length * (len(batch) + 1) > FEED_TOKENS
+            or length > 2 * (len(batch[0].tokens) - batch[0].cached)
+        ):
             yield batch
             batch = []
         batch.append(slot)
@@ -268,11 +281,28 @@ def feeds(waiting: list[Slot]) -> Iterator[list[Slot]]:
 
 
 @torch.no_grad()
-def rollout(model, tokenizer, questions: list[str], golds: list[str], allowed: list[int], *, extract: Callable,
-            grade: Callable, reward: Callable, template: str = "chatml", feedback: str = "paper", slots: int = 256,
-            max_new_tokens: int = 3000, max_attempt_tokens: int | None = None, temperature: float = 1.0,
-            seed: tuple[int, ...] = (0,), first: int = 0, stride: int | None = None, ahead: int | None = None,
-            progress: str | None = None) -> Dialogues:
+def rollout(
+    model,
+    tokenizer,
+    questions: list[str],
+    golds: list[str],
+    allowed: list[int],
+    *,
+    extract: Callable,
+    grade: Callable,
+    reward: Callable,
+    template: str = "chatml",
+    feedback: str = "paper",
+    slots: int = 256,
+    max_new_tokens: int = 3000,
+    max_attempt_tokens: int | None = None,
+    temperature: float = 1.0,
+    seed: tuple[int, ...] = (0,),
+    first: int = 0,
+    stride: int | None = None,
+    ahead: int | None = None,
+    progress: str | None = None,
+) -> Dialogues:
     """Let the model answer every question in up to `allowed` attempts (paper, section 3).
 
     extract(text)                      the first closed box of an attempt, or None

@@ -33,15 +33,16 @@ import torch
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
-from data import Problem, ranks
-from data.cli import asked_to_stop, fail, open_log, output_folder, parse_run, save_json
-from data.models import save_model
-from data.plots import plot_accuracy, plot_training, table
-from data.run import Run, check, load_questions, speeds
+from data import Problem
 from evaluate import evaluate, summarise
 from ppo import differing, score, update
 from reward import Grader, extract_boxed, reward
 from rollout import rollout
+from support import ranks
+from support.cli import asked_to_stop, fail, open_log, output_folder, parse_run, save_json
+from support.models import save_model
+from support.plots import plot_accuracy, plot_training, table
+from support.run import Run, check, load_questions, speeds
 
 
 @dataclass
@@ -99,22 +100,58 @@ class Config:
 PRESETS = {
     "paper": {},
     "miniature": dict(
-        model="runs/miniature/base", data="riddles-train", eval_data="riddles-test", steps=100, dialogues=512,
-        minibatches=4, lr=6e-4, critic_lr=2e-3, gae_lambda=0.95, kl_coef=0.02, max_new_tokens=160, slots=512,
-        micro_batch_tokens=2048, save_every=50, show_every=10,
+        model="runs/miniature/base",
+        data="riddles-train",
+        eval_data="riddles-test",
+        steps=100,
+        dialogues=512,
+        minibatches=4,
+        lr=6e-4,
+        critic_lr=2e-3,
+        gae_lambda=0.95,
+        kl_coef=0.02,
+        max_new_tokens=160,
+        slots=512,
+        micro_batch_tokens=2048,
+        save_every=50,
+        show_every=10,
     ),
     "smollm2": dict(
-        model="runs/smollm2/base", data="mawps-easy-train", eval_data="mawps-easy-test", steps=64, dialogues=64,
-        max_attempts=3, group_size=8, drop_equal=True, minibatches=2, lr=5e-5, max_new_tokens=256,
-        max_attempt_tokens=32, slots=64, micro_batch_tokens=1024, save_every=8, show_every=1,
+        model="runs/smollm2/base",
+        data="mawps-easy-train",
+        eval_data="mawps-easy-test",
+        steps=64,
+        dialogues=64,
+        max_attempts=3,
+        group_size=8,
+        drop_equal=True,
+        minibatches=2,
+        lr=5e-5,
+        max_new_tokens=256,
+        max_attempt_tokens=32,
+        slots=64,
+        micro_batch_tokens=1024,
+        save_every=8,
+        show_every=1,
     )
     | (dict(steps=200, dialogues=512, slots=512, micro_batch_tokens=16384) if torch.cuda.is_available() else {}),
     "smoke": dict(
-        model="runs/smoke/base", data="riddles-train", eval_data="riddles-validation", eval_limit=8, steps=2,
-        dialogues=8, eval_attempts=3, minibatches=2, lr=1e-4, max_new_tokens=96, max_attempt_tokens=24, slots=4,
-        save_every=1, show_every=1,
+        model="runs/smoke/base",
+        data="riddles-train",
+        eval_data="riddles-validation",
+        eval_limit=8,
+        steps=2,
+        dialogues=8,
+        eval_attempts=3,
+        minibatches=2,
+        lr=1e-4,
+        max_new_tokens=96,
+        max_attempt_tokens=24,
+        slots=4,
+        save_every=1,
+        show_every=1,
     ),
-}  # fmt: skip
+}
 
 
 # -------------------- The algorithm
@@ -132,11 +169,19 @@ def train(config: Config, run: Run, grade, log, asked) -> bool:
             problems, allowed = draw(config, run.problems, run.step)
             mine = share(config)
             dialogues = rollout(
-                actor, run.tokenizer, [p.question for p in problems[mine]], [p.answer for p in problems[mine]],
-                allowed[mine], extract=extract_boxed, grade=grade,
+                actor,
+                run.tokenizer,
+                [p.question for p in problems[mine]],
+                [p.answer for p in problems[mine]],
+                allowed[mine],
+                extract=extract_boxed,
+                grade=grade,
                 reward=partial(reward, discount=config.attempt_discount, unboxed=config.unboxed_reward),
-                temperature=config.temperature, seed=(config.seed, run.step), first=mine.start, **run.asking,
-            )  # fmt: skip
+                temperature=config.temperature,
+                seed=(config.seed, run.step),
+                first=mine.start,
+                **run.asking,
+            )
             dialogues = learned = ranks.gather_rows(dialogues)
             if config.drop_equal:
                 learned = dialogues.select(differing(dialogues.reward_D, config.group_size))

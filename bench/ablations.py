@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reproduce import arguments, interval, mean_of, parsed, run, steps_of  # noqa: E402
 
-from data.cli import fail, save_json  # noqa: E402
+from support.cli import fail, save_json  # noqa: E402
 
 REFERENCE = "multi-attempt"
 VARIANTS = {

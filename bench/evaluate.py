@@ -39,9 +39,17 @@ def ask_alone(options: evaluate.Options, grade) -> tuple[int, float]:
     asked = [(problem, k) for problem in problems for k in range(1, options.attempts + 1)]
     start = time.process_time()
     dialogues = rollout(
-        model, tokenizer, [p.question for p, _ in asked], [p.answer for p, _ in asked], [k for _, k in asked],
-        extract=extract_boxed, grade=grade, reward=reward, max_new_tokens=options.max_new_tokens, temperature=0.0,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        [p.question for p, _ in asked],
+        [p.answer for p, _ in asked],
+        [k for _, k in asked],
+        extract=extract_boxed,
+        grade=grade,
+        reward=reward,
+        max_new_tokens=options.max_new_tokens,
+        temperature=0.0,
+    )
     return int(dialogues.sampled_DT.sum()), time.process_time() - start
 
 
@@ -71,8 +79,15 @@ def main(argv: list[str] | None = None) -> None:
         for turn in range(args.runs + 1):
             with tempfile.TemporaryDirectory() as out:
                 options = evaluate.Options(
-                    model=args.model, data=args.data, limit=args.questions, attempts=args.attempts, out=out,
-                    max_new_tokens=args.max_new_tokens, device="cpu", dtype="float32")
+                    model=args.model,
+                    data=args.data,
+                    limit=args.questions,
+                    attempts=args.attempts,
+                    out=out,
+                    max_new_tokens=args.max_new_tokens,
+                    device="cpu",
+                    dtype="float32",
+                )
                 found = {"rollout": ask_alone(options, grader.submit), "evaluate": ask_by_command(options)}
             (alone, _), (by_command, _) = found.values()
             if abs(by_command - alone) > 0.01 * alone:  # rounding may decide a token that is nearly a tie

@@ -46,8 +46,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ppo  # noqa: E402
 import rollout  # noqa: E402
-from data.models import cache_bytes  # noqa: E402
 from reward import Grader  # noqa: E402
+from support.models import cache_bytes  # noqa: E402
 
 
 def neighbour(name: str):
@@ -61,36 +61,58 @@ def neighbour(name: str):
 bench = neighbour("rollout")
 
 SHAPE = dict(
-    vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
-    num_key_value_heads=2, max_position_embeddings=32768, tie_word_embeddings=True, eos_token_id=None,
+    vocab_size=151936,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    max_position_embeddings=32768,
+    tie_word_embeddings=True,
+    eos_token_id=None,
     bos_token_id=None,
-)  # fmt: skip
+)
 SMALL_SHAPE = SHAPE | dict(
-    vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
     initializer_range=0.3,
-)  # fmt: skip
+)
 FULL = dict(
-    copy=2**32, decode=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)], steps=64, slots=256,
+    copy=2**32,
+    decode=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)],
+    steps=64,
+    slots=256,
     rollout=dict(dialogues=1024, prompt=(60, 300), length=(8, 2000), median=450, longest=3700, feedback=30),
     generate=dict(dialogues=256, prompt=(60, 300), length=(8, 1200), median=450, attempts=1),
     exact=dict(dialogues=24, prompt=(20, 60), length=(8, 60), median=25, feedback=10),
     update=dict(dialogues=128, mean=1500, longest=4000, minibatches=1, micro_batch_tokens=4096),
-)  # fmt: skip
+)
 SMALL = FULL | dict(
-    copy=2**22, decode=[(4, 32)], steps=4, slots=4,
+    copy=2**22,
+    decode=[(4, 32)],
+    steps=4,
+    slots=4,
     rollout=dict(dialogues=8, prompt=(4, 8), length=(2, 12), median=5, longest=60, feedback=5),
     generate=dict(dialogues=4, prompt=(4, 8), length=(2, 6), median=4, attempts=1),
     exact=dict(dialogues=6, prompt=(4, 8), length=(2, 12), median=6, feedback=5),
     update=dict(dialogues=4, mean=48, longest=80, minibatches=1, micro_batch_tokens=128),
-)  # fmt: skip
+)
 TARGETS = {  # by the end of the measure's name
-    "difference of a log-probability, mean": "under 0.02", "tokens that differ": "0",
+    "difference of a log-probability, mean": "under 0.02",
+    "tokens that differ": "0",
     "probability between a uniform number and its token": "under 0.02",
     "256 slots, 1000 tokens of context: tokens/s": "about 40,000",
-    "share of the bound": "at least 60%", "sampled tokens/s": "at least 20,000", "idle": "under 3%",
-    "overshoot": "under 3%", "times as fast as generate": "at least 5", "share of peak": "at least 40%",
+    "share of the bound": "at least 60%",
+    "sampled tokens/s": "at least 20,000",
+    "idle": "under 3%",
+    "overshoot": "under 3%",
+    "times as fast as generate": "at least 5",
+    "share of peak": "at least 40%",
     "the paper's step, from its parts: seconds": "at most 150",
-}  # fmt: skip
+}
 
 
 def build(shape: dict, device: torch.device, dtype: torch.dtype, kind=Qwen2ForCausalLM, **more):
@@ -260,8 +282,12 @@ def update(_, size, device, dtype) -> dict:
     plain, options = neighbour("ppo"), SimpleNamespace(side="ours", model=None, **size["update"])
     with mock.patch.object(plain, "models_of", lambda _: (actor, critic)):
         measured = plain.measure(options)
-    names = {"seconds": "seconds", "tokens_per_second": "tokens/s", "share_of_peak": "share of peak",
-             "peak_memory": "bytes at most"}  # fmt: skip
+    names = {
+        "seconds": "seconds",
+        "tokens_per_second": "tokens/s",
+        "share_of_peak": "share of peak",
+        "peak_memory": "bytes at most",
+    }
     dialogues = plain.made_up(options.dialogues, options.mean, shape["vocab_size"], options.longest)
     start = wait(device)
     ppo.score(dialogues, actor, critic, 1.0, options.micro_batch_tokens)
@@ -279,8 +305,13 @@ def step(sections: dict, size: dict) -> dict:
 
 
 SECTIONS = {
-    "exact": exact, "copy": copy, "decode": decode, "rollout": whole_rollout, "generate": generate, "update": update,
-}  # fmt: skip
+    "exact": exact,
+    "copy": copy,
+    "decode": decode,
+    "rollout": whole_rollout,
+    "generate": generate,
+    "update": update,
+}
 NEED_THE_MODEL = "decode", "rollout", "generate"
 
 

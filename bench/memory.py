@@ -3,7 +3,7 @@ r"""What fits where: models, GPUs and how many of them, with the options that a 
     python bench/memory.py [--json FILE] [--run runs/NAME ...]
 
 Nothing is downloaded or run: a model is its shape. What fits is what the memory plan says that train.py prints at its
-start (data/memory.py), for the paper's settings: dialogues of up to 4096 tokens, 192 slots, bfloat16; where they do not
+start (support/memory.py), for the paper's settings: dialogues of up to 4096 tokens, 192 slots, bfloat16; where they do not
 fit, with the mildest options that help, `--group_size 8` (no critic) last. Of a card's memory CUDA reports 98.5%.
 
 The seconds of a step are computed, for 1024 dialogues of 1500 tokens on average, 1200 of them sampled:
@@ -32,8 +32,8 @@ from transformers import AutoConfig, Qwen2Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.memory import as_options, memory_plan, mildest, needed  # noqa: E402
-from data.models import cache_bytes, head_size  # noqa: E402
+from support.memory import as_options, memory_plan, mildest, needed  # noqa: E402
+from support.models import cache_bytes, head_size  # noqa: E402
 
 CARDS = {  # memory in GiB, dense bf16 operations and bytes a second, from the maker's data sheets
     "24 GB (RTX 4090)": (24, 165e12, 1.01e12),
@@ -41,13 +41,34 @@ CARDS = {  # memory in GiB, dense bf16 operations and bytes a second, from the m
     "80 GB (H100)": (80, 989e12, 3.35e12),
 }
 MODELS = {  # the shapes of Qwen2.5
-    "0.5B": dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
-                 num_key_value_heads=2, vocab_size=151936, tie_word_embeddings=True),
-    "1.5B": dict(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
-                 num_key_value_heads=2, vocab_size=151936, tie_word_embeddings=True),
-    "7B": dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
-               num_key_value_heads=4, vocab_size=152064, tie_word_embeddings=False),
-}  # fmt: skip
+    "0.5B": dict(
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        vocab_size=151936,
+        tie_word_embeddings=True,
+    ),
+    "1.5B": dict(
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        vocab_size=151936,
+        tie_word_embeddings=True,
+    ),
+    "7B": dict(
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        vocab_size=152064,
+        tie_word_embeddings=False,
+    ),
+}
 GPUS = 1, 2, 8
 REPORTED = 0.985  # of a card's memory
 PEAK_SHARE, BANDWIDTH_SHARE, BUSY = 0.4, 0.6, 0.75
@@ -90,9 +111,14 @@ def computed() -> list[dict]:
             for gpus in GPUS:
                 available = REPORTED * memory * 2**30
                 settings = dict(
-                    shape=shape, parameters=weights(shape), element=ELEMENT, slots=min(SLOTS, DIALOGUES // gpus),
-                    capacity=CAPACITY, micro_batch_tokens=4096, processes=gpus,
-                )  # fmt: skip
+                    shape=shape,
+                    parameters=weights(shape),
+                    element=ELEMENT,
+                    slots=min(SLOTS, DIALOGUES // gpus),
+                    capacity=CAPACITY,
+                    micro_batch_tokens=4096,
+                    processes=gpus,
+                )
                 row = {"model": model, "device": card, "count": gpus, "source": "computed"}
                 changes = mildest(available, **settings)
                 if changes is not None:
@@ -112,9 +138,13 @@ def measured(folder: Path) -> dict:
     shape = AutoConfig.from_pretrained(folder / "model")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {
-        "model": f"{config['preset']}, {weights(shape) / 1e6:.3g}M", "device": device, "count": 1, "source": "measured",
-        "seconds": statistics.median(line["seconds"] for line in lines), "options": f"--preset {config['preset']}",
-    }  # fmt: skip
+        "model": f"{config['preset']}, {weights(shape) / 1e6:.3g}M",
+        "device": device,
+        "count": 1,
+        "source": "measured",
+        "seconds": statistics.median(line["seconds"] for line in lines),
+        "options": f"--preset {config['preset']}",
+    }
 
 
 def table(rows: list[dict]) -> str:

@@ -41,8 +41,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ppo  # noqa: E402
 import train  # noqa: E402
-from data.models import load_model  # noqa: E402
 from data.optimizer import Optimizer  # noqa: E402
+from support.models import load_model  # noqa: E402
 
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense, per second, from the makers' data sheets
 
@@ -58,10 +58,13 @@ def made_up(count: int, mean: float, vocabulary: int, longest: int) -> SimpleNam
     sampled_DT = there_DT & (position // 40 % 2 == 1)
     sampled_DT[torch.arange(count), length_D - 1] = True
     return SimpleNamespace(
-        tokens_DT=torch.randint(vocabulary, there_DT.shape, generator=generator) * there_DT, sampled_DT=sampled_DT,
-        logp_DT=-9.0 * sampled_DT, length_D=length_D, truncated_D=torch.zeros(count, dtype=torch.bool),
+        tokens_DT=torch.randint(vocabulary, there_DT.shape, generator=generator) * there_DT,
+        sampled_DT=sampled_DT,
+        logp_DT=-9.0 * sampled_DT,
+        length_D=length_D,
+        truncated_D=torch.zeros(count, dtype=torch.bool),
         reward_D=torch.randn(count, generator=generator).sign(),
-    )  # fmt: skip
+    )
 
 
 def plain_update(actor, critic, optimizers, dialogues, reference_DT, value_DT, config) -> None:
@@ -102,9 +105,15 @@ def models_of(options):
         critic = AutoModelForTokenClassification.from_pretrained(options.model, num_labels=1, dtype=torch.bfloat16)
         return actor, critic.to("cuda").eval()
     config = LlamaConfig(
-        vocab_size=options.vocabulary, hidden_size=64, intermediate_size=192, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=options.vocabulary,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+    )
     small = copy.deepcopy(config)
     small.num_labels = 1
     return LlamaForCausalLM(config).eval(), LlamaForTokenClassification(small).eval()

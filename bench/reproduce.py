@@ -33,15 +33,15 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.cli import fail, save_json  # noqa: E402
 from data.miniature import chances, draw_riddles  # noqa: E402
-from data.plots import COLOURS, plot_accuracy, table  # noqa: E402
+from support.cli import fail, save_json  # noqa: E402
+from support.plots import COLOURS, plot_accuracy, table  # noqa: E402
 
 ARMS = ("multi-attempt", "single-attempt")
 SAME_TOKENS = "single-attempt, same tokens"
@@ -51,7 +51,7 @@ CONTROLS = {  # name: (arm whose run it belongs to, options of evaluate.py, suff
     f"base, pass@k of {SAMPLES} samples": ("single-attempt", *PASS_AT_K),
     f"single-attempt, pass@k of {SAMPLES} samples": ("single-attempt", *PASS_AT_K),
     "multi-attempt, uninformative feedback": ("multi-attempt", ["--feedback", "uninformative"], ""),
-}  # fmt: skip
+}
 CURVES = {"reward": "reward", "accuracy_first": "solved by the first attempt (%)", "repeated": "repeated answers (%)"}
 T_95 = (0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, by degrees of freedom
 
@@ -157,9 +157,15 @@ def over_seeds(runs: list[list[dict]]) -> dict:
         if "gain" in same[0]:
             one = same[0]["gain_low"], same[0]["gain_high"]
             means |= zip(("gain_low", "gain_high"), interval([row["gain"] for row in same]) if len(same) > 1 else one)
-        rows.append({
-            "attempts": same[0]["attempts"], "accuracy": statistics.mean(accuracies), "low": low, "high": high, **means
-        })  # fmt: skip
+        rows.append(
+            {
+                "attempts": same[0]["attempts"],
+                "accuracy": statistics.mean(accuracies),
+                "low": low,
+                "high": high,
+                **means,
+            }
+        )
     return {"by_attempts": rows}
 
 

@@ -11,6 +11,7 @@ graders stumble over, `rewrites` gold answers respelled so that they stay equal,
 Each label is known from how the pair was made, so the share of right verdicts is measured too. No cache helps: ours are
 emptied before every pair. A grader is stopped after --seconds on a kind; its rate then counts the pairs that it did.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -70,12 +71,16 @@ e^{16}-1 | exp(16)-1 | -1+e^16 || e^{16} | 8886109
 3:2 | 6:4 | \frac32 || 2:3
 14-i | 14.0 + -1.0i | -i+14 || 14+i | 14-1
 \sqrt2 | \frac{2}{\sqrt2} | 2^{1/2} || \frac{665857}{470832} | 1.414
-"""                                                            # gold | equal answers || different answers
-HARD = [(answer, side[0].split(" | ")[0], equal) for side in (line.split(" || ") for line in FORMS.strip().split("\n"))
-        for answers, equal in ((side[0].split(" | ")[1:], True), (side[1].split(" | "), False)) for answer in answers]
+"""  # gold | equal answers || different answers
+HARD = [
+    (answer, side[0].split(" | ")[0], equal)
+    for side in (line.split(" || ") for line in FORMS.strip().split("\n"))
+    for answers, equal in ((side[0].split(" | ")[1:], True), (side[1].split(" | "), False))
+    for answer in answers
+]
 PLAIN = r"-?\d+(?:\.\d+)?"
-BARE_LIST = r"[^()\[\]{}]*,[^()\[\]{}]*"                        # 1, 2 but not (1, 2)
-GROUPED = r"\d,\d{3}|\\!"                                       # a comma inside a number
+BARE_LIST = r"[^()\[\]{}]*,[^()\[\]{}]*"  # 1, 2 but not (1, 2)
+GROUPED = r"\d,\d{3}|\\!"  # a comma inside a number
 
 
 def swap(pattern: str, to):
@@ -87,50 +92,97 @@ def only(pattern: str, change, unless: str = "(?!)"):
     return lambda gold: change(gold) if re.fullmatch(pattern, gold) and not re.search(unless, gold) else gold
 
 
-REWRITES = [                                                   # gold -> the same answer in another spelling, or itself
-    lambda g: f"${g}$", lambda g: rf"\displaystyle {g}", lambda g: g + ".", lambda g: f"  {g} ", lambda g: "\u200b" + g + "\u200e",
+REWRITES = [  # gold -> the same answer in another spelling, or itself
+    lambda g: f"${g}$",
+    lambda g: rf"\displaystyle {g}",
+    lambda g: g + ".",
+    lambda g: f"  {g} ",
+    lambda g: "\u200b" + g + "\u200e",
     only(".*", lambda g: g.replace(",", r",\,").replace("+", r"\,+\,"), GROUPED + r"|\{,\}"),
-    swap(r"\\frac", r"\\dfrac"), swap(r"\\d?frac", r"\\tfrac"), swap(r"^(-?)\\frac\{(\w+)\}\{(\d+)\}$", r"\1\2/\3"),
-    only(".*", lambda g: re.sub(r"([\])])", r"\\right\1", re.sub(r"([(\[])", r"\\left\1", g)),
-         r"left|\\\{|_|sqrt\[|text|begin"),
-    lambda g: g.replace("-", "−"), swap(r"\\pi(?![a-z])", "π"), swap(r"\\infty", "∞"), swap(r"\\le ", "≤"), swap(r"\\cup", "∪"),
-    swap(r"\\pm", "±"), swap(r"\^\\circ", "°"), swap(r"\^\\circ", r"\\text{ degrees}"), swap(r"\\%", " percent"),
-    only(PLAIN, lambda g: rf"\mathbf{{{g}}}"), only(r"[a-zA-Z0-9]+", lambda g: rf"\text{{{g}}}"),
-    only(r"\\text\{[^ ]*\}", lambda g: g.replace(r"\text", r"\mathrm")), only(r"\d+", lambda g: "00" + g),
-    only(r"-?\d+", lambda g: g + ".0"), only(r"-?\d*\.\d+", lambda g: g + "0"), only(r"-?\d+", lambda g: f"{int(g):,}"),
-    only(r"\d+", lambda g: f"{int(g):,}".replace(",", "{,}")), only(PLAIN, lambda g: "".join(chr(ord(c) + 0xFEE0) for c in g)),
-    only(PLAIN, lambda g: f"n = {g}"), only(r"\d{1,6}", lambda g: rf"\frac{{{2 * int(g)}}}{{2}}"),
+    swap(r"\\frac", r"\\dfrac"),
+    swap(r"\\d?frac", r"\\tfrac"),
+    swap(r"^(-?)\\frac\{(\w+)\}\{(\d+)\}$", r"\1\2/\3"),
+    only(
+        ".*",
+        lambda g: re.sub(r"([\])])", r"\\right\1", re.sub(r"([(\[])", r"\\left\1", g)),
+        r"left|\\\{|_|sqrt\[|text|begin",
+    ),
+    lambda g: g.replace("-", "−"),
+    swap(r"\\pi(?![a-z])", "π"),
+    swap(r"\\infty", "∞"),
+    swap(r"\\le ", "≤"),
+    swap(r"\\cup", "∪"),
+    swap(r"\\pm", "±"),
+    swap(r"\^\\circ", "°"),
+    swap(r"\^\\circ", r"\\text{ degrees}"),
+    swap(r"\\%", " percent"),
+    only(PLAIN, lambda g: rf"\mathbf{{{g}}}"),
+    only(r"[a-zA-Z0-9]+", lambda g: rf"\text{{{g}}}"),
+    only(r"\\text\{[^ ]*\}", lambda g: g.replace(r"\text", r"\mathrm")),
+    only(r"\d+", lambda g: "00" + g),
+    only(r"-?\d+", lambda g: g + ".0"),
+    only(r"-?\d*\.\d+", lambda g: g + "0"),
+    only(r"-?\d+", lambda g: f"{int(g):,}"),
+    only(r"\d+", lambda g: f"{int(g):,}".replace(",", "{,}")),
+    only(PLAIN, lambda g: "".join(chr(ord(c) + 0xFEE0) for c in g)),
+    only(PLAIN, lambda g: f"n = {g}"),
+    only(r"\d{1,6}", lambda g: rf"\frac{{{2 * int(g)}}}{{2}}"),
     only(PLAIN, lambda g: rf"{g} \times 10^0"),
     only(r"\d{3,6}", lambda g: rf"{float(g):.10e}".replace("e", r" \times 10^{") + "}"),
-    swap(r"\\sqrt\{(\d+)\}", r"\\sqrt{ \1 }"), swap(r"\\sqrt\{(\d+)\}", r"√\1"), swap(r"(\d)\\(sqrt|pi)", r"\1*\\\2"),
-    swap(r"(\d)([a-df-zA-Z])(?![a-zA-Z])", r"\1 \\cdot \2"), only(r"[\w^+*-]{2,}", lambda g: f"({g})", "_"),
-    swap(r"^(\w+)\s*\+\s*([\w^]+)$", r"\2+\1"), only("[^,]*", lambda g: re.sub(r"^([^=<>]+)=([^=<>]+)$", r"\2=\1", g)),
-    only(BARE_LIST, lambda g: ", ".join(reversed(g.split(","))), GROUPED + "|="), swap("pmatrix", "bmatrix"),
-    swap(r"\s*\\text\{ ?(cm|hours|cents)\}(\^2)?$", ""), only(r"[(\[][^()\[\]]*\\infty[^()\[\]]*[\])]", lambda g: rf"x \in {g}"),
-    swap(r"\^(\d)(?!\d)", r"^{\1}"), swap(r"(\w)\^(\d)", r"\1**\2"),
+    swap(r"\\sqrt\{(\d+)\}", r"\\sqrt{ \1 }"),
+    swap(r"\\sqrt\{(\d+)\}", r"√\1"),
+    swap(r"(\d)\\(sqrt|pi)", r"\1*\\\2"),
+    swap(r"(\d)([a-df-zA-Z])(?![a-zA-Z])", r"\1 \\cdot \2"),
+    only(r"[\w^+*-]{2,}", lambda g: f"({g})", "_"),
+    swap(r"^(\w+)\s*\+\s*([\w^]+)$", r"\2+\1"),
+    only("[^,]*", lambda g: re.sub(r"^([^=<>]+)=([^=<>]+)$", r"\2=\1", g)),
+    only(BARE_LIST, lambda g: ", ".join(reversed(g.split(","))), GROUPED + "|="),
+    swap("pmatrix", "bmatrix"),
+    swap(r"\s*\\text\{ ?(cm|hours|cents)\}(\^2)?$", ""),
+    only(r"[(\[][^()\[\]]*\\infty[^()\[\]]*[\])]", lambda g: rf"x \in {g}"),
+    swap(r"\^(\d)(?!\d)", r"^{\1}"),
+    swap(r"(\w)\^(\d)", r"\1**\2"),
 ]
-NEAR_MISSES = [                                                # gold -> nearly the same, and wrong; or itself
+NEAR_MISSES = [  # gold -> nearly the same, and wrong; or itself
     lambda g: re.sub(r"(?<![\d.,_{}^!])(\d+)(?![\d.,%}!:]|\\!|\^)", lambda m: str(int(m[1]) + 1), g, count=1),
-    only(r"-?[\d,]*\.?\d+", lambda g: g[:-1] + str((int(g[-1]) + 1) % 10)), only(r"-?\d*\.\d*[1-9]", lambda g: g + "1"),
-    only(r"-?\d+", lambda g: g + ".001"), only(r"[1-9]\d*", lambda g: g + "00"), only(r"[1-9]\d*", lambda g: g + "m"),
-    only(r"-[^,]*", lambda g: g[1:]), only(r"[1-9\\][^,=]*", lambda g: "-" + g, r"text|!|_|pm|begin|cup|:|in|le|infty"),
-    only(r"\[.*[\])]", lambda g: g.replace("[", "(")), only(r"\((?!-\\infty).*,.*[\])]", lambda g: g.replace("(", "[", 1)),
-    only(r"\d+_\{?\d+\}?", lambda g: g.split("_")[0]), only(BARE_LIST, lambda g: g.rsplit(",", 1)[0], GROUPED),
-    only(r"[^()\[\]{}=_:]*", lambda g: g + ", 8191", "text|^[A-Z]$"), swap(r"^\(([^(),]+),([^(),]+)\)$", r"(\2,\1)"),
+    only(r"-?[\d,]*\.?\d+", lambda g: g[:-1] + str((int(g[-1]) + 1) % 10)),
+    only(r"-?\d*\.\d*[1-9]", lambda g: g + "1"),
+    only(r"-?\d+", lambda g: g + ".001"),
+    only(r"[1-9]\d*", lambda g: g + "00"),
+    only(r"[1-9]\d*", lambda g: g + "m"),
+    only(r"-[^,]*", lambda g: g[1:]),
+    only(r"[1-9\\][^,=]*", lambda g: "-" + g, r"text|!|_|pm|begin|cup|:|in|le|infty"),
+    only(r"\[.*[\])]", lambda g: g.replace("[", "(")),
+    only(r"\((?!-\\infty).*,.*[\])]", lambda g: g.replace("(", "[", 1)),
+    only(r"\d+_\{?\d+\}?", lambda g: g.split("_")[0]),
+    only(BARE_LIST, lambda g: g.rsplit(",", 1)[0], GROUPED),
+    only(r"[^()\[\]{}=_:]*", lambda g: g + ", 8191", "text|^[A-Z]$"),
+    swap(r"^\(([^(),]+),([^(),]+)\)$", r"(\2,\1)"),
     only(r"[\w\\{}^+*/.-]+", lambda g: g + r" \text{ or } 8191", "text|_"),
     only(r"[^=|]*\+[^=|]*", lambda g: g.replace("+", "-", 1)),
-    lambda g: g.translate(str.maketrans("<>", "><")), swap(r"\\le ", r"\\ge "),
-    swap(r"\\sqrt\{?(\d+)\}?", r"\1"), swap(r"\\pm", "+"),
-    only(".*", lambda g: re.sub(r"(?<![a-zA-Z\\])[xnkr](?![a-zA-Z])", "t", g), r"[<>=]|\\le|\\in "), swap(r"\\pi(?![a-z])", "3.14"),
-    only(r"\d{2,}", lambda g: g[0] + "\n" + g[1:]), only(r"\d+", lambda g: f"{g} = 8191"), only(r"\d+", lambda g: f"8191 = {g}"),
-    only(r"\\text\{\w{3,}\}", lambda g: g[:-2] + 2 * g[-2] + "}"), swap(r"\\cup", r"\\cap"),
+    lambda g: g.translate(str.maketrans("<>", "><")),
+    swap(r"\\le ", r"\\ge "),
+    swap(r"\\sqrt\{?(\d+)\}?", r"\1"),
+    swap(r"\\pm", "+"),
+    only(".*", lambda g: re.sub(r"(?<![a-zA-Z\\])[xnkr](?![a-zA-Z])", "t", g), r"[<>=]|\\le|\\in "),
+    swap(r"\\pi(?![a-z])", "3.14"),
+    only(r"\d{2,}", lambda g: g[0] + "\n" + g[1:]),
+    only(r"\d+", lambda g: f"{g} = 8191"),
+    only(r"\d+", lambda g: f"8191 = {g}"),
+    only(r"\\text\{\w{3,}\}", lambda g: g[:-2] + 2 * g[-2] + "}"),
+    swap(r"\\cup", r"\\cap"),
 ]
 
 
 def rewritten(golds: list[str]) -> list[tuple[str, str, bool]]:
     """(answer, gold, equal) for every gold and every change that changes it."""
-    return [(change(gold), gold, equal) for changes, equal in ((REWRITES, True), (NEAR_MISSES, False))
-            for change in changes for gold in golds if change(gold) != gold]
+    return [
+        (change(gold), gold, equal)
+        for changes, equal in ((REWRITES, True), (NEAR_MISSES, False))
+        for change in changes
+        for gold in golds
+        if change(gold) != gold
+    ]
 
 
 def modelled(golds: list[str], count: int = 3000) -> list[tuple[str, str, bool]]:
@@ -159,8 +211,14 @@ def measure(equal, pairs, seconds: float, forget=lambda: None) -> dict:
         right, accepted, refused = right + (verdict == label), accepted + (verdict > label), refused + (verdict < label)
         if spent > seconds:
             break
-    return {"pairs": done, "right": right / done, "accepted wrongly": accepted, "refused wrongly": refused,
-            "pairs a second": done / spent, "calls over 20 ms": slow}
+    return {
+        "pairs": done,
+        "right": right / done,
+        "accepted wrongly": accepted,
+        "refused wrongly": refused,
+        "pairs a second": done / spent,
+        "calls over 20 ms": slow,
+    }
 
 
 def peer():
@@ -168,12 +226,15 @@ def peer():
     try:
         from math_verify import parse, verify
     except ImportError:
-        print("Math-Verify is not installed (pip install 'math-verify[antlr4_13_2]'): only our own figures follow",
-              file=sys.stderr)
+        print(
+            "Math-Verify is not installed (pip install 'math-verify[antlr4_13_2]'): only our own figures follow",
+            file=sys.stderr,
+        )
         return None
 
     def equal(answer: str, gold: str) -> bool:
         return verify(parse(rf"\boxed{{{gold}}}"), parse(rf"\boxed{{{answer}}}"))
+
     return equal
 
 
@@ -195,15 +256,18 @@ def main():
     golds = options.golds.read_text().splitlines() if options.golds else GOLDS
     rng, results = random.Random(1), {}
     kinds = {"model": modelled(golds), "hard": HARD, "rewrites": rewritten(golds)}
-    ours.is_equal(r"\sqrt2", r"\pi")                           # the one-time import of mpmath
-    print(f"{'kind':<10}{'grader':<13}{'pairs':>7}{'right':>8}{'accepted':>10}{'refused':>9}{'pairs/s':>10}"
-          f"{'>20 ms':>8}")
+    ours.is_equal(r"\sqrt2", r"\pi")  # the one-time import of mpmath
+    print(
+        f"{'kind':<10}{'grader':<13}{'pairs':>7}{'right':>8}{'accepted':>10}{'refused':>9}{'pairs/s':>10}{'>20 ms':>8}"
+    )
     for kind, pairs in kinds.items():
         rng.shuffle(pairs)
         for name, grader, forget in graders:
             row = results[f"{kind}/{name}"] = measure(grader, pairs, options.seconds, forget)
-            print(f"{kind:<10}{name:<13}{row['pairs']:>7}{row['right']:>8.1%}{row['accepted wrongly']:>10}"
-                  f"{row['refused wrongly']:>9}{row['pairs a second']:>10.0f}{row['calls over 20 ms']:>8}")
+            print(
+                f"{kind:<10}{name:<13}{row['pairs']:>7}{row['right']:>8.1%}{row['accepted wrongly']:>10}"
+                f"{row['refused wrongly']:>9}{row['pairs a second']:>10.0f}{row['calls over 20 ms']:>8}"
+            )
         if equal:
             times = results[f"{kind}/ours"]["pairs a second"] / results[f"{kind}/Math-Verify"]["pairs a second"]
             print(f"{'':<10}{times:.1f} times as fast")

@@ -40,11 +40,11 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: continuous batching computes in a thread of its own
@@ -65,8 +65,8 @@ from transformers import (  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import rollout  # noqa: E402
-from data.cli import fail  # noqa: E402
 from data.miniature import build_model  # noqa: E402
+from support.cli import fail  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The script of a rollout
@@ -190,9 +190,18 @@ def play_ours(model, script: Script, slots: int, temperature: float = 1.0) -> li
 def run_engine(model, script: Script, slots: int, temperature: float = 1.0, grade=grade) -> rollout.Dialogues:
     count = len(script.prompts)
     return rollout.rollout(
-        model, None, list(map(str, range(count))), ["right"] * count, script.allowed, extract=None, grade=grade,
-        reward=lambda correct, *_: float(correct), slots=slots, max_new_tokens=script.budget, temperature=temperature,
-    )  # fmt: skip
+        model,
+        None,
+        list(map(str, range(count))),
+        ["right"] * count,
+        script.allowed,
+        extract=None,
+        grade=grade,
+        reward=lambda correct, *_: float(correct),
+        slots=slots,
+        max_new_tokens=script.budget,
+        temperature=temperature,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -220,9 +229,13 @@ def play_generate(model, script: Script, rows: int, temperature: float = 1.0, ca
                 mask[i, longest - len(tokens[d]) :] = 1
             lengths = [script.lengths[d][len(played[d])] for d in batch]
             config = GenerationConfig(
-                max_new_tokens=max(lengths), eos_token_id=None, pad_token_id=0, cache_implementation=cache,
-                disable_compile=True, **sampling(temperature),
-            )  # fmt: skip
+                max_new_tokens=max(lengths),
+                eos_token_id=None,
+                pad_token_id=0,
+                cache_implementation=cache,
+                disable_compile=True,
+                **sampling(temperature),
+            )
             inputs, mask = inputs.to(model.device), mask.to(model.device)
             written = model.generate(inputs, attention_mask=mask, generation_config=config)[:, longest:]
             for d, row, length in zip(batch, written.cpu(), lengths):
@@ -239,9 +252,11 @@ def pages(script: Script, rows: int) -> ContinuousBatchingConfig:
     """A cache in which `rows` requests fit at a time."""
     longest, page = max(map(len, script.prompts)) + script.budget, 32
     return ContinuousBatchingConfig(
-        page_size=page, num_blocks=rows * (-(-longest // page) + 1), max_batch_tokens=max(256, 2 * rows),
+        page_size=page,
+        num_blocks=rows * (-(-longest // page) + 1),
+        max_batch_tokens=max(256, 2 * rows),
         max_requests_per_batch=rows,
-    )  # fmt: skip
+    )
 
 
 def play_generate_batch(model, script: Script, rows: int, temperature: float = 1.0):
@@ -278,9 +293,7 @@ def play_continuous(model, script: Script, rows: int, temperature: float = 1.0):
     tokens = [list(prompt) for prompt in script.prompts]
     played = [[] for _ in tokens]
     left = script.attempts
-    with model.continuous_batching_context_manager(
-        config, continuous_batching_config=pages(script, rows)
-    ) as manager:
+    with model.continuous_batching_context_manager(config, continuous_batching_config=pages(script, rows)) as manager:
 
         def submit(d):
             length = script.lengths[d][len(played[d])]
@@ -314,11 +327,18 @@ def qwen2(vocab: int = 4096):
     torch.manual_seed(0)
     return Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=vocab, hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True, eos_token_id=None,
+            vocab_size=vocab,
+            hidden_size=256,
+            intermediate_size=704,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            eos_token_id=None,
             bos_token_id=None,
         )
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def smollm2():
@@ -326,11 +346,18 @@ def smollm2():
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-            num_key_value_heads=3, max_position_embeddings=4096, tie_word_embeddings=True, eos_token_id=None,
+            vocab_size=49152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            eos_token_id=None,
             bos_token_id=None,
         )
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def miniature():
@@ -357,9 +384,11 @@ WORKLOADS = [  # of 112 dialogues 112, 62, 34, 14, 3 come to a first, second ...
 ]
 BATCHES_ON_CPU = hasattr(ContinuousBatchingConfig, "page_size")  # which came with it
 PEERS = {
-    "generate": play_generate, "static": play_static, "generate_batch": play_generate_batch,
+    "generate": play_generate,
+    "static": play_static,
+    "generate_batch": play_generate_batch,
     "continuous": play_continuous,
-}  # fmt: skip
+}
 
 
 def measure(play, model, script: Script, rows: int) -> float:
@@ -399,7 +428,10 @@ def compare(workload: Workload, seconds: float) -> dict:
         "parameters": model.num_parameters(),
         "sides": {
             side: {
-                "rows": rows, "dialogues": len(played.prompts), "attempts": played.attempts, "tokens": played.tokens,
+                "rows": rows,
+                "dialogues": len(played.prompts),
+                "attempts": played.attempts,
+                "tokens": played.tokens,
                 "tokens per CPU-second": rates[side],
             }
             for side, (_, played, rows) in sides.items()
@@ -408,14 +440,16 @@ def compare(workload: Workload, seconds: float) -> dict:
             peer: {ours: [a / b for a, b in zip(rates[ours], rates[peer])] for ours in sides if ours not in PEERS}
             for peer in PEERS
         },
-    }  # fmt: skip
+    }
 
 
 def versions() -> dict:
     return {
-        "torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
         "threads a side": torch.get_num_threads(),
-    }  # fmt: skip
+    }
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -491,9 +525,16 @@ def plot_growth(curves: dict[str, list], path: Path) -> None:
         values = [value for value, _ in points]
         low, middle, high = np.array([(min(r), statistics.median(r), max(r)) for _, r in points]).T
         panel.errorbar(
-            values, middle, yerr=(middle - low, high - middle), color=colours[axis], marker="o", linewidth=1.8,
-            markersize=5, capsize=3, elinewidth=1,
-        )  # fmt: skip
+            values,
+            middle,
+            yerr=(middle - low, high - middle),
+            color=colours[axis],
+            marker="o",
+            linewidth=1.8,
+            markersize=5,
+            capsize=3,
+            elinewidth=1,
+        )
         panel.set_xscale("log", base=2)
         ticks = [f"{value // 1024}k" if value >= 1024 else str(value) for value in values]
         panel.set_xticks(values, ticks)

@@ -19,6 +19,7 @@ How a published file becomes training, validation and test questions:
   MATH-500 file as well, and stops without it: silently training on test questions would be worse.
 The paper trains on the whole of its MATH file; `math-train` is about 95% of it.
 """
+
 import difflib
 import hashlib
 import http.client
@@ -27,10 +28,11 @@ import os
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -43,8 +45,15 @@ class Problem:
 
 # ---- Row readers: one row of a file -> (question, answer). A ValueError says what is wrong with the row.
 
-KINDS = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false",
-         type(None): "null"}
+KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 def _text(row: dict, key: str, expected: str = "text") -> str:
@@ -84,7 +93,7 @@ def _last_box(text: str) -> str | None:
         for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
-                return text[start:start + brace.start()]
+                return text[start : start + brace.start()]
     return None
 
 
@@ -117,6 +126,7 @@ def _math(row: dict) -> tuple[str, str]:
 
 # ---- The tables: where each file comes from, and which part of which file a name stands for.
 
+
 class Source(NamedTuple):
     repo: str
     commit: str
@@ -129,19 +139,24 @@ OPENAI = ("openai/grade-school-math", "3101c7d5072418e28b9008a6636bde82a006892c"
 AUTHORS = ("DualityRL/multi-attempt", "44fed9c7dfd8bbf5162344921e100986151643df")
 BENCHMARK = "eval/meval/data/{}/test.jsonl".format
 SOURCES = {
-    "gsm8k_train.jsonl": Source(*OPENAI, "grade_school_math/data/train.jsonl",
-                                "7d97154b91aef28d01c3301741c81ce90039a4b1", _gsm8k),
-    "gsm8k_test.jsonl": Source(*OPENAI, "grade_school_math/data/test.jsonl",
-                               "e4c2ff4942b9a78bd74f04141224c11e28d12dc9", _gsm8k),
-    "math_level3to5_data.json": Source(*AUTHORS, "train/data/math_level3to5_data.json",
-                                       "78943d9d052860ebfbb93bce4bb38bc3a9b7f53f", _math),
+    "gsm8k_train.jsonl": Source(
+        *OPENAI, "grade_school_math/data/train.jsonl", "7d97154b91aef28d01c3301741c81ce90039a4b1", _gsm8k
+    ),
+    "gsm8k_test.jsonl": Source(
+        *OPENAI, "grade_school_math/data/test.jsonl", "e4c2ff4942b9a78bd74f04141224c11e28d12dc9", _gsm8k
+    ),
+    "math_level3to5_data.json": Source(
+        *AUTHORS, "train/data/math_level3to5_data.json", "78943d9d052860ebfbb93bce4bb38bc3a9b7f53f", _math
+    ),
     "math500.jsonl": Source(*AUTHORS, BENCHMARK("math500"), "2376b9a194b46c0790e197c91b7249e5f88ac09b", _boxed),
     "aime24.jsonl": Source(*AUTHORS, BENCHMARK("aime24"), "bb72e176e8d30c09cd67037e17cfc41e6ff48f70", _contest),
     "amc23.jsonl": Source(*AUTHORS, BENCHMARK("amc23"), "6894ad7c49a0b3a64210af32954f4d049d934ea0", _contest),
-    "minerva_math.jsonl": Source(*AUTHORS, BENCHMARK("minerva_math"),
-                                 "123c5cd351cac2b8ead5413bc084629d7ff651de", _boxed),
-    "olympiadbench.jsonl": Source(*AUTHORS, BENCHMARK("olympiadbench"),
-                                  "ec36280b1de8f5bbee92da696c2ae84f5f6e6beb", _olympiad),
+    "minerva_math.jsonl": Source(
+        *AUTHORS, BENCHMARK("minerva_math"), "123c5cd351cac2b8ead5413bc084629d7ff651de", _boxed
+    ),
+    "olympiadbench.jsonl": Source(
+        *AUTHORS, BENCHMARK("olympiadbench"), "ec36280b1de8f5bbee92da696c2ae84f5f6e6beb", _olympiad
+    ),
     "mawps.jsonl": Source(*AUTHORS, BENCHMARK("mawps"), "c8993aec190a715ade7d66e6c78063b5823d4866", _mawps),
 }
 ALL = range(100)
@@ -162,8 +177,13 @@ SETS: dict[str, tuple[str, range, str | None]] = {
     "olympiadbench": ("olympiadbench.jsonl", ALL, None),
 }
 # The paper's benchmarks, which it takes the mean of, and what it calls them.
-PAPER = {"aime24": "AIME 2024", "math500": "MATH-500", "amc23": "AMC 2023", "minerva": "Minerva Math",
-         "olympiadbench": "OlympiadBench"}
+PAPER = {
+    "aime24": "AIME 2024",
+    "math500": "MATH-500",
+    "amc23": "AMC 2023",
+    "minerva": "Minerva Math",
+    "olympiadbench": "OlympiadBench",
+}
 RIDDLES = ("riddles-train", "riddles-validation", "riddles-test")  # generated, see data/miniature.py
 # the questions of MAWPS that one operation on two of their numbers answers, see data/smollm2.py
 EASY = {f"mawps-easy-{split}": f"mawps-{split}" for split in ("train", "validation", "test")}
@@ -174,24 +194,33 @@ def load(name: str, cache: str | Path | None = None, base_url: str | None = None
     if str(name).endswith(".jsonl"):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is {'not a file' if path.exists() else 'missing'} (expected one object "
-                                    "with 'question' and 'answer' a line)")
+            raise FileNotFoundError(
+                f"{path} is {'not a file' if path.exists() else 'missing'} (expected one object "
+                "with 'question' and 'answer' a line)"
+            )
         return _own(path)
     if name in RIDDLES:
         from data.miniature import riddles  # only here: it imports Problem from this file
+
         return riddles(name.removeprefix("riddles-"))
     if name in EASY:
         from data.smollm2 import easy  # as above
+
         return easy(load(EASY[name], cache, base_url))
     if name not in SETS:
         names = [*RIDDLES, *EASY, *SETS]
         near = difflib.get_close_matches(str(name), names, n=1)
-        raise ValueError(f"no data set is called '{name}'{f' (did you mean {near[0]}?)' if near else ''}: expected a "
-                         f"path that ends in .jsonl, or one of {', '.join(names)}")
+        raise ValueError(
+            f"no data set is called '{name}'{f' (did you mean {near[0]}?)' if near else ''}: expected a "
+            f"path that ends in .jsonl, or one of {', '.join(names)}"
+        )
     file, buckets, test_file = SETS[name]
     taken = {question_key(p.question) for p in _published(test_file, cache, base_url)} if test_file else set()
-    return [p for p in _published(file, cache, base_url)
-            if _bucket(p.question) in buckets and question_key(p.question) not in taken]
+    return [
+        p
+        for p in _published(file, cache, base_url)
+        if _bucket(p.question) in buckets and question_key(p.question) not in taken
+    ]
 
 
 def load_sets(names: str, cache: str | Path | None = None, base_url: str | None = None) -> dict[str, list[Problem]]:
@@ -219,8 +248,10 @@ def _own(path: Path) -> list[Problem]:
     for where, problem in _rows(path, path.read_bytes(), _yours):
         first, kept = problems.setdefault(problem.question, (where, problem))
         if kept.answer != problem.answer:
-            raise ValueError(f"{path}, {where}: the question of {first} again, with another answer "
-                             f"({problem.answer!r}, there {kept.answer!r})")
+            raise ValueError(
+                f"{path}, {where}: the question of {first} again, with another answer "
+                f"({problem.answer!r}, there {kept.answer!r})"
+            )
     return [problem for _, problem in problems.values()]
 
 
@@ -234,6 +265,7 @@ def _published(file: str, cache: str | Path | None, base_url: str | None) -> lis
 
 
 # ---- Bytes -> rows -> problems, with the place of whatever is wrong.
+
 
 def _rows(path: Path, content: bytes, read: Callable[[dict], tuple[str, str]]) -> list[tuple[str, Problem]]:
     """Every problem with its place ("line 3"). Blank lines are passed over; a .json file is one list of rows."""
@@ -265,6 +297,7 @@ def _rows(path: Path, content: bytes, read: Callable[[dict], tuple[str, str]]) -
 def _parse(line: bytes):
     def no_constant(word):
         raise ValueError(f"{word} is no number in JSON")
+
     try:
         return json.loads(line.decode("utf-8"), parse_constant=no_constant)
     except UnicodeDecodeError as error:
@@ -274,6 +307,7 @@ def _parse(line: bytes):
 
 
 # ---- The cache and the download.
+
 
 def _blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -286,8 +320,10 @@ def _fetch(file: str, cache: str | Path | None, base_url: str | None) -> tuple[P
     if path.exists():
         content = path.read_bytes()
         if _blob(content) != source.blob:
-            raise ValueError(f"{path} is damaged or another file (git blob id {_blob(content)}, expected "
-                             f"{source.blob}): delete it, and it is downloaded again")
+            raise ValueError(
+                f"{path} is damaged or another file (git blob id {_blob(content)}, expected "
+                f"{source.blob}): delete it, and it is downloaded again"
+            )
         return path, content
     base_url = base_url or os.environ.get("MULTI_ATTEMPT_DATA_URL") or "https://raw.githubusercontent.com"
     url = f"{base_url.rstrip('/')}/{source.repo}/{source.commit}/{source.path}"
@@ -295,11 +331,14 @@ def _fetch(file: str, cache: str | Path | None, base_url: str | None) -> tuple[P
         content = _download(url, file)
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if type(error) is urllib.error.URLError else error
-        raise FileNotFoundError(f"{path} is missing and {url} could not be downloaded ({reason}): get it by other "
-                                f"means and put it there") from None
+        raise FileNotFoundError(
+            f"{path} is missing and {url} could not be downloaded ({reason}): get it by other means and put it there"
+        ) from None
     if _blob(content) != source.blob:
-        raise ValueError(f"{url} gave another file than the published one (git blob id {_blob(content)}, expected "
-                         f"{source.blob}): get that by other means and put it at {path}")
+        raise ValueError(
+            f"{url} gave another file than the published one (git blob id {_blob(content)}, expected "
+            f"{source.blob}): get that by other means and put it at {path}"
+        )
     part = path.with_name(f"{file}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 """`python -m data`: the table of data sets. `python -m data NAME`: how many problems it has, and the first ones."""
+
 import argparse
 import json
 import sys
@@ -29,5 +30,5 @@ try:
 except (ValueError, OSError) as error:
     sys.exit(print(f"{parser.prog}: {error}", file=sys.stderr) or 2)
 print(f"{args.name}: {len(problems)} problems")
-for problem in problems[:args.limit]:
+for problem in problems[: args.limit]:
     print(json.dumps(vars(problem), ensure_ascii=False))

@@ -6,13 +6,13 @@ Shapes: S rows of the cache ("slots"), C positions of a row, R rows of a call, N
 """
 
 import os
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
-from data.models import cache_bytes, head_size
+from support.models import cache_bytes, head_size
 
 
 def slot_attention(module, query, key, value, attention_mask, scaling, blocks=None, lengths=None, **kwargs):
@@ -28,15 +28,30 @@ def slot_attention(module, query, key, value, attention_mask, scaling, blocks=No
         out = flash_attention(query[:, :, 0], key.transpose(1, 2), value.transpose(1, 2), *lengths, scaling)
     elif blocks is not None:
         query = query.reshape(R, key.shape[1], -1, E)  # (R, H, G, E): the query heads of a key stand in for queries
-        out = torch.cat([
-            F.scaled_dot_product_attention(query[i:j], key[i:j, :, :span], value[i:j, :, :span],
-                                           attention_mask[i:j, :, :, :span], scale=scaling)
-            for i, j, span in blocks])
+        out = torch.cat(
+            [
+                F.scaled_dot_product_attention(
+                    query[i:j],
+                    key[i:j, :, :span],
+                    value[i:j, :, :span],
+                    attention_mask[i:j, :, :, :span],
+                    scale=scaling,
+                )
+                for i, j, span in blocks
+            ]
+        )
     elif attention_mask is not None and query.device.type != "cpu":
         return folded_attention(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
     else:
-        out = F.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=attention_mask is None,
-                                             scale=scaling, enable_gqa=heads != key.shape[1])
+        out = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attention_mask,
+            is_causal=attention_mask is None,
+            scale=scaling,
+            enable_gqa=heads != key.shape[1],
+        )
         return out.transpose(1, 2).contiguous(), None
     return out.reshape(R, 1, heads, E), None
 
@@ -55,8 +70,9 @@ def flash_attention(query, key, value, query_starts, row_starts, length_R, scali
     The operator below torch.nn.attention.varlen, with the arguments that torch 2.11 has as well."""
     C = key.shape[1]
     key, value = (x.view(-1, *x.shape[2:]) for x in (key, value))
-    return torch.ops.aten._flash_attention_forward(query, key, value, query_starts, row_starts, 1, C, 0.0, False, False,
-                                                   scale=scaling, seqused_k=length_R)[0]
+    return torch.ops.aten._flash_attention_forward(
+        query, key, value, query_starts, row_starts, 1, C, 0.0, False, False, scale=scaling, seqused_k=length_R
+    )[0]
 
 
 AttentionInterface.register("slots", slot_attention)
@@ -90,8 +106,10 @@ class SlotCache:
                 raise RuntimeError
             kv = torch.zeros(shape, dtype=dtype, device=device)  # not empty: a masked NaN would still poison sums
         except RuntimeError as error:
-            raise ValueError(f"the key/value cache of {slots} slots with {capacity} positions takes {takes / 1e9:.3g}"
-                             " GB, more than is free: lower --slots or --max_new_tokens") from error
+            raise ValueError(
+                f"the key/value cache of {slots} slots with {capacity} positions takes {takes / 1e9:.3g}"
+                " GB, more than is free: lower --slots or --max_new_tokens"
+            ) from error
         self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, E)
 
     def aim(self, rows_R: torch.Tensor, position_RN: torch.Tensor, span: int | None) -> None:

@@ -1,10 +1,10 @@
 """The dialogue as text: one chat template per model kind, with the paper's wording, and its tokens.
 
-    system      the task, and how many attempts are allowed
-    user        the question
-    assistant   first attempt                     <- written by the model
-    system      "Your answer is incorrect. ..."   <- feedback, only after a wrong attempt
-    assistant   second attempt                    <- written by the model
+system      the task, and how many attempts are allowed
+user        the question
+assistant   first attempt                     <- written by the model
+system      "Your answer is incorrect. ..."   <- feedback, only after a wrong attempt
+assistant   second attempt                    <- written by the model
 """
 
 from dataclasses import dataclass

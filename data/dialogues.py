@@ -37,8 +37,15 @@ class Dialogues:
     attempts: list[list[Attempt]] = field(repr=False)
 
     @classmethod
-    def collect(cls, tokens: list[list[int]], logps: list[list[float]], attempts: list[list[Attempt]],
-                prompts: list[list[int]], allowed: list[int], rewards: list[float]) -> "Dialogues":
+    def collect(
+        cls,
+        tokens: list[list[int]],
+        logps: list[list[float]],
+        attempts: list[list[Attempt]],
+        prompts: list[list[int]],
+        allowed: list[int],
+        rewards: list[float],
+    ) -> "Dialogues":
         """Pad finished dialogues into one batch. Entry d of `logps` has those of the tokens that the model wrote."""
         tokens_DT = pad_sequence([torch.tensor(each) for each in tokens], batch_first=True)
         sampled_DT, logp_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
@@ -47,10 +54,17 @@ class Dialogues:
                 sampled_T[attempt.start : attempt.end] = True
         logp_DT[sampled_DT] = torch.cat([torch.tensor(each) for each in logps])
         return cls(
-            tokens_DT, sampled_DT, logp_DT, length_D=torch.tensor(list(map(len, tokens))),
-            prompt_length_D=torch.tensor(list(map(len, prompts))), allowed_D=torch.tensor(allowed),
-            used_D=torch.tensor(list(map(len, attempts))), reward_D=torch.tensor(rewards, dtype=torch.float32),
-            truncated_D=torch.tensor([of_dialogue[-1].truncated for of_dialogue in attempts]), attempts=attempts)
+            tokens_DT,
+            sampled_DT,
+            logp_DT,
+            length_D=torch.tensor(list(map(len, tokens))),
+            prompt_length_D=torch.tensor(list(map(len, prompts))),
+            allowed_D=torch.tensor(allowed),
+            used_D=torch.tensor(list(map(len, attempts))),
+            reward_D=torch.tensor(rewards, dtype=torch.float32),
+            truncated_D=torch.tensor([of_dialogue[-1].truncated for of_dialogue in attempts]),
+            attempts=attempts,
+        )
 
     def select(self, rows: torch.Tensor) -> "Dialogues":
         """Only these dialogues."""

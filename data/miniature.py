@@ -34,8 +34,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data import Problem
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
-from data.models import save_model
-from data.warmup import warm_up, worked_dialogue
+from data.sft import warm_up, worked_dialogue
+from support.models import save_model
 
 MODULI = range(3, 13)
 CANDIDATES = (2, 3, 4, 5)

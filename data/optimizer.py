@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from data import ranks
+from support import ranks
 
 MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run is lost and stops
 
@@ -29,6 +29,7 @@ class Optimizer:
             self.adamw = torch.optim.AdamW(self.masters, **settings)
         else:  # each rank keeps the moments of its share of the weights, steps those, and hands them to the others
             from torch.distributed.optim import ZeroRedundancyOptimizer  # slow to import, and noisy
+
             self.adamw = ZeroRedundancyOptimizer(self.masters, torch.optim.AdamW, **settings)
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
             self.adamw, warmup_steps, total_steps, min_lr_rate=0.1

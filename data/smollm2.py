@@ -8,7 +8,7 @@ on worked dialogues about MAWPS questions that one operation on two of their num
 
 The grader computes it, as 135 million parameters get too many sums wrong: which calculation the story asks for is the
 whole question. The teacher takes the right one with probability 0.5, else some other. It neither looks back at its
-earlier attempts nor stops at a right one (data/warmup.py): in these dialogues feedback means nothing, and what the
+earlier attempts nor stops at a right one (data/sft.py): in these dialogues feedback means nothing, and what the
 model makes of it later, it has from reinforcement learning. Run it as
 
     python -m data.smollm2 --out runs/smollm2/base
@@ -28,9 +28,9 @@ import torch
 
 from data import Problem, load
 from data.chat import Chat
-from data.cli import fail
-from data.models import load_model, pick_device, save_model
-from data.warmup import warm_up, worked_dialogue
+from data.sft import warm_up, worked_dialogue
+from support.cli import fail
+from support.models import load_model, pick_device, save_model
 
 RIGHT = 0.5  # probability with which the teacher takes the right operation
 ATTEMPTS = 3  # allowed in a worked dialogue at most

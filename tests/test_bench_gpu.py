@@ -27,8 +27,10 @@ def test_all_sections_in_small(tmp_path, capsys):
     assert exact["torch.float32, without flash attention: dialogues that part"] == 0
     assert figures["sections"]["rollout"]["overshoot"] == 0  # the CPU looks after every step
     parts = figures["sections"]["rollout"]["seconds"], figures["sections"]["update"]
-    assert figures["step"] == {"the paper's step, from its parts: seconds": parts[0] + 2 * sum(
-        parts[1][name] for name in ("seconds", "forward, seconds"))}
+    assert figures["step"] == {
+        "the paper's step, from its parts: seconds": parts[0]
+        + 2 * sum(parts[1][name] for name in ("seconds", "forward, seconds"))
+    }
     assert 0 < figures["sections"]["decode"]["4 slots, 32 tokens of context: share of the bound"] < 1
     for section, measure in (("generate", "times as fast as generate"), ("update", "tokens/s"), ("copy", "bytes/s")):
         assert figures["sections"][section][measure] > 0

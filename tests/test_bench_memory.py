@@ -54,9 +54,13 @@ def test_seconds_of_the_papers_step_by_hand():
 def test_a_measured_row_and_the_json(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     shape = Qwen2Config(
-        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
         num_key_value_heads=2,
-    )  # fmt: skip
+    )
     Qwen2ForCausalLM(shape).save_pretrained(run / "model")
     (run / "config.json").write_text(json.dumps({"preset": "smoke"}))
     lines = [json.dumps({"step": i, "seconds": took}) for i, took in enumerate((9.0, 2.5, 1.0))]

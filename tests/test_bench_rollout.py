@@ -23,9 +23,17 @@ SIDES = {"ours": bench.play_ours, **bench.PEERS}
 def model():
     torch.manual_seed(0)
     config = bench.Qwen2Config(
-        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.3, eos_token_id=None, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
     return bench.Qwen2ForCausalLM(config).eval()
 
 

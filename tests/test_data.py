@@ -2,6 +2,7 @@
 
 The real files are looked for in ../shared/data, beside the repository; without them those tests are skipped.
 """
+
 import functools
 import http.server
 import json
@@ -52,10 +53,18 @@ def rows(*objects) -> bytes:
 
 # Counts, and the first answer: gsm8k after ####, floats without .0, the last box of the solution.
 PUBLISHED = {
-    "gsm8k-train": (7091, "72"), "gsm8k-validation": (382, "34"), "gsm8k-test": (1319, "18"),
-    "mawps-train": (1314, "43"), "mawps-validation": (199, "8"), "mawps-test": (354, "26"),
-    "mawps-easy-train": (764, "43"), "mawps-easy-validation": (103, "15"), "mawps-easy-test": (219, "26"),
-    "math500": (500, r"\left( 3, \frac{\pi}{2} \right)"), "aime24": (30, "204"), "amc23": (40, "27"),
+    "gsm8k-train": (7091, "72"),
+    "gsm8k-validation": (382, "34"),
+    "gsm8k-test": (1319, "18"),
+    "mawps-train": (1314, "43"),
+    "mawps-validation": (199, "8"),
+    "mawps-test": (354, "26"),
+    "mawps-easy-train": (764, "43"),
+    "mawps-easy-validation": (103, "15"),
+    "mawps-easy-test": (219, "26"),
+    "math500": (500, r"\left( 3, \frac{\pi}{2} \right)"),
+    "aime24": (30, "204"),
+    "amc23": (40, "27"),
 }
 
 
@@ -86,9 +95,11 @@ def test_answers_with_commas_zeros_and_decimals(real_cache):
 @real
 def test_minerva_and_olympiadbench_rows():
     """The shared copies are the first 20 rows only, which are no published file: the row readers are tested on them."""
+
     def answers(copy, file):
         path = REAL / copy
         return [p.answer for _, p in data._rows(path, path.read_bytes(), data.SOURCES[file].read)]
+
     minerva = answers("minerva_math_first20.jsonl", "minerva_math.jsonl")
     assert minerva[:6] == ["1.6", "4.5e33", "41.8", "20.39", "0.006", "np.arcsin(10/13)"] and len(minerva) == 20
     olympiad = answers("olympiadbench_first20.jsonl", "olympiadbench.jsonl")
@@ -98,6 +109,7 @@ def test_minerva_and_olympiadbench_rows():
 
 
 # ---- Splits
+
 
 def no_two_share(splits):
     keys = [data.question_key(p.question) for split in splits for p in split]
@@ -160,40 +172,79 @@ def test_cut_shares_are_disjoint_and_complete():
 
 # ---- Row readers
 
-@pytest.mark.parametrize("text, box", [
-    (r"\boxed{1} and \boxed{2}", "2"), (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}"), (r"\boxed {3}", "3"),
-    (r"\boxed{\{1,2\}}", r"\{1,2\}"), (r"\boxed{\left\{1\right.}", r"\left\{1\right."), (r"\boxed{1} \boxed{2", "1"),
-    (r"\boxed{\boxed{3}}", "3"), ("no box", None), (r"\boxed 3", None), (r"\boxed{3", None),
-])
+
+@pytest.mark.parametrize(
+    "text, box",
+    [
+        (r"\boxed{1} and \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\boxed {3}", "3"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{\left\{1\right.}", r"\left\{1\right."),
+        (r"\boxed{1} \boxed{2", "1"),
+        (r"\boxed{\boxed{3}}", "3"),
+        ("no box", None),
+        (r"\boxed 3", None),
+        (r"\boxed{3", None),
+    ],
+)
 def test_last_box(text, box):
     assert data._last_box(text) == box
 
 
-@pytest.mark.parametrize("number, text", [
-    ("27.0", "27"), ("27", "27"), ("-0.0", "0"), ("-1.50", "-1.5"), ("1e20", "100000000000000000000"),
-    ("1e-7", "0.0000001"), ("0.1", "0.1"), ("9" * 400, "9" * 400), ('" 1,000 "', "1,000"),
-])
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        ("27.0", "27"),
+        ("27", "27"),
+        ("-0.0", "0"),
+        ("-1.50", "-1.5"),
+        ("1e20", "100000000000000000000"),
+        ("1e-7", "0.0000001"),
+        ("0.1", "0.1"),
+        ("9" * 400, "9" * 400),
+        ('" 1,000 "', "1,000"),
+    ],
+)
 def test_numbers_as_answers(number, text, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text(f'{{"question": "q", "answer": {number}}}')
     assert load(str(path)) == [Problem("q", text)]
 
 
-@pytest.mark.parametrize("file, row, message", [
-    ("gsm8k_test.jsonl", {"question": "q", "answer": "18"},
-     "'answer' has no '####' (expected the final answer after it)"),
-    ("gsm8k_test.jsonl", {"question": "q", "answer": "so ####"}, "the answer is empty"),
-    ("math500.jsonl", {"problem": "q", "solution": r"\boxed{3"},
-     r"'solution' has no closed \boxed{...} (expected the final answer in it)"),
-    ("amc23.jsonl", {"problem": "q", "answer": None}, "'answer' is null (expected text or a number)"),
-    ("mawps.jsonl", {"input": ["q"], "target": 1.0}, "'input' is a list (expected text)"),
-    ("olympiadbench.jsonl", {"question": "q", "final_answer": []},
-     "'final_answer' is not a list that starts with text"),
-    ("math_level3to5_data.json", {"input": "<|im_start|>system", "ground_truth_answer": "1"},
-     "the question holds chat markup (expected the bare question)"),
-    ("math_level3to5_data.json", {"question": "q", "answer": "1"},
-     "'ground_truth_answer' is missing (expected text or a number)"),
-])
+@pytest.mark.parametrize(
+    "file, row, message",
+    [
+        (
+            "gsm8k_test.jsonl",
+            {"question": "q", "answer": "18"},
+            "'answer' has no '####' (expected the final answer after it)",
+        ),
+        ("gsm8k_test.jsonl", {"question": "q", "answer": "so ####"}, "the answer is empty"),
+        (
+            "math500.jsonl",
+            {"problem": "q", "solution": r"\boxed{3"},
+            r"'solution' has no closed \boxed{...} (expected the final answer in it)",
+        ),
+        ("amc23.jsonl", {"problem": "q", "answer": None}, "'answer' is null (expected text or a number)"),
+        ("mawps.jsonl", {"input": ["q"], "target": 1.0}, "'input' is a list (expected text)"),
+        (
+            "olympiadbench.jsonl",
+            {"question": "q", "final_answer": []},
+            "'final_answer' is not a list that starts with text",
+        ),
+        (
+            "math_level3to5_data.json",
+            {"input": "<|im_start|>system", "ground_truth_answer": "1"},
+            "the question holds chat markup (expected the bare question)",
+        ),
+        (
+            "math_level3to5_data.json",
+            {"question": "q", "answer": "1"},
+            "'ground_truth_answer' is missing (expected text or a number)",
+        ),
+    ],
+)
 def test_bad_published_row(file, row, message):
     content = json.dumps([row]).encode() if file.endswith(".json") else b"\n" + rows(row)
     with pytest.raises(ValueError) as error:
@@ -214,31 +265,42 @@ def test_peculiar_rows():
 GOOD = b'{"question": "q", "answer": "1"}\n'
 
 
-@pytest.mark.parametrize("content, message", [
-    (GOOD + b'{"question": "r"}', ", line 2: 'answer' is missing (expected text or a number)"),
-    (b'\n\n{"answer": 1}', ", line 3: 'question' is missing (expected text)"),
-    (b'{"question": 5, "answer": 1}', ", line 1: 'question' is a number (expected text)"),
-    (b'{"question": "q", "answer": true}', ", line 1: 'answer' is true or false (expected text or a number)"),
-    (b'{"question": "q", "answer": ["1"]}', ", line 1: 'answer' is a list (expected text or a number)"),
-    (b'{"question": "q", "answer": {}}', ", line 1: 'answer' is an object (expected text or a number)"),
-    (b'{"question": "q", "answer": "  "}', ", line 1: the answer is empty"),
-    (b'{"question": "", "answer": "1"}', ", line 1: the question is empty"),
-    (b'{"question": "q", "answer": 1e999}', ", line 1: 'answer' is too large a number"),
-    (b'{"question": "q", "answer": NaN}',
-     ", line 1: not JSON: NaN is no number in JSON (expected one object a line)"),
-    (b'{"question": "\\ud83d", "answer": "1"}',
-     ", line 1: the question holds half a character (a lone \\u escape from d800 to dfff)"),
-    (b'["q", "1"]', ", line 1: a list (expected an object, {...})"),
-    (b'"q"', ", line 1: text (expected an object, {...})"),
-    (GOOD + b'{"question": "r", ',
-     ", line 2: not JSON: Expecting property name enclosed in double quotes: line 1 column 19 (char 18) "
-     "(expected one object a line)"),
-    (GOOD + b'{"question": "caf\xe9", "answer": 1}', ", line 2: not UTF-8 (byte 18 of the line)"),
-    (GOOD + GOOD + b'{"question": " q ", "answer": 2}',
-     ", line 3: the question of line 1 again, with another answer ('2', there '1')"),
-    (b"", " holds no problems: expected one a line"),
-    (b" \n\r\n", " holds no problems: expected one a line"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (GOOD + b'{"question": "r"}', ", line 2: 'answer' is missing (expected text or a number)"),
+        (b'\n\n{"answer": 1}', ", line 3: 'question' is missing (expected text)"),
+        (b'{"question": 5, "answer": 1}', ", line 1: 'question' is a number (expected text)"),
+        (b'{"question": "q", "answer": true}', ", line 1: 'answer' is true or false (expected text or a number)"),
+        (b'{"question": "q", "answer": ["1"]}', ", line 1: 'answer' is a list (expected text or a number)"),
+        (b'{"question": "q", "answer": {}}', ", line 1: 'answer' is an object (expected text or a number)"),
+        (b'{"question": "q", "answer": "  "}', ", line 1: the answer is empty"),
+        (b'{"question": "", "answer": "1"}', ", line 1: the question is empty"),
+        (b'{"question": "q", "answer": 1e999}', ", line 1: 'answer' is too large a number"),
+        (
+            b'{"question": "q", "answer": NaN}',
+            ", line 1: not JSON: NaN is no number in JSON (expected one object a line)",
+        ),
+        (
+            b'{"question": "\\ud83d", "answer": "1"}',
+            ", line 1: the question holds half a character (a lone \\u escape from d800 to dfff)",
+        ),
+        (b'["q", "1"]', ", line 1: a list (expected an object, {...})"),
+        (b'"q"', ", line 1: text (expected an object, {...})"),
+        (
+            GOOD + b'{"question": "r", ',
+            ", line 2: not JSON: Expecting property name enclosed in double quotes: line 1 column 19 (char 18) "
+            "(expected one object a line)",
+        ),
+        (GOOD + b'{"question": "caf\xe9", "answer": 1}', ", line 2: not UTF-8 (byte 18 of the line)"),
+        (
+            GOOD + GOOD + b'{"question": " q ", "answer": 2}',
+            ", line 3: the question of line 1 again, with another answer ('2', there '1')",
+        ),
+        (b"", " holds no problems: expected one a line"),
+        (b" \n\r\n", " holds no problems: expected one a line"),
+    ],
+)
 def test_bad_line(content, message, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_bytes(content)
@@ -249,9 +311,13 @@ def test_bad_line(content, message, tmp_path):
 
 def test_own_file(tmp_path):
     path = tmp_path / "own.jsonl"
-    lines = ['{"question": "What is a?\u2028 ", "answer": 3, "more": null}', "",  # \u2028 ends no line of a file
-             '{"question": "What is A?", "answer": "4"}', '{"question": "What is A?", "answer": "4"}',
-             r'{"question": "\ud83d\ude00", "answer": "5"}']
+    lines = [
+        '{"question": "What is a?\u2028 ", "answer": 3, "more": null}',
+        "",  # \u2028 ends no line of a file
+        '{"question": "What is A?", "answer": "4"}',
+        '{"question": "What is A?", "answer": "4"}',
+        r'{"question": "\ud83d\ude00", "answer": "5"}',
+    ]
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     expected = [Problem("What is a?", "3"), Problem("What is A?", "4"), Problem("\U0001f600", "5")]
     assert load(str(path)) == load(path) == expected
@@ -271,13 +337,16 @@ def test_own_file_missing_or_folder(tmp_path):
 def test_unknown_name():
     with pytest.raises(ValueError) as error:
         load("gsm8k_test")
-    assert str(error.value) == ("no data set is called 'gsm8k_test' (did you mean gsm8k-test?): expected a path that "
-                                f"ends in .jsonl, or one of {', '.join([*data.RIDDLES, *data.EASY, *data.SETS])}")
+    assert str(error.value) == (
+        "no data set is called 'gsm8k_test' (did you mean gsm8k-test?): expected a path that "
+        f"ends in .jsonl, or one of {', '.join([*data.RIDDLES, *data.EASY, *data.SETS])}"
+    )
     with pytest.raises(ValueError, match="no data set is called 'zzzzz': expected"):
         load("zzzzz")
 
 
 # ---- Several sets
+
 
 def test_several_sets(tmp_path):
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
@@ -319,6 +388,7 @@ AMC_PATH = "DualityRL/multi-attempt/44fed9c7dfd8bbf5162344921e100986151643df/eva
 @pytest.fixture
 def server(tmp_path):
     """Serves tmp_path/www; `.requests` are the paths asked for, and `.cut` ends each body after so many bytes."""
+
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
@@ -328,7 +398,7 @@ def server(tmp_path):
             super().do_GET()
 
         def copyfile(self, source, output):
-            output.write(source.read()[:httpd.cut])
+            output.write(source.read()[: httpd.cut])
 
     (tmp_path / "www").mkdir()
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path / "www"))
@@ -378,7 +448,8 @@ def test_altered_download(server, monkeypatch, tmp_path):
     publish(server, AMC + b" ")
     assert refused(ValueError, tmp_path / "cache", server.url) == (
         f"{server.url}/{AMC_PATH} gave another file than the published one (git blob id {data._blob(AMC + b' ')}, "
-        f"expected {data._blob(AMC)}): get that by other means and put it at {tmp_path / 'cache' / 'amc23.jsonl'}")
+        f"expected {data._blob(AMC)}): get that by other means and put it at {tmp_path / 'cache' / 'amc23.jsonl'}"
+    )
 
 
 @pytest.mark.parametrize("cut", [0, 10])
@@ -394,7 +465,8 @@ def test_interrupted_download(server, monkeypatch, tmp_path, cut):
 def test_not_on_the_server(server, tmp_path):
     assert refused(FileNotFoundError, tmp_path / "cache", server.url) == (
         f"{tmp_path / 'cache' / 'amc23.jsonl'} is missing and {server.url}/{AMC_PATH} could not be downloaded "
-        "(HTTP Error 404: File not found): get it by other means and put it there")
+        "(HTTP Error 404: File not found): get it by other means and put it there"
+    )
 
 
 def test_no_network(tmp_path):
@@ -414,6 +486,7 @@ def test_interrupted_write(server, monkeypatch, tmp_path):
 
     def stopped(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(os, "replace", stopped)
     with pytest.raises(KeyboardInterrupt):
         load("amc23", tmp_path / "cache", server.url)
@@ -425,8 +498,9 @@ def test_cache_that_cannot_be_written(server, monkeypatch, tmp_path):
     (tmp_path / "cache").write_text("a file, not a folder")
     with pytest.raises(OSError) as error:
         load("amc23", tmp_path / "cache", server.url)
-    assert str(error.value) == (f"{tmp_path / 'cache' / 'amc23.jsonl'} cannot be written (File exists): "
-                                "name another cache folder")
+    assert str(error.value) == (
+        f"{tmp_path / 'cache' / 'amc23.jsonl'} cannot be written (File exists): name another cache folder"
+    )
 
 
 def test_damaged_file_in_the_cache(monkeypatch, tmp_path):
@@ -436,8 +510,10 @@ def test_damaged_file_in_the_cache(monkeypatch, tmp_path):
     path.write_bytes(AMC[:-1])
     with pytest.raises(ValueError) as error:
         load("amc23", tmp_path)
-    assert str(error.value) == (f"{path} is damaged or another file (git blob id {data._blob(AMC[:-1])}, expected "
-                                f"{data._blob(AMC)}): delete it, and it is downloaded again")
+    assert str(error.value) == (
+        f"{path} is damaged or another file (git blob id {data._blob(AMC[:-1])}, expected "
+        f"{data._blob(AMC)}): delete it, and it is downloaded again"
+    )
     assert path.read_bytes() == AMC[:-1]
 
 
@@ -446,6 +522,7 @@ def test_blob_id_is_gits():
 
 
 # ---- The command line
+
 
 def command(*arguments):
     line = [sys.executable, "-m", "data", *map(str, arguments)]

@@ -13,7 +13,7 @@ import torch
 from test_train import arguments, fork, launch, metrics, place, tokenizer  # noqa: F401
 
 import train
-from data import ranks
+from support import ranks
 
 # Other sums are rounded otherwise. Where a uniform number lies within that of the border between two tokens, the sampled
 # dialogues part; it happens to these runs once in a while, and not with this learning rate.

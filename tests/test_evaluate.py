@@ -24,9 +24,11 @@ from transformers.hf_argparser import HfArg
 
 import data
 import evaluate as ev
-from data import Problem, cli, journal, plots, shares, show
+from data import Problem
 from reward import is_equal
 from rollout import rollout
+from support import cli, journal, plots, show
+from support import statistics as shares
 
 CHARACTERS = [chr(c) for c in range(32, 127)] + ["\n"]
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]
@@ -53,9 +55,15 @@ class ScriptedModel:
         self.tokenizer, self.script = tokenizer, script
         self.device, self.dtype, self.generation_config = torch.device("cpu"), torch.float32, None
         self.config = SimpleNamespace(
-            num_hidden_layers=1, num_key_value_heads=1, head_dim=1, hidden_size=1, num_attention_heads=1,
-            vocab_size=len(tokenizer), max_position_embeddings=4096, model_type="scripted",
-        )  # fmt: skip
+            num_hidden_layers=1,
+            num_key_value_heads=1,
+            head_dim=1,
+            hidden_size=1,
+            num_attention_heads=1,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=4096,
+            model_type="scripted",
+        )
 
     def set_attn_implementation(self, name):
         pass
@@ -147,8 +155,13 @@ def test_gain_by_hand():
 
 
 def test_the_gain_is_that_over_the_first_number_of_attempts():
-    asked = [[{"allowed": k, "correct": correct, "truncated": False, "tokens": 1, "attempts": []} for k, correct in
-              enumerate(solved, 1)] for solved in ((True, True, True), (False, True, True), (False, False, True))]  # fmt: skip
+    asked = [
+        [
+            {"allowed": k, "correct": correct, "truncated": False, "tokens": 1, "attempts": []}
+            for k, correct in enumerate(solved, 1)
+        ]
+        for solved in ((True, True, True), (False, True, True), (False, False, True))
+    ]
     first, second, third = ev.accuracy_at_k(asked)["by_attempts"]
     assert "gain" not in first and (second["gain"], third["gain"]) == pytest.approx((1 / 3, 2 / 3))
     for row, solved in ((second, [1, 1, 0]), (third, [1, 1, 1])):
@@ -156,10 +169,22 @@ def test_the_gain_is_that_over_the_first_number_of_attempts():
 
 
 def numbers(accuracy, low, high, questions, repeated=None, tokens=10.0):
-    return {"questions": questions, "by_attempts": [
-        {"attempts": 1, "questions": questions, "accuracy": accuracy, "low": low, "high": high, "repeated": repeated,
-         "truncated": 0.5, "attempts_used": 1.0, "tokens": tokens}
-    ]}  # fmt: skip
+    return {
+        "questions": questions,
+        "by_attempts": [
+            {
+                "attempts": 1,
+                "questions": questions,
+                "accuracy": accuracy,
+                "low": low,
+                "high": high,
+                "repeated": repeated,
+                "truncated": 0.5,
+                "attempts_used": 1.0,
+                "tokens": tokens,
+            }
+        ],
+    }
 
 
 def test_mean_over_data_sets():
@@ -335,13 +360,26 @@ def made_up(*accuracies, n=1000):
     for k, share in enumerate(accuracies, 1):
         low, high = ev.wilson(round(share * n), n)
         repeated = None if k == 1 else 0.98 - share
-        rows.append({"attempts": k, "questions": n, "accuracy": share, "low": low, "high": high, "repeated": repeated,
-                     "truncated": 0.004, "attempts_used": 1.5, "tokens": 31.4})
+        rows.append(
+            {
+                "attempts": k,
+                "questions": n,
+                "accuracy": share,
+                "low": low,
+                "high": high,
+                "repeated": repeated,
+                "truncated": 0.004,
+                "attempts_used": 1.5,
+                "tokens": 31.4,
+            }
+        )
     return {"questions": n, "by_attempts": rows}
 
 
 def test_table():
-    assert plots.table({"base": made_up(0.406, 0.419), "trained": made_up(0.417, 0.654)}) == """\
+    assert (
+        plots.table({"base": made_up(0.406, 0.419), "trained": made_up(0.417, 0.654)})
+        == """\
 | attempts allowed       | base               | trained            |
 | ---------------------- | ------------------ | ------------------ |
 | 1                      | 40.6 (37.6 - 43.7) | 41.7 (38.7 - 44.8) |
@@ -350,6 +388,7 @@ def test_table():
 | repeated answers at 2  | 56.1               | 32.6               |
 | truncated at 2         | 0.4                | 0.4                |
 | tokens a question at 2 | 31                 | 31                 |"""
+    )
 
 
 def test_the_gains_of_the_table_have_their_own_intervals():
@@ -370,7 +409,9 @@ def test_tables_of_several_data_sets_and_models():
     by_data = {"base": {"a": one, "my/b.jsonl": two}, "trained": {"a": two, "my/b.jsonl": one}}
     results = {name: ev.mean_over(sets) for name, sets in by_data.items()}
     paired = {"base : trained": {"all": [{"attempts": 1, "only_first": 2, "only_second": 8, "p": 0.109375}]}}
-    assert plots.tables("two sets", results, paired) == f"""\
+    assert (
+        plots.tables("two sets", results, paired)
+        == """\
 two sets, % solved; over the data sets the mean with 95% interval, % of repeated answers and of truncated dialogues, \
 tokens a question
 
@@ -384,6 +425,7 @@ base : trained, questions that only the one or the other solved, exact McNemar t
 | attempts allowed | all             |
 | ---------------- | --------------- |
 | 1                | 2 : 8, p = 0.11 |"""
+    )
     assert plots.tables("one set", {"base": one}, {}) == f"one set, % with 95% interval\n\n{plots.table({'base': one})}"
 
 
@@ -412,8 +454,10 @@ def test_plots(tmp_path):
 
 
 def test_plot_of_the_benchmarks(tmp_path):
-    results = {name: ev.mean_over({data: made_up(*accuracies) for data in "abcde"})
-               for name, accuracies in (("base", (0.4, 0.42, 0.42)), ("trained", (0.4, 0.6, 0.7)))}
+    results = {
+        name: ev.mean_over({data: made_up(*accuracies) for data in "abcde"})
+        for name, accuracies in (("base", (0.4, 0.42, 0.42)), ("trained", (0.4, 0.6, 0.7)))
+    }
     plots.plot_benchmarks(results, tmp_path / "with.png", plots.PAPER_CURVES)
     plots.plot_benchmarks(results, tmp_path / "without.png", {})
     assert png_size(tmp_path / "with.png") == (2000, 832) and png_size(tmp_path / "without.png") == (2000, 792)
@@ -497,9 +541,16 @@ def folder(tmp_path_factory, tokenizer):
     for seed, name in enumerate(("base", "trained", "plain")):
         torch.manual_seed(seed)
         config = LlamaConfig(  # of a Qwen2 folder, AutoTokenizer would replace our tokenizer's rules by its own
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=512, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=512,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
         LlamaForCausalLM(config).save_pretrained(folder / name)
         (characters_as_tokens() if name == "plain" else tokenizer).save_pretrained(folder / name)
     rows = [{"question": f"How much is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
@@ -682,8 +733,11 @@ def test_a_full_disk_is_one_sentence(evaluation, tmp_path, monkeypatch, capsys):
         patch.setattr(journal.os, "fsync", full)
         evaluation("full")
     assert stop.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith(
-        ": [Errno 28] No space left on device; what is finished is kept, start again to go on")
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(": [Errno 28] No space left on device; what is finished is kept, start again to go on")
+    )
     evaluation("full")
     evaluation("whole")
     assert files(tmp_path / "full/out") == files(tmp_path / "whole/out")
@@ -769,7 +823,8 @@ def finished(path, problems, size, settings={"k": 1}, attempts=1):
 
     rows = journal.finish(path, settings, problems, range(1, attempts + 1), size, asked, "test")
     assert [[(row["question"], row["gold"], row["allowed"]) for row in same] for same in rows] == [
-        [(p.question, p.answer, k) for k in range(1, attempts + 1)] for p in problems]
+        [(p.question, p.answer, k) for k in range(1, attempts + 1)] for p in problems
+    ]
     return chunks
 
 
@@ -801,7 +856,8 @@ def test_damaged_journal(content, tmp_path):
     with pytest.raises(ValueError) as error:
         journal.read_journal(path, {"k": 1})
     assert str(error.value).startswith(f"{path} is damaged (") and str(error.value).endswith(
-        "): delete it, and its questions are asked again")
+        "): delete it, and its questions are asked again"
+    )
 
 
 def test_progress_shows_the_fewest_and_the_most_attempts():
@@ -835,11 +891,16 @@ def test_parts_are_the_whole_dialogue(result):
         assert "".join(piece for kind, piece in parts if kind not in ("right", "wrong")) == dialogue["text"]
     second = next(d for d in result["dialogues"] if (d["question"], d["allowed"]) == ("second", 3))
     assert show.parts(second)[1:] == [
-        ("attempt", "So \\boxed{6}"), ("wrong", "attempt 1 is wrong: answer 6"),
-        ("feedback", "<|im_end|>\n<|im_start|>system\nYour answer is incorrect. You have 2 attempts left. Try an "
-                     "alternative.<|im_end|>\n<|im_start|>assistant\n"),
-        ("attempt", "So \\boxed{7}"), ("right", "attempt 2 is correct: answer 7"),
-    ]  # fmt: skip
+        ("attempt", "So \\boxed{6}"),
+        ("wrong", "attempt 1 is wrong: answer 6"),
+        (
+            "feedback",
+            "<|im_end|>\n<|im_start|>system\nYour answer is incorrect. You have 2 attempts left. Try an "
+            "alternative.<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        ("attempt", "So \\boxed{7}"),
+        ("right", "attempt 2 is correct: answer 7"),
+    ]
 
 
 def test_shown_in_colour_and_plain(result):
@@ -851,14 +912,19 @@ def test_shown_in_colour_and_plain(result):
     assert re.sub(r"\033\[[\d;]*m", "", colour) == plain
     assert show.shown(result["dialogues"], 2, "all", colour=False).count("=== ") == 2
     assert show.shown(result["dialogues"], 2, "truncated", colour=False) == (
-        "no dialogue is of the kind: an attempt cut off by a token budget")
+        "no dialogue is of the kind: an attempt cut off by a token budget"
+    )
 
 
 NASTY = {
-    "question": "<script>alert(1)</script>", "gold": "<b>", "allowed": 1, "correct": False, "truncated": False,
+    "question": "<script>alert(1)</script>",
+    "gold": "<b>",
+    "allowed": 1,
+    "correct": False,
+    "truncated": False,
     "text": "<script>alert(1)</script>A\033[2J\x9b & <i>",
     "attempts": [{"text": "A\033[2J\x9b & <i>", "answer": "&", "correct": False, "truncated": False, "at": 25}],
-}  # fmt: skip
+}
 
 
 def test_control_characters_do_not_reach_the_terminal():

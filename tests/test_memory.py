@@ -17,20 +17,38 @@ from transformers import (
     Qwen2Config,
 )
 
-import data.memory
 import ppo
 import rollout
-from data.memory import FED_AT_ONCE, RESERVE, actions_at_once, as_options, explain_memory, memory_plan, mildest, needed
-from data.models import recomputing
+import support.memory
 from data.optimizer import Optimizer
+from support.memory import (
+    FED_AT_ONCE,
+    RESERVE,
+    actions_at_once,
+    as_options,
+    explain_memory,
+    memory_plan,
+    mildest,
+    needed,
+)
+from support.models import recomputing
 
 PAPER = dict(
     shape=Qwen2Config(
-        vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
-        num_key_value_heads=2, tie_word_embeddings=True,
+        vocab_size=151936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
     ),
-    parameters=1_543_714_304, element=2, slots=192, capacity=4096, micro_batch_tokens=4096,
-)  # fmt: skip
+    parameters=1_543_714_304,
+    element=2,
+    slots=192,
+    capacity=4096,
+    micro_batch_tokens=4096,
+)
 H100 = 79.1 * 2**30  # what CUDA reports of its 80 GB
 
 
@@ -57,13 +75,21 @@ class Peak(TorchDispatchMode):
 
 SHAPES = {  # each with something else that takes the most: layers, logits, the gated product, attention
     "layers": dict(vocab_size=300, hidden_size=64, intermediate_size=256, num_hidden_layers=6, num_attention_heads=8),
-    "vocabulary": dict(vocab_size=5000, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-                       num_attention_heads=4),
-    "wide": dict(vocab_size=900, hidden_size=96, intermediate_size=560, num_hidden_layers=4, num_attention_heads=12,
-                 tie_word_embeddings=True),
-    "large heads": dict(vocab_size=900, hidden_size=48, intermediate_size=96, num_hidden_layers=4, head_dim=48,
-                        num_attention_heads=6),
-}  # fmt: skip
+    "vocabulary": dict(
+        vocab_size=5000, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    ),
+    "wide": dict(
+        vocab_size=900,
+        hidden_size=96,
+        intermediate_size=560,
+        num_hidden_layers=4,
+        num_attention_heads=12,
+        tie_word_embeddings=True,
+    ),
+    "large heads": dict(
+        vocab_size=900, hidden_size=48, intermediate_size=96, num_hidden_layers=4, head_dim=48, num_attention_heads=6
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +105,7 @@ SHAPES = {  # each with something else that takes the most: layers, logits, the 
 )
 def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeypatch):
     """Two micro-batches: in the second one all gradients are there."""
-    for module in (ppo, data.memory):
+    for module in (ppo, support.memory):
         monkeypatch.setattr(module, "actions_at_once", lambda vocabulary: 400)
     torch.manual_seed(0)
     shape = LlamaConfig(num_key_value_heads=2, **SHAPES[kind])
@@ -93,9 +119,10 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
     sampled_DT = torch.ones(count, length, dtype=torch.bool)
     sampled_DT[:, :75] = False
     dialogues = SimpleNamespace(
-        tokens_DT=torch.randint(shape.vocab_size, (count, length)), sampled_DT=sampled_DT,
+        tokens_DT=torch.randint(shape.vocab_size, (count, length)),
+        sampled_DT=sampled_DT,
         length_D=torch.full((count,), length),
-    )  # fmt: skip
+    )
     names = "old_logp", "reference", "advantage", "old_value", "return"
     targets = {name: torch.zeros(count, length) for name in names}
     with recomputing(actor, critic) if checkpointing else nullcontext(), Peak() as held:

@@ -29,7 +29,7 @@ from data.miniature import (
     solution,
     worked_dialogues,
 )
-from data.warmup import warm_up, worked_dialogue
+from data.sft import warm_up, worked_dialogue
 from reward import extract_boxed, is_equal, reward
 from rollout import rollout
 
@@ -183,7 +183,12 @@ def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
         written = solution(riddle.candidates, hidden)
         assert reloaded.encode(written) == chat.encode(written)
     assert reloaded.feedback_after(0, 2) == chat.feedback_after(0, 2)
-    for text in ("Janet's 16 ducks lay \\frac{1}{2} egg; ü, 數 👍", " a  b", "<|im_start|>user\n12345", "x. \\boxed{7}"):
+    for text in (
+        "Janet's 16 ducks lay \\frac{1}{2} egg; ü, 數 👍",
+        " a  b",
+        "<|im_start|>user\n12345",
+        "x. \\boxed{7}",
+    ):
         assert reloaded.encode(text) == chat.encode(text) and reloaded.text(reloaded.encode(text)) == text
     assert (loaded.eos_token_id, loaded.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert (reloaded.ends, reloaded.closing) == (chat.ends, chat.closing)
@@ -221,9 +226,18 @@ def test_worked_dialogues_are_what_the_rollout_engine_would_feed(tokenizer, chat
         attempts = neutral_attempts(riddle, hidden, allowed, rng)
         tokens, target = worked_dialogue(chat, riddle.question, allowed, attempts)
         dialogues = rollout(
-            Writer(model, target), tokenizer, [riddle.question], [str(hidden)], [allowed], extract=extract_boxed,
-            grade=lambda answer, gold: settled(answer == gold), reward=reward, max_new_tokens=300, temperature=0, slots=1,
-        )  # fmt: skip
+            Writer(model, target),
+            tokenizer,
+            [riddle.question],
+            [str(hidden)],
+            [allowed],
+            extract=extract_boxed,
+            grade=lambda answer, gold: settled(answer == gold),
+            reward=reward,
+            max_new_tokens=300,
+            temperature=0,
+            slots=1,
+        )
         assert dialogues.tokens_DT[0].tolist() == tokens
         assert torch.where(dialogues.sampled_DT[0], dialogues.tokens_DT[0], -100).tolist() == target
         assert [attempt.text for attempt in dialogues.attempts[0]] == attempts

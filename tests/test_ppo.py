@@ -19,7 +19,6 @@ from transformers import LlamaForTokenClassification
 
 import ppo
 from data.dialogues import Attempt
-from data.models import move, recomputing
 from data.optimizer import Optimizer
 from ppo import (
     action_logps,
@@ -36,11 +35,22 @@ from ppo import (
     update,
     value_loss,
 )
+from support.models import move, recomputing
 
 CONFIG = SimpleNamespace(
-    gamma=1.0, gae_lambda=0.95, clip=0.2, value_clip=0.2, kl_coef=0.05, kl_estimator="k3", epochs=1, minibatches=1, drop_truncated=False,
-    temperature=1.0, micro_batch_tokens=100_000, group_size=1,
-)  # fmt: skip
+    gamma=1.0,
+    gae_lambda=0.95,
+    clip=0.2,
+    value_clip=0.2,
+    kl_coef=0.05,
+    kl_estimator="k3",
+    epochs=1,
+    minibatches=1,
+    drop_truncated=False,
+    temperature=1.0,
+    micro_batch_tokens=100_000,
+    group_size=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -197,13 +207,15 @@ def test_group_advantages_by_hand():
     spans = [[(1, 3)], [(1, 2), (3, 5)], [(1, 2), (3, 5), (7, 8)], *[[(2, 3), (4, 5)]] * 3]
     rewards = torch.tensor([1.0, 0.0, -1.0, -0.5, -0.5, -0.5])
     dialogues = SimpleNamespace(
-        tokens_DT=torch.zeros(6, 8), reward_D=rewards, used_D=torch.tensor(list(map(len, spans))),
+        tokens_DT=torch.zeros(6, 8),
+        reward_D=rewards,
+        used_D=torch.tensor(list(map(len, spans))),
         attempts=[[Attempt(start, end, "", None, False) for start, end in each] for each in spans],
-    )  # fmt: skip
+    )
     advantage = group_advantages(dialogues, group_size=3)
-    expected = torch.tensor([
-        [0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.5, 0, 0, 0], [0, -1, 0, -0.5, -0.5, 0, 0, 0], *[[0] * 8] * 3
-    ])  # fmt: skip
+    expected = torch.tensor(
+        [[0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.5, 0, 0, 0], [0, -1, 0, -0.5, -0.5, 0, 0, 0], *[[0] * 8] * 3]
+    )
     torch.testing.assert_close(advantage, expected)
     assert differing(rewards, 3).tolist() == [0, 1, 2] and differing(rewards, 1).tolist() == []
     assert differing(rewards, 2).tolist() == [0, 1, 2, 3]
@@ -271,7 +283,9 @@ def test_k3_is_the_exact_kl_of_a_small_softmax(weighted):
     exact = (logp.exp() * (logp - reference)).sum()
     other = (reference.exp() * (reference - logp)).sum()
     torch.testing.assert_close(estimate, exact)
-    slope, exact_slope, other_slope = (torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (estimate, exact, other))
+    slope, exact_slope, other_slope = (
+        torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (estimate, exact, other)
+    )
     torch.testing.assert_close(slope, exact_slope if weighted else other_slope)
     assert (exact_slope - other_slope).abs().max() > 0.01
     assert kl_k3(logp, logp).item() == 0
@@ -349,7 +363,8 @@ def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues
 def test_the_weighted_estimator_in_the_update(actor, critic, dialogues):
     """Equal while the policy is that of the rollout; its gradient is another."""
     (plain, gradient, _), (weighted, other, _) = (
-        gradients(actor, critic, dialogues, with_config(kl_coef=100.0, kl_estimator=name)) for name in ("k3", "k3_weighted")
+        gradients(actor, critic, dialogues, with_config(kl_coef=100.0, kl_estimator=name))
+        for name in ("k3", "k3_weighted")
     )
     assert plain["kl"] == pytest.approx(weighted["kl"], rel=1e-4) and plain["kl"] > 1e-3
     assert max((a - b).abs().max() for a, b in zip(gradient[0], other[0])) > 1e-3
@@ -386,6 +401,7 @@ def test_little_padding_at_the_papers_shapes(minibatches, processes, monkeypatch
 
 def test_recomputed_activations_change_no_gradient(actor, critic, dialogues):
     """And far less is kept for the backward pass, without dropout coming back."""
+
     def kept_and_gradients(context):
         kept = []
         with context, torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
@@ -559,7 +575,9 @@ def test_the_run_stops_when_no_step_is_finite(actor, critic, dialogues):
     for old, new in zip(optimizers, resumed):
         new.load_state_dict(old.state_dict())
     optimizers = resumed  # the count survives
-    with pytest.raises(FloatingPointError, match="in 5 optimiser steps in a row the loss or its gradient was not finite"):
+    with pytest.raises(
+        FloatingPointError, match="in 5 optimiser steps in a row the loss or its gradient was not finite"
+    ):
         broken(1)
     for model, before in zip(models, (actor, critic)):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters()))

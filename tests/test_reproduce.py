@@ -22,8 +22,16 @@ import reproduce  # noqa: E402
 
 
 def row(accuracy: float, repeated: float | None = None, attempts: int = 1) -> dict:
-    return dict(attempts=attempts, accuracy=accuracy, low=0.1, high=0.9, repeated=repeated, truncated=0.0, tokens=9.0,
-                questions=4)  # fmt: skip
+    return dict(
+        attempts=attempts,
+        accuracy=accuracy,
+        low=0.1,
+        high=0.9,
+        repeated=repeated,
+        truncated=0.0,
+        tokens=9.0,
+        questions=4,
+    )
 
 
 def test_over_seeds_is_the_mean_with_a_t_interval():
@@ -132,9 +140,18 @@ def here(tmp_path, tokenizer, monkeypatch):
 
 def tiny(here) -> list[str]:
     options = dict(
-        model=here.folder / "base", data=here.folder / "train.jsonl", eval_data=here.folder / "test.jsonl", steps=2,
-        dialogues=8, minibatches=1, max_attempts=2, eval_attempts=2, max_new_tokens=60, max_attempt_tokens=8, slots=8,
-    )  # fmt: skip
+        model=here.folder / "base",
+        data=here.folder / "train.jsonl",
+        eval_data=here.folder / "test.jsonl",
+        steps=2,
+        dialogues=8,
+        minibatches=1,
+        max_attempts=2,
+        eval_attempts=2,
+        max_new_tokens=60,
+        max_attempt_tokens=8,
+        slots=8,
+    )
     return ["--extra", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
 
 

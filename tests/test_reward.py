@@ -1,4 +1,5 @@
 """The grader: extraction, case tables by form, properties, rewrites and near misses, hostile inputs, worker processes."""
+
 import importlib.util
 import json
 import os
@@ -17,25 +18,51 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import reward  # noqa: E402
-from data import latex, workers  # noqa: E402
 from reward import Grader, extract_boxed, is_equal, is_equal_all  # noqa: E402
+from support.grader import latex, workers  # noqa: E402
 
 spec = importlib.util.spec_from_file_location("bench_reward", ROOT / "bench" / "reward.py")
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
-DATA = ROOT.parent / "shared" / "data"                        # real gold answers, where this folder happens to be
+DATA = ROOT.parent / "shared" / "data"  # real gold answers, where this folder happens to be
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=150)
 
 
 # ---------------------------------------------------------------------------------------------------------- extraction
-@pytest.mark.parametrize("text, answer", [
-    (r"so \boxed{42}.", "42"), (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"), (r"\boxed {7}", "7"), ("\\boxed\n{7}", "7"),
-    (r"\boxed{1} and \boxed{2}", "1"), (r"\boxed{\boxed{3}}", "3"), (r"\boxed{}", ""), (r"\boxed{ }", ""), ("", None),
-    (r"\boxed{5", None), (r"\boxed", None), (r"\boxed 5", None), ("boxed{5}", None), (r"\boxedx{5}", None), ("5", None),
-    (r"\boxed{\{1,2\}}", r"\{1,2\}"), (r"\boxed{\}}", r"\}"), (r"\boxed{\{}", r"\{"), (r"\\boxed{5}", None),
-    (r"\\\boxed{5}", "5"), (r"{ \boxed{5}", "5"), (r"} \boxed{5}", "5"), (r"\boxed{a} }", "a"), (r"\boxed{\text{a {b} c}}", r"\text{a {b} c}"),
-    (r"\boxed{ {1 } \boxed{2}", "2"), (r"\boxed{\\}", r"\\"), (r"\fbox{5}", None), (r"\boxed{x", None), (r"\boxed\boxed{5}", "5"),
-])
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        (r"so \boxed{42}.", "42"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed {7}", "7"),
+        ("\\boxed\n{7}", "7"),
+        (r"\boxed{1} and \boxed{2}", "1"),
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"\boxed{}", ""),
+        (r"\boxed{ }", ""),
+        ("", None),
+        (r"\boxed{5", None),
+        (r"\boxed", None),
+        (r"\boxed 5", None),
+        ("boxed{5}", None),
+        (r"\boxedx{5}", None),
+        ("5", None),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{\}}", r"\}"),
+        (r"\boxed{\{}", r"\{"),
+        (r"\\boxed{5}", None),
+        (r"\\\boxed{5}", "5"),
+        (r"{ \boxed{5}", "5"),
+        (r"} \boxed{5}", "5"),
+        (r"\boxed{a} }", "a"),
+        (r"\boxed{\text{a {b} c}}", r"\text{a {b} c}"),
+        (r"\boxed{ {1 } \boxed{2}", "2"),
+        (r"\boxed{\\}", r"\\"),
+        (r"\fbox{5}", None),
+        (r"\boxed{x", None),
+        (r"\boxed\boxed{5}", "5"),
+    ],
+)
 def test_extract_boxed(text, answer):
     assert extract_boxed(text) == answer
 
@@ -62,7 +89,12 @@ def slow_extract(text):
     return None
 
 
-pieces = st.lists(st.sampled_from(["\\boxed", "\\boxed{", "{", "}", "\\", "\\{", "\\}", "\\\\", " ", "\n", "x", "1", "é", "\x00", "boxed"]), max_size=30)
+pieces = st.lists(
+    st.sampled_from(
+        ["\\boxed", "\\boxed{", "{", "}", "\\", "\\{", "\\}", "\\\\", " ", "\n", "x", "1", "é", "\x00", "boxed"]
+    ),
+    max_size=30,
+)
 
 
 @SETTINGS
@@ -90,18 +122,30 @@ def test_extraction_is_linear():
 
 
 # ------------------------------------------------------------------------------------------------------------- the rule
-@pytest.mark.parametrize("arguments, value", [
-    ((True, True), 1.0), ((False, True), -0.5), ((False, False), -1.0), ((True, True, 3), 1.0), ((True, True, 3, 0.5), 0.25),
-    ((True, True, 1, 0.5), 1.0), ((False, True, 3, 0.5), -0.5), ((False, False, 5, 0.5), -1.0),
-])
+@pytest.mark.parametrize(
+    "arguments, value",
+    [
+        ((True, True), 1.0),
+        ((False, True), -0.5),
+        ((False, False), -1.0),
+        ((True, True, 3), 1.0),
+        ((True, True, 3, 0.5), 0.25),
+        ((True, True, 1, 0.5), 1.0),
+        ((False, True, 3, 0.5), -0.5),
+        ((False, False, 5, 0.5), -1.0),
+    ],
+)
 def test_reward_rule(arguments, value):
     assert reward.reward(*arguments) == value
 
 
 # ------------------------------------------------------------------------------------------------------ tables of cases
-CONVENTIONS = [tuple(re.split(r" is (?:not )?", case.strip())) + (" is not " not in case,)
-               for line in reward.__doc__.splitlines() if line.startswith("| ") and not line.startswith("| matter")
-               for case in line.split(" | ")[1].split(";")]
+CONVENTIONS = [
+    tuple(re.split(r" is (?:not )?", case.strip())) + (" is not " not in case,)
+    for line in reward.__doc__.splitlines()
+    if line.startswith("| ") and not line.startswith("| matter")
+    for case in line.split(" | ")[1].split(";")
+]
 
 
 @pytest.mark.parametrize("answer, gold, equal", CONVENTIONS)
@@ -281,7 +325,11 @@ def test_cases_by_form(form, gold, equal, different):
 
 
 def test_newlines_never_join_digits():
-    assert [text for text in ("4 \n2", "4\n 2", "4\n\n2", "4 \r\n 2", "4\t2", "4\u20282", "4 \\, \n2") if is_equal(text, "42")] == []
+    assert [
+        text
+        for text in ("4 \n2", "4\n 2", "4\n\n2", "4 \r\n 2", "4\t2", "4\u20282", "4 \\, \n2")
+        if is_equal(text, "42")
+    ] == []
     assert not is_equal("1 \n 000", "1000") and not is_equal("1\n\n000", "1000")
     assert not is_equal("4\n2", "42") and not is_equal("1\n000", "1000") and not is_equal("1\n1/2", "1.5")
     assert is_equal("\n42\n", "42")
@@ -291,13 +339,20 @@ def test_newlines_never_join_digits():
 def real_golds():
     """Gold answers of real benchmarks, each once; none where the data is absent."""
     golds = []
-    for name, key in [("math500", "solution"), ("minerva_math_first20", "solution"), ("olympiadbench_first20", "final_answer"),
-                      ("aime24", "answer"), ("amc23", "answer"), ("gsm8k_test", "answer"), ("mawps", "target")]:
+    for name, key in [
+        ("math500", "solution"),
+        ("minerva_math_first20", "solution"),
+        ("olympiadbench_first20", "final_answer"),
+        ("aime24", "answer"),
+        ("amc23", "answer"),
+        ("gsm8k_test", "answer"),
+        ("mawps", "target"),
+    ]:
         path = DATA / f"{name}.jsonl"
         for line in path.read_text().splitlines() if path.exists() else ():
             value = json.loads(line)[key]
             if key == "solution":
-                value = extract_boxed(value[value.rindex("\\boxed"):])
+                value = extract_boxed(value[value.rindex("\\boxed") :])
             golds.append(str(value[0] if key == "final_answer" else value).split("####")[-1].strip())
     return list(dict.fromkeys(golds))
 
@@ -310,10 +365,16 @@ needs_data = pytest.mark.skipif(not REAL, reason="no folder with real gold answe
 def test_golds_equal_themselves_and_are_read(golds):
     assert [gold for gold in golds if not is_equal(gold, gold)] == []
     assert [gold for gold in golds if not is_equal(gold + " ", f"${gold}$")] == []
-    assert [gold for gold in golds if latex.read(latex.clean(gold))[0] == "unreadable" and not re.match(r"\d+:\d\d", gold)] == []
+    assert [
+        gold for gold in golds if latex.read(latex.clean(gold))[0] == "unreadable" and not re.match(r"\d+:\d\d", gold)
+    ] == []
 
 
-@pytest.mark.parametrize("golds", [bench.GOLDS, pytest.param([g for g in REAL if not g.replace(",", "").isdigit()], marks=needs_data)], ids=["made", "real"])
+@pytest.mark.parametrize(
+    "golds",
+    [bench.GOLDS, pytest.param([g for g in REAL if not g.replace(",", "").isdigit()], marks=needs_data)],
+    ids=["made", "real"],
+)
 def test_rewrites_are_accepted_and_near_misses_refused(golds):
     pairs = bench.rewritten(golds)
     assert len(pairs) > 1000
@@ -325,19 +386,28 @@ def test_the_gold_of_another_question_is_refused():
     hard = [g for g in REAL if not g.replace(",", "").replace(".", "").isdigit()]
     same = {(a, g) for a in hard for g in hard[::7] if a != g and is_equal(a, g)}
 
-    def bare(gold):                                            # what is left when spelling, units and names are taken away
-        return re.sub(r"\s|\\[!,]|\\?\$|[{}]|\\text|^[a-z]=|\^\\circ|(?<=\d)\.0+$|\\%|\\mbox.*", "", gold).replace("dfrac", "frac")
-    wrong = [pair for pair in same if bare(pair[0]) != bare(pair[1]) and not ("pi" in "".join(pair) and "circ" in "".join(pair))]
+    def bare(gold):  # what is left when spelling, units and names are taken away
+        return re.sub(r"\s|\\[!,]|\\?\$|[{}]|\\text|^[a-z]=|\^\\circ|(?<=\d)\.0+$|\\%|\\mbox.*", "", gold).replace(
+            "dfrac", "frac"
+        )
+
+    wrong = [
+        pair
+        for pair in same
+        if bare(pair[0]) != bare(pair[1]) and not ("pi" in "".join(pair) and "circ" in "".join(pair))
+    ]
     assert wrong == []
 
 
 def test_symmetric_where_the_form_of_the_gold_does_not_matter():
-    pairs = [(a, g) for a, g, _ in bench.HARD + bench.rewritten(bench.GOLDS) if not re.search(r"\d\.\d|_|\\pi|C\.", a + g)]
+    pairs = [
+        (a, g) for a, g, _ in bench.HARD + bench.rewritten(bench.GOLDS) if not re.search(r"\d\.\d|_|\\pi|C\.", a + g)
+    ]
     assert [pair for pair in pairs if is_equal(*pair) != is_equal(*pair[::-1])] == []
 
 
 @SETTINGS
-@given(st.fractions(min_value=-10**6, max_value=10**6), st.fractions(min_value=-10**6, max_value=10**6))
+@given(st.fractions(min_value=-(10**6), max_value=10**6), st.fractions(min_value=-(10**6), max_value=10**6))
 def test_rational_numbers_are_compared_exactly(x, y):
     latex = rf"\frac{{{x.numerator}}}{{{x.denominator}}}"
     assert is_equal(latex, f"{y.numerator}/{y.denominator}") is (x == y)
@@ -345,15 +415,20 @@ def test_rational_numbers_are_compared_exactly(x, y):
 
 
 @SETTINGS
-@given(st.integers(-10**30, 10**30), st.integers(1, 10**6))
+@given(st.integers(-(10**30), 10**30), st.integers(1, 10**6))
 def test_a_perturbed_integer_is_another_one(n, by):
     assert is_equal(f"{n:,}", str(n)) and is_equal(f"{n}.00", str(n))
     assert not is_equal(str(n + by), str(n)) and not is_equal(str(n - by), f"{n:,}") and not is_equal(f"{n}.5", str(n))
 
 
-expressions = st.recursive(                                    # trees over + - * / and powers, with x and y
+expressions = st.recursive(  # trees over + - * / and powers, with x and y
     st.integers(0, 9).map(lambda n: ("n", n)) | st.sampled_from([("v", "x"), ("v", "y")]),
-    lambda tree: st.tuples(st.sampled_from("+-*/"), tree, tree) | st.tuples(st.just("^"), tree, st.integers(2, 3).map(lambda n: ("n", n))), max_leaves=7)
+    lambda tree: (
+        st.tuples(st.sampled_from("+-*/"), tree, tree)
+        | st.tuples(st.just("^"), tree, st.integers(2, 3).map(lambda n: ("n", n)))
+    ),
+    max_leaves=7,
+)
 
 
 def evaluate(tree, x, y):
@@ -361,7 +436,9 @@ def evaluate(tree, x, y):
     if kind in "nv":
         return Fraction(args[0]) if kind == "n" else {"x": x, "y": y}[args[0]]
     a, b = (evaluate(t, x, y) for t in args)
-    return {"+": lambda: a + b, "-": lambda: a - b, "*": lambda: a * b, "/": lambda: a / b, "^": lambda: a ** int(b)}[kind]()
+    return {"+": lambda: a + b, "-": lambda: a - b, "*": lambda: a * b, "/": lambda: a / b, "^": lambda: a ** int(b)}[
+        kind
+    ]()
 
 
 def spell(tree, style):
@@ -383,7 +460,11 @@ def spell(tree, style):
 @given(expressions)
 def test_expressions_in_several_spellings(tree):
     values = []
-    for x, y in [(Fraction(2, 7), Fraction(5, 3)), (Fraction(13, 3), Fraction(17, 2)), (Fraction(-3, 8), Fraction(29, 5))]:
+    for x, y in [
+        (Fraction(2, 7), Fraction(5, 3)),
+        (Fraction(13, 3), Fraction(17, 2)),
+        (Fraction(-3, 8), Fraction(29, 5)),
+    ]:
         try:
             values.append(evaluate(tree, x, y))
         except ZeroDivisionError:
@@ -396,42 +477,270 @@ def test_expressions_in_several_spellings(tree):
 
 # --------------------------------------------------------------------------------------------------------- hostile inputs
 INJECTIONS = [
-    "__import__('os').system('touch CANARY')", "(lambda: open('CANARY', 'w'))()", "open('CANARY','w').close() or 5", "exec(\"open('CANARY','w')\")",
-    "eval('5')", "[].__class__.__base__.__subclasses__()", "().__class__", "sympify('5')", "5 if 1 else 6", "5;import os", "lambda: 5", "int('5')",
-    r"\input{/etc/passwd}", r"\write18{touch CANARY}", r"\immediate\write18{touch CANARY}", "$(touch CANARY)", "`touch CANARY`", "{{5}}}}", "${5}${6}",
-    r"\def\x{5}\x", r"\newcommand{\a}{5}\a", r"\csname 5\endcsname", "Integer(5)", "S(5).func", "breakpoint()", "exit(5)", "%s5" % "%n", "5\x00",
+    "__import__('os').system('touch CANARY')",
+    "(lambda: open('CANARY', 'w'))()",
+    "open('CANARY','w').close() or 5",
+    "exec(\"open('CANARY','w')\")",
+    "eval('5')",
+    "[].__class__.__base__.__subclasses__()",
+    "().__class__",
+    "sympify('5')",
+    "5 if 1 else 6",
+    "5;import os",
+    "lambda: 5",
+    "int('5')",
+    r"\input{/etc/passwd}",
+    r"\write18{touch CANARY}",
+    r"\immediate\write18{touch CANARY}",
+    "$(touch CANARY)",
+    "`touch CANARY`",
+    "{{5}}}}",
+    "${5}${6}",
+    r"\def\x{5}\x",
+    r"\newcommand{\a}{5}\a",
+    r"\csname 5\endcsname",
+    "Integer(5)",
+    "S(5).func",
+    "breakpoint()",
+    "exit(5)",
+    "%s5" % "%n",
+    "5\x00",
 ]
 EXPENSIVE = [
-    "9^{9^{9^9}}", "9**9**9**9", "10^{10^{10}}", "2^{2^{2^{2^{2^2}}}}", "(10^9)!", "100000!", "((((9!)!)!)!)", "5" + "!" * 300, r"\binom{10^9}{10^8}",
-    r"\sin(10^{10^{10}})", r"\exp(\exp(\exp(\exp(9))))", "e^{e^{e^{e^e}}}", r"\tan(10^{9999})", r"\ln(10^{10^8})", "(x+1)^{1000000}", "x^{x^{x^{x^x}}}",
-    "`" * 1600, "$" * 1600, "~" * 1600, r"\{x:" + "x" * 1500, "5" + " " * 1500 + "^", "f(x)" * 95, "x\\ne " + ",".join(map(str, range(90))),
-    "(x+y+z+w)^{5000}", "(1+\\sqrt2)^{100000}", "(\\pi+e)^{20000}", "9" * 400, "9" * 100_000, "1e999999999", "1e-9999", "(" * 5000, "(" * 150 + "5" + ")" * 150,
-    "\\frac{1}{" * 60 + "2" + "}" * 60, "\\sqrt{" * 60 + "2" + "}" * 60, "\\cos(" * 60 + "1" + ")" * 60, "{" * 9999, "x" * 400, "1+" * 199 + "1", "x_" * 150,
-    "*".join(["1999!"] * 60), "+".join(["1/1999!"] * 45), "1\\pm1" * 30, "\\{" + ",".join(map(str, range(99))) + "\\}", "5" + "%" * 300, "-" * 399 + "5",
-    "|" * 300, "^" * 300, "=" * 300, "1=" * 199 + "1", "x<" * 190 + "x", "," * 400, "\\boxed{" * 300, "\\text{" * 300, "\\begin{pmatrix}" * 25,
-    "\\begin{pmatrix}" + "1&" * 150 + "1\\end{pmatrix}", "\\sum_{k=1}^{10^{10}} k", "\\int_0^1 x^x dx", "\\lfloor 10^{10^5} \\rfloor", "\u200b" * 5000, "0.\\overline{" + "1" * 300 + "}",
-    "\\sqrt[10^{99}]{2}", "2^{0.5^{0.5^{0.5}}}", "\\log_{1.0000000001} 2", "1,000" * 80, "1 000 " * 60, "1 1/2 " * 60, " " * 100_000 + "x", "{,}" * 130, "\\left(" * 60,
+    "9^{9^{9^9}}",
+    "9**9**9**9",
+    "10^{10^{10}}",
+    "2^{2^{2^{2^{2^2}}}}",
+    "(10^9)!",
+    "100000!",
+    "((((9!)!)!)!)",
+    "5" + "!" * 300,
+    r"\binom{10^9}{10^8}",
+    r"\sin(10^{10^{10}})",
+    r"\exp(\exp(\exp(\exp(9))))",
+    "e^{e^{e^{e^e}}}",
+    r"\tan(10^{9999})",
+    r"\ln(10^{10^8})",
+    "(x+1)^{1000000}",
+    "x^{x^{x^{x^x}}}",
+    "`" * 1600,
+    "$" * 1600,
+    "~" * 1600,
+    r"\{x:" + "x" * 1500,
+    "5" + " " * 1500 + "^",
+    "f(x)" * 95,
+    "x\\ne " + ",".join(map(str, range(90))),
+    "(x+y+z+w)^{5000}",
+    "(1+\\sqrt2)^{100000}",
+    "(\\pi+e)^{20000}",
+    "9" * 400,
+    "9" * 100_000,
+    "1e999999999",
+    "1e-9999",
+    "(" * 5000,
+    "(" * 150 + "5" + ")" * 150,
+    "\\frac{1}{" * 60 + "2" + "}" * 60,
+    "\\sqrt{" * 60 + "2" + "}" * 60,
+    "\\cos(" * 60 + "1" + ")" * 60,
+    "{" * 9999,
+    "x" * 400,
+    "1+" * 199 + "1",
+    "x_" * 150,
+    "*".join(["1999!"] * 60),
+    "+".join(["1/1999!"] * 45),
+    "1\\pm1" * 30,
+    "\\{" + ",".join(map(str, range(99))) + "\\}",
+    "5" + "%" * 300,
+    "-" * 399 + "5",
+    "|" * 300,
+    "^" * 300,
+    "=" * 300,
+    "1=" * 199 + "1",
+    "x<" * 190 + "x",
+    "," * 400,
+    "\\boxed{" * 300,
+    "\\text{" * 300,
+    "\\begin{pmatrix}" * 25,
+    "\\begin{pmatrix}" + "1&" * 150 + "1\\end{pmatrix}",
+    "\\sum_{k=1}^{10^{10}} k",
+    "\\int_0^1 x^x dx",
+    "\\lfloor 10^{10^5} \\rfloor",
+    "\u200b" * 5000,
+    "0.\\overline{" + "1" * 300 + "}",
+    "\\sqrt[10^{99}]{2}",
+    "2^{0.5^{0.5^{0.5}}}",
+    "\\log_{1.0000000001} 2",
+    "1,000" * 80,
+    "1 000 " * 60,
+    "1 1/2 " * 60,
+    " " * 100_000 + "x",
+    "{,}" * 130,
+    "\\left(" * 60,
 ]
-FORGED = [                                                     # against the gold answer 5
-    "any number", r"\text{any number}", "x", "n", r"\mathbb{R}", r"(-\infty,\infty)", "[0,100]", r"x\in\mathbb{R}", r"5 \text{ or } 6", "5 or 6", "1 or 2 or 5",
-    "(A) 5 (B) 6", "(A) 5 or 6", "A) 5, 6", r"\{x : x = 5 \text{ or } x = 6\}", r"\{x : x \in \{4,5,6\}\}", r"x\ne5", r"\mathbb{R}\setminus\{5\}", "x>4, x<6", "|x|=5", "5=5",
-    "x=5=5", "five and six", "5...", r"5\dots", r"\{5\}\cup\{6\}", r"\begin{aligned}5\\6\end{aligned}", r"5 \over 2", r"5\lor6", r"\ln x=5",
-    "5,6", "4, 5, 6", r"\{5,6\}", "5;6", "5 and 6", "5 6", "5\n6", "5=6", "6=5", "x=5=6", "5=x=6", "x=6=5", "x=x", "0=0", "5=5=6", r"5\ne 6", r"5\pm1", r"5\pm0,1", "4<x<6",
-    r"4\le 5\le 6", "True", r"\text{True}", "the answer", "answer", "gold", "correct", r"\text{correct}", r"5\text{ is wrong}", r"5\text{ or more}", r"5\text{ if }x>0",
-    r"\text{5 or 6}", r"\text{at least }5", "at least 5", "NaN", "nan", "0/0", r"\infty", "1/0", r"\infty-\infty", r"5\approx 6", r"6\approx5", r"5\cup6", "(5", "5)", "[5", "5]", "{5", "5}",
-    r"5\to6", r"\ldots,5,\ldots", r"1,2,\ldots,10", "5x", "5m", "5a", "5+n", "5y+0", "x^0+4y", "5?", "?", r"\square", r"\boxed{}", r"\phantom{5}", r"5\pmod 7", r"5\bmod 7", "-5", "-5 or 5", r"\pm5",
-    "|5-x|", "none", r"\text{none of these}", "5e", "5i", "5.0.0", "..5", "5''", "5*", "*5*6", "5/", "/5", "5--", "+", "-", "{}", "()", r"\{\}", "_", "^", "5_", "5^", "", " ", ".", ",", "$", "$$", "%", "\\",
-    r"\text{}", "\u200b", r"\frac{5}{}", r"\frac{}{5}", r"\sqrt{}", "5\\\\6", "5&6", "#5", "5 # 6", "5 // 6", "5 = 5 or 6", "4.9999999999999999", "5.000000000000001", "5,000", "0x5", "0b101", "1_5",
-    r"\begin{cases}5\\6\end{cases}", "{5,6}", "(5,5)", "max(5,6)", "five or six", "random", "What is 2+3?", "Put your final answer within \\boxed{}.",
+FORGED = [  # against the gold answer 5
+    "any number",
+    r"\text{any number}",
+    "x",
+    "n",
+    r"\mathbb{R}",
+    r"(-\infty,\infty)",
+    "[0,100]",
+    r"x\in\mathbb{R}",
+    r"5 \text{ or } 6",
+    "5 or 6",
+    "1 or 2 or 5",
+    "(A) 5 (B) 6",
+    "(A) 5 or 6",
+    "A) 5, 6",
+    r"\{x : x = 5 \text{ or } x = 6\}",
+    r"\{x : x \in \{4,5,6\}\}",
+    r"x\ne5",
+    r"\mathbb{R}\setminus\{5\}",
+    "x>4, x<6",
+    "|x|=5",
+    "5=5",
+    "x=5=5",
+    "five and six",
+    "5...",
+    r"5\dots",
+    r"\{5\}\cup\{6\}",
+    r"\begin{aligned}5\\6\end{aligned}",
+    r"5 \over 2",
+    r"5\lor6",
+    r"\ln x=5",
+    "5,6",
+    "4, 5, 6",
+    r"\{5,6\}",
+    "5;6",
+    "5 and 6",
+    "5 6",
+    "5\n6",
+    "5=6",
+    "6=5",
+    "x=5=6",
+    "5=x=6",
+    "x=6=5",
+    "x=x",
+    "0=0",
+    "5=5=6",
+    r"5\ne 6",
+    r"5\pm1",
+    r"5\pm0,1",
+    "4<x<6",
+    r"4\le 5\le 6",
+    "True",
+    r"\text{True}",
+    "the answer",
+    "answer",
+    "gold",
+    "correct",
+    r"\text{correct}",
+    r"5\text{ is wrong}",
+    r"5\text{ or more}",
+    r"5\text{ if }x>0",
+    r"\text{5 or 6}",
+    r"\text{at least }5",
+    "at least 5",
+    "NaN",
+    "nan",
+    "0/0",
+    r"\infty",
+    "1/0",
+    r"\infty-\infty",
+    r"5\approx 6",
+    r"6\approx5",
+    r"5\cup6",
+    "(5",
+    "5)",
+    "[5",
+    "5]",
+    "{5",
+    "5}",
+    r"5\to6",
+    r"\ldots,5,\ldots",
+    r"1,2,\ldots,10",
+    "5x",
+    "5m",
+    "5a",
+    "5+n",
+    "5y+0",
+    "x^0+4y",
+    "5?",
+    "?",
+    r"\square",
+    r"\boxed{}",
+    r"\phantom{5}",
+    r"5\pmod 7",
+    r"5\bmod 7",
+    "-5",
+    "-5 or 5",
+    r"\pm5",
+    "|5-x|",
+    "none",
+    r"\text{none of these}",
+    "5e",
+    "5i",
+    "5.0.0",
+    "..5",
+    "5''",
+    "5*",
+    "*5*6",
+    "5/",
+    "/5",
+    "5--",
+    "+",
+    "-",
+    "{}",
+    "()",
+    r"\{\}",
+    "_",
+    "^",
+    "5_",
+    "5^",
+    "",
+    " ",
+    ".",
+    ",",
+    "$",
+    "$$",
+    "%",
+    "\\",
+    r"\text{}",
+    "\u200b",
+    r"\frac{5}{}",
+    r"\frac{}{5}",
+    r"\sqrt{}",
+    "5\\\\6",
+    "5&6",
+    "#5",
+    "5 # 6",
+    "5 // 6",
+    "5 = 5 or 6",
+    "4.9999999999999999",
+    "5.000000000000001",
+    "5,000",
+    "0x5",
+    "0b101",
+    "1_5",
+    r"\begin{cases}5\\6\end{cases}",
+    "{5,6}",
+    "(5,5)",
+    "max(5,6)",
+    "five or six",
+    "random",
+    "What is 2+3?",
+    "Put your final answer within \\boxed{}.",
 ]
 
 
 @pytest.mark.parametrize("gold", ["5", "x+1", r"\{5,7\}", r"(2,\infty)", r"\frac{\pi}{2}", r"\text{yes}"])
 def test_hostile_answers_get_a_verdict_and_run_nothing(gold, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    is_equal(r"\sqrt2", r"\pi")                                # what it imports, it has imported
+    is_equal(r"\sqrt2", r"\pi")  # what it imports, it has imported
     for name in ("eval", "exec", "compile", "open"):
-        monkeypatch.setattr(f"builtins.{name}", lambda *a, **k: pytest.fail("model text reached eval, exec, compile or open"))
+        monkeypatch.setattr(
+            f"builtins.{name}", lambda *a, **k: pytest.fail("model text reached eval, exec, compile or open")
+        )
     verdicts = [is_equal(text, gold) for text in INJECTIONS + EXPENSIVE]
     monkeypatch.undo()
     assert verdicts == [False] * len(verdicts)
@@ -442,7 +751,9 @@ def test_expensive_texts_as_gold_and_against_each_other():
     for text in EXPENSIVE:
         for other in (text + "+1", "1+" + text, text.replace("9", "8"), "x"):
             assert is_equal(other, text) in (True, False)
-    assert [text for text in EXPENSIVE if len(text) < 300 and text.strip(" ,\\|=\u200b") and is_equal("1+" + text, text)] == []
+    assert [
+        text for text in EXPENSIVE if len(text) < 300 and text.strip(" ,\\|=\u200b") and is_equal("1+" + text, text)
+    ] == []
 
 
 @pytest.mark.parametrize("answer", FORGED)
@@ -456,13 +767,20 @@ def test_forged_equations(answer, gold):
     assert not is_equal(answer, gold)
 
 
-HACKS = {                                                      # the field's reward hacks: attempt -> (what is graded, verdict for 5)
-    "many boxes, the first counts": (r"\boxed{4} or \boxed{5}", "4", False), "an empty box": (r"\boxed{}", "", False), "no box": ("The answer is 5", None, False),
-    "a box quoting the template": (r"put it within \boxed{} : \boxed{5}", "", False), "an unclosed box": (r"\boxed{5", None, False),
-    "a set of guesses": (r"\boxed{1 or 2 or 5}", "1 or 2 or 5", False), "the question's own text": (r"\boxed{What is 2+3?}", "What is 2+3?", False),
-    "a huge expression": (r"\boxed{5+9^{9^{9^9}}-9^{9^{9^9}}}", "5+9^{9^{9^9}}-9^{9^{9^9}}", False), "a box in a box": (r"\boxed{\boxed{4} 5}", "4", False),
-    "a number in a sentence": (r"\boxed{I think it is 5}", "I think it is 5", False), "code": (r"\boxed{print(5)}", "print(5)", False),
-    "a chain": (r"\boxed{x = 4 = 5}", "x = 4 = 5", False), "an honest answer": (r"so \boxed{5}, not \boxed{6}", "5", True),
+HACKS = {  # the field's reward hacks: attempt -> (what is graded, verdict for 5)
+    "many boxes, the first counts": (r"\boxed{4} or \boxed{5}", "4", False),
+    "an empty box": (r"\boxed{}", "", False),
+    "no box": ("The answer is 5", None, False),
+    "a box quoting the template": (r"put it within \boxed{} : \boxed{5}", "", False),
+    "an unclosed box": (r"\boxed{5", None, False),
+    "a set of guesses": (r"\boxed{1 or 2 or 5}", "1 or 2 or 5", False),
+    "the question's own text": (r"\boxed{What is 2+3?}", "What is 2+3?", False),
+    "a huge expression": (r"\boxed{5+9^{9^{9^9}}-9^{9^{9^9}}}", "5+9^{9^{9^9}}-9^{9^{9^9}}", False),
+    "a box in a box": (r"\boxed{\boxed{4} 5}", "4", False),
+    "a number in a sentence": (r"\boxed{I think it is 5}", "I think it is 5", False),
+    "code": (r"\boxed{print(5)}", "print(5)", False),
+    "a chain": (r"\boxed{x = 4 = 5}", "x = 4 = 5", False),
+    "an honest answer": (r"so \boxed{5}, not \boxed{6}", "5", True),
 }
 
 
@@ -473,17 +791,30 @@ def test_reward_hacks(name):
     assert graded is None or is_equal(graded, "5") is verdict
 
 
-@pytest.mark.parametrize("answer, gold", [(None, "5"), ("5", None), (5, 5), (b"5", "5"), ("\ud800", "5"), ("5", "\ud800"), ("\ud800", "\\ud800x")])
+@pytest.mark.parametrize(
+    "answer, gold",
+    [(None, "5"), ("5", None), (5, 5), (b"5", "5"), ("\ud800", "5"), ("5", "\ud800"), ("\ud800", "\\ud800x")],
+)
 def test_never_raises(answer, gold):
     assert is_equal(answer, gold) is False
 
 
 def test_the_source_evaluates_nothing_and_imports_little():
-    for path in ("reward.py", "data/latex.py", "data/values.py"):
+    for path in ("reward.py", "support/grader/latex.py", "support/grader/values.py"):
         code = re.sub(r'""".*?"""', "", (ROOT / path).read_text(), flags=re.DOTALL)
-        assert not re.search(r"\b(eval|exec|sympify|parse_expr|parse_latex|pickle|SIGALRM|setitimer|threading|fork)\b", code)
-    loaded = subprocess.run([sys.executable, "-c", "import sys, reward; print([m for m in ('torch', 'sympy', 'mpmath') if m in sys.modules])"],
-                            cwd=ROOT, capture_output=True, text=True).stdout
+        assert not re.search(
+            r"\b(eval|exec|sympify|parse_expr|parse_latex|pickle|SIGALRM|setitimer|threading|fork)\b", code
+        )
+    loaded = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, reward; print([m for m in ('torch', 'sympy', 'mpmath') if m in sys.modules])",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert loaded.strip() == "[]"
 
 
@@ -524,7 +855,11 @@ def test_easy_pairs_are_decided_at_once_without_a_worker(started):
     with Grader(workers=2) as grader:
         verdicts = [grader.submit(*pair) for pair in EASY]
         assert all(v.done() for v in verdicts)
-        assert [v.result() for v in verdicts] == [is_equal(*pair) for pair in EASY] == [True, True, True, False, False, False, False]
+        assert (
+            [v.result() for v in verdicts]
+            == [is_equal(*pair) for pair in EASY]
+            == [True, True, True, False, False, False, False]
+        )
     assert started == []
 
 
@@ -532,10 +867,10 @@ def test_hard_pairs_go_to_workers_and_leave_no_process(started):
     with Grader(workers=2) as grader:
         verdicts = [grader.submit(*pair) for pair in HARD * 3 + EASY]
         assert [v.result() for v in verdicts[:4]] == [True, False, False, True] == [is_equal(*pair) for pair in HARD]
-        assert grader.submit(*HARD[0]) is verdicts[0]          # asked again: the same verdict
+        assert grader.submit(*HARD[0]) is verdicts[0]  # asked again: the same verdict
         assert all(os.getpgid(w.pid) == w.pid != os.getpgid(0) for w in started)
     assert 1 <= len(started) <= 2
-    for worker in started:                                     # ended, and not left as a zombie
+    for worker in started:  # ended, and not left as a zombie
         assert worker.returncode == -signal.SIGKILL
         with pytest.raises(ProcessLookupError):
             os.kill(worker.pid, 0)
@@ -544,7 +879,7 @@ def test_hard_pairs_go_to_workers_and_leave_no_process(started):
 def test_a_verdict_arrives_without_waiting_for_it(fake_workers):
     with Grader(workers=1) as grader:
         first, second = grader.submit("a", "a"), grader.submit("b", "c")
-        assert not first.done()                                # its worker is yet to start
+        assert not first.done()  # its worker is yet to start
         while not second.done():
             select.select([], [], [], 0.001)
         assert (first.value, second.value) == (True, False)
@@ -574,11 +909,11 @@ def test_a_death_costs_only_its_own_pair(fake_workers, started):
 def test_a_worker_killed_from_outside(fake_workers, started):
     with Grader(workers=1) as grader:
         assert grader.submit("a", "a").result()
-        os.killpg(started[0].pid, signal.SIGKILL)              # while idle: it costs nothing
+        os.killpg(started[0].pid, signal.SIGKILL)  # while idle: it costs nothing
         started[0].wait()
         assert grader.submit("b", "b").result()
         hung, after = grader.submit("hang", "hang"), grader.submit("c", "c")
-        os.killpg(started[1].pid, signal.SIGKILL)              # at work: it costs this pair
+        os.killpg(started[1].pid, signal.SIGKILL)  # at work: it costs this pair
         assert not hung.result() and after.result()
     assert len(started) == 3
 
@@ -596,10 +931,15 @@ def test_the_longest_pair_does_not_block_the_caller(fake_workers, monkeypatch):
         assert not grader.submit("\x00" * 4000, "\x00" * 4000).done()
 
 
-@pytest.mark.parametrize("program, match", [
-    ([sys.executable, "-c", "raise SystemExit(3)"], "no worker process starts"), ([sys.executable, "-c", "print('hello')"], "no worker process starts"),
-    ([sys.executable, "-c", "while True: pass"], "no worker process starts"), (["/no/such/program"], "no worker process starts: .*No such file"),
-])
+@pytest.mark.parametrize(
+    "program, match",
+    [
+        ([sys.executable, "-c", "raise SystemExit(3)"], "no worker process starts"),
+        ([sys.executable, "-c", "print('hello')"], "no worker process starts"),
+        ([sys.executable, "-c", "while True: pass"], "no worker process starts"),
+        (["/no/such/program"], "no worker process starts: .*No such file"),
+    ],
+)
 def test_a_worker_that_cannot_start_is_an_error_not_a_verdict(fake_workers, started, monkeypatch, program, match):
     monkeypatch.setattr(reward, "_WORKER", program)
     monkeypatch.setattr(workers, "START", 0.3)
@@ -631,7 +971,7 @@ input()
 os._exit(9)
 """
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    ended = os.pidfd_open(int(parent.stdout.readline()))       # while it is alive
+    ended = os.pidfd_open(int(parent.stdout.readline()))  # while it is alive
     parent.communicate(b"\n")
     poll = select.poll()
     poll.register(ended, select.POLLIN)

@@ -18,9 +18,9 @@ import rollout as engine
 import train
 from data.cache import SlotCache, flash_attention, folded_attention, has_flash, mask_behind
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
-from data.models import cache_bytes, load_model, pick_device, pick_dtype, save_model
 from reward import extract_boxed
 from rollout import Grid, Slot, rollout, sample
+from support.models import cache_bytes, load_model, pick_device, pick_dtype, save_model
 
 QUESTIONS = [
     f"I am thinking of a number below {20 + 3 * i}. Divided by {3 + i % 9} it leaves {i % 3}. What is my number?"
@@ -131,7 +131,6 @@ def test_every_logit_equals_the_full_forward(model, tokenizer):
         grid.slots[row] = Slot(row, row, list(prompt), limit=110, left=3, start=len(prompt))
         return grid.slots[row]
 
-
     def step_and_compare():
         caught = []
         hook = model.register_forward_hook(lambda module, args, output: caught.append(output.logits[:, -1]))
@@ -187,8 +186,14 @@ def test_arrange_keeps_active_rows_together_and_the_longest_first(model):
         assert longest == sorted(longest, reverse=True)
 
 
-SCHEDULES = [dict(slots=1), dict(slots=3), dict(slots=3, stride=4), dict(stride=7), dict(slots=5, stride=4, ahead=1),
-             dict(stride=3, ahead=2)]  # fmt: skip
+SCHEDULES = [
+    dict(slots=1),
+    dict(slots=3),
+    dict(slots=3, stride=4),
+    dict(stride=7),
+    dict(slots=5, stride=4, ahead=1),
+    dict(stride=3, ahead=2),
+]
 
 
 @pytest.mark.parametrize("options", SCHEDULES)
@@ -258,8 +263,22 @@ class Recorded(TorchDispatchMode):
                 old.copy_(new)
 
 
-def flash_in_words(query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, return_debug_mask, *,
-                   scale=None, seqused_k=None, **kwargs):  # fmt: skip
+def flash_in_words(
+    query,
+    key,
+    value,
+    cum_seq_q,
+    cum_seq_k,
+    max_q,
+    max_k,
+    dropout_p,
+    is_causal,
+    return_debug_mask,
+    *,
+    scale=None,
+    seqused_k=None,
+    **kwargs,
+):
     """The operator by its documentation: queries and keys of all rows one behind the other, `seqused_k` keys each."""
     assert (dropout_p, is_causal, return_debug_mask) == (0.0, False, False)
     R, E = len(seqused_k), query.shape[-1]
@@ -349,9 +368,17 @@ def test_the_operator_of_flash_attention_is_the_one_that_is_called():
     arguments = torch.ops.aten._flash_attention_forward.default._schema.arguments
     said = [f"{argument.type} {argument.name}" for argument in arguments]
     assert said[:10] == [
-        "Tensor query", "Tensor key", "Tensor value", "Optional[Tensor] cum_seq_q", "Optional[Tensor] cum_seq_k",
-        "int max_q", "int max_k", "float dropout_p", "bool is_causal", "bool return_debug_mask",
-    ]  # fmt: skip
+        "Tensor query",
+        "Tensor key",
+        "Tensor value",
+        "Optional[Tensor] cum_seq_q",
+        "Optional[Tensor] cum_seq_k",
+        "int max_q",
+        "int max_k",
+        "float dropout_p",
+        "bool is_causal",
+        "bool return_debug_mask",
+    ]
     assert {"Optional[float] scale", "Optional[Tensor] seqused_k"} <= set(said[10:])
     assert all(argument.kwarg_only and argument.default_value is None for argument in arguments[10:])
 
@@ -361,11 +388,15 @@ def test_where_flash_attention_runs(monkeypatch):
     for built in (True, False):
         monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: built)
         for device, dtype, capability, head, expected in (
-            ("cuda", torch.bfloat16, (9, 0), 128, True), ("cuda", torch.float16, (8, 0), 256, True),
-            ("cuda", torch.bfloat16, (9, 0), 264, False), ("cuda", torch.bfloat16, (9, 0), 12, False),
-            ("cuda", torch.float32, (9, 0), 128, False), ("cuda", torch.float16, (7, 5), 128, False),
-            ("mps", torch.bfloat16, None, 128, False), ("cpu", torch.bfloat16, None, 128, False),
-        ):  # fmt: skip
+            ("cuda", torch.bfloat16, (9, 0), 128, True),
+            ("cuda", torch.float16, (8, 0), 256, True),
+            ("cuda", torch.bfloat16, (9, 0), 264, False),
+            ("cuda", torch.bfloat16, (9, 0), 12, False),
+            ("cuda", torch.float32, (9, 0), 128, False),
+            ("cuda", torch.float16, (7, 5), 128, False),
+            ("mps", torch.bfloat16, None, 128, False),
+            ("cpu", torch.bfloat16, None, 128, False),
+        ):
             model = SimpleNamespace(device=torch.device(device), dtype=dtype, config=SimpleNamespace(head_dim=head))
             assert has_flash(model) is (expected and built)
 
@@ -404,9 +435,13 @@ class Scripted:
 
     def __init__(self, script: list[int], vocabulary: int):
         self.config = SimpleNamespace(
-            num_hidden_layers=1, num_key_value_heads=1, num_attention_heads=1, hidden_size=2, vocab_size=vocabulary,
+            num_hidden_layers=1,
+            num_key_value_heads=1,
+            num_attention_heads=1,
+            hidden_size=2,
+            vocab_size=vocabulary,
             max_position_embeddings=1000,
-        )  # fmt: skip
+        )
         self.device, self.dtype, self.generation_config = torch.device("cpu"), torch.float32, None
         self.script = torch.tensor(script + [0] * 50)
 
@@ -443,9 +478,16 @@ def play(tokenizer, allowed: int, attempts: list[str], garbage: int = 0, gold="5
     # what the model would go on to write is wherever the script holds feedback: the engine must force over it
     model = Scripted(script, len(tokenizer))
     batch = rollout(
-        model, tokenizer, [QUESTIONS[0]], [gold], [allowed], extract=extract_boxed, reward=reward,
-        grade=lambda a, g: settled(a == g), **(dict(max_new_tokens=200) | options),
-    )  # fmt: skip
+        model,
+        tokenizer,
+        [QUESTIONS[0]],
+        [gold],
+        [allowed],
+        extract=extract_boxed,
+        reward=reward,
+        grade=lambda a, g: settled(a == g),
+        **(dict(max_new_tokens=200) | options),
+    )
     return batch, tokens, sampled, spans
 
 

@@ -20,8 +20,10 @@ def test_operations_by_hand():
     assert operations(JOAN.question) == {"70 + 27": "97", "70 * 27": "1890", "70 - 27": "43"}
     # a number is read without its comma and taken once; 4 / 1200.5 has too many decimals and 4 - 1200.5 is negative
     assert operations("1,200.50 men, 4 and 4") == {
-        "1200.50 + 4": "1204.5", "1200.50 - 4": "1196.5", "1200.50 * 4": "4802",
-    }  # fmt: skip
+        "1200.50 + 4": "1204.5",
+        "1200.50 - 4": "1196.5",
+        "1200.50 * 4": "4802",
+    }
     assert operations("8 or 5")["8 / 5"] == "1.6"
     assert operations("0 and 50") == {"0 + 50": "50"}  # 0 is not divided by, and no result
     assert operations("one number, 7") == {}
@@ -75,7 +77,8 @@ def test_bfloat16_computes_the_same_but_rounded(folder):
         words = ["--model", str(folder / "model"), "--out", str(folder / dtype), "--batch", "2", "--dtype", dtype]
         smollm2.main(words)
     full, rounded = (
-        AutoModelForCausalLM.from_pretrained(folder / dtype).lm_head.weight.detach() for dtype in ("float32", "bfloat16")
+        AutoModelForCausalLM.from_pretrained(folder / dtype).lm_head.weight.detach()
+        for dtype in ("float32", "bfloat16")
     )
     before = AutoModelForCausalLM.from_pretrained(folder / "model").lm_head.weight.detach()
     assert rounded.dtype == torch.float32 and not torch.equal(full, rounded)

@@ -36,17 +36,18 @@ from transformers import (
 )
 
 import data
-import data.run
 import evaluate
 import ppo
+import support.run
 import train
-from data import Problem, cli
+from data import Problem
 from data.chat import Chat
 from data.dialogues import Attempt, Dialogues
 from data.miniature import Riddle, build_tokenizer
 from data.optimizer import Optimizer
 from reward import extract_boxed, reward
 from rollout import rollout
+from support import cli
 
 TIMING = {"rollout_tokens_per_second", "score_tokens_per_second", "update_tokens_per_second", "seconds"}
 
@@ -86,11 +87,19 @@ def place(tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.1, tie_word_embeddings=False,
-            eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            initializer_range=0.1,
+            tie_word_embeddings=False,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
         )
-    )  # fmt: skip
+    )
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 0] = 4.0
         for text, bias in (("}", 6.0), (". \\boxed{", 6.0), ("5", 6.0), ("17", 6.0), ("<|im_end|>", 3.5)):
@@ -115,10 +124,24 @@ def calm():
 def arguments(place, out, **options) -> list[str]:
     """The command line of a tiny run."""
     tiny = dict(
-        model=place / "base", data=place / "questions.jsonl", eval_data="none", out=out, steps=2, dialogues=8, minibatches=2,
-        max_attempts=3, max_new_tokens=48, max_attempt_tokens=14, slots=8, lr=1e-3, critic_lr=1e-2, save_every=2,
-        show_every=1, device="cpu", dtype="float32",
-    )  # fmt: skip
+        model=place / "base",
+        data=place / "questions.jsonl",
+        eval_data="none",
+        out=out,
+        steps=2,
+        dialogues=8,
+        minibatches=2,
+        max_attempts=3,
+        max_new_tokens=48,
+        max_attempt_tokens=14,
+        slots=8,
+        lr=1e-3,
+        critic_lr=1e-2,
+        save_every=2,
+        show_every=1,
+        device="cpu",
+        dtype="float32",
+    )
     return [word for name, value in (tiny | options).items() for word in (f"--{name}", str(value))]
 
 
@@ -266,8 +289,22 @@ def stopped_twice(step):
 
 @pytest.mark.parametrize(
     "cut, left",
-    [(cut_before(3), 2), (cut_after(3), 2), (cut_recorded(4), 4), (terminated(3), 3), (terminated(4), 4), (stopped_twice(3), 2)],
-    ids=["before an update", "after an update", "before a checkpoint", "terminated", "terminated at the end", "Ctrl-C twice"],
+    [
+        (cut_before(3), 2),
+        (cut_after(3), 2),
+        (cut_recorded(4), 4),
+        (terminated(3), 3),
+        (terminated(4), 4),
+        (stopped_twice(3), 2),
+    ],
+    ids=[
+        "before an update",
+        "after an update",
+        "before a checkpoint",
+        "terminated",
+        "terminated at the end",
+        "Ctrl-C twice",
+    ],
 )
 def test_two_steps_and_two_more_equal_four(four_steps, cut, left, place, tmp_path, capsys):
     options, whole = four_steps
@@ -453,7 +490,11 @@ def test_a_full_disk_ends_the_run_in_one_sentence(four_steps, place, tmp_path, c
     with pytest.raises(SystemExit) as stop:
         launch(arguments(place, tmp_path / "run", **options), Run=Run)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 2 and re.search(": step 4: .*4.pt cannot be written", last) and last.endswith(f"--resume --out {tmp_path / 'run'}")
+    assert (
+        stop.value.code == 2
+        and re.search(": step 4: .*4.pt cannot be written", last)
+        and last.endswith(f"--resume --out {tmp_path / 'run'}")
+    )
     launch(["--resume", "--out", str(tmp_path / "run")])
     same_run(whole, tmp_path / "run", "000004")
 
@@ -545,13 +586,21 @@ def test_restore_takes_the_last_checkpoint_and_cuts_the_metrics(place, tmp_path)
 
 def test_run_folder(place, tmp_path, capsys):
     """A whole run with the real grader, the evaluation and the plots."""
-    argv = arguments(place, tmp_path / "run", eval_data=place / "held_out.jsonl", eval_limit=3, eval_attempts=2, show_every=2)
+    argv = arguments(
+        place, tmp_path / "run", eval_data=place / "held_out.jsonl", eval_limit=3, eval_attempts=2, show_every=2
+    )
     train.main(argv)
     folder = tmp_path / "run"
     assert names(folder) == [
-        "accuracy.png", "checkpoint-000002.pt", "config.json", "dialogues", "evaluation.json", "metrics.jsonl", "model",
+        "accuracy.png",
+        "checkpoint-000002.pt",
+        "config.json",
+        "dialogues",
+        "evaluation.json",
+        "metrics.jsonl",
+        "model",
         "training.png",
-    ]  # fmt: skip
+    ]
     config = json.loads((folder / "config.json").read_text())
     assert config == asdict(read_config([*argv, "--resume"])) | {"resume": False}
     results = json.loads((folder / "evaluation.json").read_text())
@@ -582,8 +631,13 @@ def test_a_dialogue_is_shown_whole(place, tmp_path):
     d = dialogues.used_D.tolist().index(dialogues.used_D.max())
     shown = (result.folder / "dialogues" / "step-000002.txt").read_text(encoding="utf-8")
     text, *verdicts = re.split("^----- ", shown, flags=re.MULTILINE)
-    assert text.rstrip("\n") == result.run.tokenizer.decode(dialogues.tokens_DT[d, : dialogues.length_D[d]]).rstrip("\n")
-    assert text.startswith("<|im_start|>system\n") and text.count("Your answer is incorrect.") == dialogues.used_D.max() - 1
+    assert text.rstrip("\n") == result.run.tokenizer.decode(dialogues.tokens_DT[d, : dialogues.length_D[d]]).rstrip(
+        "\n"
+    )
+    assert (
+        text.startswith("<|im_start|>system\n")
+        and text.count("Your answer is incorrect.") == dialogues.used_D.max() - 1
+    )
     assert verdicts[0] == f"step 2: reward {dialogues.reward_D[d]:+.2f}\n"
     for i, (line, attempt) in enumerate(zip(verdicts[1:], dialogues.attempts[d], strict=True), 1):
         verdict = "correct" if attempt.correct else "out of tokens" if attempt.truncated else "incorrect"
@@ -604,9 +658,18 @@ def test_the_exported_model_is_the_trained_one(dtype, place, tmp_path):
 
     def greedy(model, tokenizer):
         return rollout(
-            model, tokenizer, questions, ["no"] * 12, [3] * 12, extract=extract_boxed, grade=InstantGrader().submit,
-            reward=reward, max_new_tokens=40, max_attempt_tokens=10, temperature=0,
-        ).tokens_DT  # fmt: skip
+            model,
+            tokenizer,
+            questions,
+            ["no"] * 12,
+            [3] * 12,
+            extract=extract_boxed,
+            grade=InstantGrader().submit,
+            reward=reward,
+            max_new_tokens=40,
+            max_attempt_tokens=10,
+            temperature=0,
+        ).tokens_DT
 
     loaded = greedy(model, tokenizer)
     assert torch.equal(loaded, greedy(result.run.actor, result.run.tokenizer))
@@ -623,9 +686,16 @@ def test_evaluate_finds_in_the_exported_model_what_the_run_found(dtype, place, t
     monkeypatch.setattr(evaluate, "Grader", InstantGrader)
     monkeypatch.setattr(evaluate, "plot_accuracy", lambda *_: None)
     command = dict(
-        model=run.folder / "model", data=place / "held_out.jsonl", attempts=3, max_new_tokens=48, max_attempt_tokens=14,
-        slots=8, device="cpu", dtype=dtype, out=tmp_path / "evaluation",
-    )  # fmt: skip
+        model=run.folder / "model",
+        data=place / "held_out.jsonl",
+        attempts=3,
+        max_new_tokens=48,
+        max_attempt_tokens=14,
+        slots=8,
+        device="cpu",
+        dtype=dtype,
+        out=tmp_path / "evaluation",
+    )
     evaluate.main([f"--{name}={value}" for name, value in command.items()])
     (found,) = json.loads((tmp_path / "evaluation" / "results.json").read_text())["models"].values()
     (path,) = (tmp_path / "evaluation").glob("dialogues-*.json")
@@ -752,11 +822,17 @@ def dialogues_of(*rows) -> Dialogues:
     position = torch.arange(longest)
     sampled_DT = (position < lengths[:, None]) & (position >= (lengths - torch.tensor(sampled))[:, None])
     return Dialogues(
-        tokens_DT=torch.zeros(len(rows), longest, dtype=torch.long), sampled_DT=sampled_DT,
-        logp_DT=torch.zeros(len(rows), longest), length_D=lengths, prompt_length_D=torch.ones(len(rows), dtype=torch.long),
-        allowed_D=torch.tensor(allowed), used_D=torch.tensor([len(a) for a in attempts]), reward_D=torch.tensor(rewards),
-        truncated_D=torch.tensor([a[-1].truncated for a in attempts]), attempts=list(attempts),
-    )  # fmt: skip
+        tokens_DT=torch.zeros(len(rows), longest, dtype=torch.long),
+        sampled_DT=sampled_DT,
+        logp_DT=torch.zeros(len(rows), longest),
+        length_D=lengths,
+        prompt_length_D=torch.ones(len(rows), dtype=torch.long),
+        allowed_D=torch.tensor(allowed),
+        used_D=torch.tensor([len(a) for a in attempts]),
+        reward_D=torch.tensor(rewards),
+        truncated_D=torch.tensor([a[-1].truncated for a in attempts]),
+        attempts=list(attempts),
+    )
 
 
 def test_summarise_by_hand():
@@ -785,7 +861,9 @@ def test_summarise_by_hand():
 
 
 def test_summarise_of_a_single_attempt():
-    summary = train.summarise(dialogues_of((attempts_of("1"), 1, -0.5, 1, 2), (attempts_of("1", correct=True), 1, 1.0, 1, 2)))
+    summary = train.summarise(
+        dialogues_of((attempts_of("1"), 1, -0.5, 1, 2), (attempts_of("1", correct=True), 1, 1.0, 1, 2))
+    )
     assert summary["accuracy_by_attempt"] == [0.5] and summary["repeated"] is None
 
 
@@ -822,7 +900,7 @@ def config_reads(module) -> set[str]:
 
 def test_every_option_is_read_and_every_name_read_is_an_option():
     options = {field.name for field in fields(train.Config)}
-    read = config_reads(train) | config_reads(ppo) | config_reads(data.run)
+    read = config_reads(train) | config_reads(ppo) | config_reads(support.run)
     assert options - read == {"preset"}, "options that nothing reads"  # that one is read by parse_run
     assert read - options == set(), "names that are no options"
 
@@ -830,12 +908,33 @@ def test_every_option_is_read_and_every_name_read_is_an_option():
 def test_the_defaults_are_the_papers():
     config = train.Config()
     paper = dict(
-        model="Qwen/Qwen2.5-Math-1.5B", steps=1280, dialogues=1024, minibatches=8, epochs=1, min_attempts=1, max_attempts=5,
-        temperature=1.0, max_prompt_tokens=1024, max_new_tokens=3000, max_attempt_tokens=None, attempt_discount=1.0,
-        gamma=1.0, gae_lambda=0.99, clip=0.2, value_clip=0.2, kl_coef=0.01, lr=5e-7, critic_lr=1e-5, warmup=0.03,
-        max_grad_norm=1.0, drop_truncated=False, chat_template="chatml", group_size=1, unboxed_reward=-1.0,
+        model="Qwen/Qwen2.5-Math-1.5B",
+        steps=1280,
+        dialogues=1024,
+        minibatches=8,
+        epochs=1,
+        min_attempts=1,
+        max_attempts=5,
+        temperature=1.0,
+        max_prompt_tokens=1024,
+        max_new_tokens=3000,
+        max_attempt_tokens=None,
+        attempt_discount=1.0,
+        gamma=1.0,
+        gae_lambda=0.99,
+        clip=0.2,
+        value_clip=0.2,
+        kl_coef=0.01,
+        lr=5e-7,
+        critic_lr=1e-5,
+        warmup=0.03,
+        max_grad_norm=1.0,
+        drop_truncated=False,
+        chat_template="chatml",
+        group_size=1,
+        unboxed_reward=-1.0,
         feedback="paper",
-    )  # fmt: skip
+    )
     assert {name: getattr(config, name) for name in paper} == paper
     assert train.PRESETS["paper"] == {}
 
@@ -846,7 +945,11 @@ def test_presets(preset, tmp_path):
     config = read_config(["--preset", preset, "--out", str(tmp_path / "run")])
     train.check(config)
     assert asdict(config) == asdict(train.Config(preset=preset, out=str(tmp_path / "run"))) | train.PRESETS[preset]
-    assert config.data in [*data.RIDDLES, *data.EASY, *data.SETS] and config.eval_data in [*data.RIDDLES, *data.EASY, *data.SETS]
+    assert config.data in [*data.RIDDLES, *data.EASY, *data.SETS] and config.eval_data in [
+        *data.RIDDLES,
+        *data.EASY,
+        *data.SETS,
+    ]
     if config.data in data.RIDDLES:
         train.load_questions(config)
 
@@ -877,7 +980,15 @@ def test_the_same_options_give_the_same_run(plain, place, tmp_path):
 
 @pytest.mark.parametrize(
     "option, value",
-    [("kl_estimator", "k3_weighted"), ("gamma", 0.9), ("gae_lambda", 0.5), ("clip", 0.001), ("kl_coef", 1.0), ("max_grad_norm", 0.01), ("temperature", 0.7)],
+    [
+        ("kl_estimator", "k3_weighted"),
+        ("gamma", 0.9),
+        ("gae_lambda", 0.5),
+        ("clip", 0.001),
+        ("kl_coef", 1.0),
+        ("max_grad_norm", 0.01),
+        ("temperature", 0.7),
+    ],
 )
 def test_the_actor_learns_otherwise_with_another(option, value, plain, place, tmp_path):
     other = changed(place, tmp_path, **{option: value})
@@ -905,7 +1016,9 @@ def test_memory_options_change_no_result(option, value, plain, place, tmp_path):
     for a, b in zip(plain.rows, other.rows, strict=True):
         assert a["accuracy_by_attempt"] == b["accuracy_by_attempt"]
         numbers = a.keys() - {"accuracy_by_attempt", "padding"}
-        assert {name: a[name] for name in numbers} == pytest.approx({name: b[name] for name in numbers}, rel=1e-3, abs=1e-5)
+        assert {name: a[name] for name in numbers} == pytest.approx(
+            {name: b[name] for name in numbers}, rel=1e-3, abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -929,15 +1042,16 @@ def test_offload_parks_what_is_not_used(place, tmp_path, monkeypatch):
     def move(tensors, device):
         run, moved = runs[-1], {id(x) for x in tensors}
         groups = dict(
-            base=run.reference.parameters(), masters=[m for _, m in run.actor_optimizer.copies + run.critic_optimizer.copies],
-            moments=run.actor_optimizer.parked()[:-len(run.actor_optimizer.copies)],
-        )  # fmt: skip
+            base=run.reference.parameters(),
+            masters=[m for _, m in run.actor_optimizer.copies + run.critic_optimizer.copies],
+            moments=run.actor_optimizer.parked()[: -len(run.actor_optimizer.copies)],
+        )
         seen.append(" ".join(name for name, group in groups.items() if {id(x) for x in group} & moved))
 
     def stage(name, function):
         return lambda *args, **kwargs: seen.append(name) or function(*args, **kwargs)
 
-    monkeypatch.setattr(data.run, "move", move)
+    monkeypatch.setattr(support.run, "move", move)
     stages = {name: stage(name, getattr(train, name)) for name in ("rollout", "score", "update")}
     argv = arguments(place, tmp_path / "run", steps=2, offload=True, dtype="bfloat16")
     launch(argv, Run=Run, **stages)
@@ -950,12 +1064,16 @@ def test_the_memory_plan_of_a_run(place, tmp_path):
     run = make_run(place, tmp_path / "run", slots=5, offload=True)
     gigabyte = 10**9
     assert "it fits" in run.memory(3 * gigabyte, 100)
-    assert run.memory(int(2.5 * gigabyte), 1_000_000).endswith("try --slots 2")  # 128 MB of cache for each, see base/config.json
+    assert run.memory(int(2.5 * gigabyte), 1_000_000).endswith(
+        "try --slots 2"
+    )  # 128 MB of cache for each, see base/config.json
 
 
 def test_kl_coef_holds_the_actor_near_the_base_model(place, tmp_path):
     free, held = (
-        launch(arguments(place, tmp_path / str(coefficient), steps=4, epochs=2, lr=3e-3, kl_coef=coefficient)).rows[-1]["kl"]
+        launch(arguments(place, tmp_path / str(coefficient), steps=4, epochs=2, lr=3e-3, kl_coef=coefficient)).rows[-1][
+            "kl"
+        ]
         for coefficient in (0.0, 10.0)
     )
     assert 0 < held < 0.5 * free
@@ -1028,7 +1146,9 @@ def test_token_budgets(place, tmp_path):
     assert written_D.max() <= 30 and dialogues.truncated_D.any()
     lengths = [attempt.end - attempt.start for attempts in dialogues.attempts for attempt in attempts]
     assert max(lengths) == 9
-    free = launch(arguments(place, tmp_path / "free", max_new_tokens=30, max_attempt_tokens="none", dialogues=32, steps=1))
+    free = launch(
+        arguments(place, tmp_path / "free", max_new_tokens=30, max_attempt_tokens="none", dialogues=32, steps=1)
+    )
     assert max(a.end - a.start for attempts in free.rollouts[0].attempts for a in attempts) > 9
 
 
@@ -1116,7 +1236,10 @@ def test_sampling_and_training_share_the_temperature(temperature, place, tmp_pat
 
 def test_saving_and_showing(place, tmp_path):
     result = launch(arguments(place, tmp_path / "run", steps=5, save_every=2, keep_checkpoints=2, show_every=3))
-    assert [path for path in names(result.folder) if "checkpoint" in path] == ["checkpoint-000004.pt", "checkpoint-000005.pt"]
+    assert [path for path in names(result.folder) if "checkpoint" in path] == [
+        "checkpoint-000004.pt",
+        "checkpoint-000005.pt",
+    ]
     assert names(result.folder / "dialogues") == ["step-000003.txt"]
 
 
@@ -1209,7 +1332,9 @@ def test_an_option_without_its_value(capsys, tmp_path):
 
 
 def test_shared_questions_are_refused(place, tmp_path, capsys):
-    (tmp_path / "eval.jsonl").write_text('{"question": "New", "answer": "1"}\n{"question": "Question 0", "answer": "5"}\n')
+    (tmp_path / "eval.jsonl").write_text(
+        '{"question": "New", "answer": "1"}\n{"question": "Question 0", "answer": "5"}\n'
+    )
     error = refused(capsys, arguments(place, tmp_path / "run", eval_data=tmp_path / "eval.jsonl"))
     assert "1 questions of --eval_data" in error and "the first: 'Question 0'" in error
 
@@ -1328,10 +1453,18 @@ def learn(tokenizer, golds, allowed, steps, seed=0, **options) -> list[float]:
     accuracies = []
     for step in range(steps):
         dialogues = rollout(
-            actor, tokenizer, ["Which?"] * len(golds), golds, allowed, extract=extract_boxed,
-            grade=lambda answer, gold: settled(re.findall(r"\d+", answer) == [gold]), reward=reward,
-            max_new_tokens=config.max_new_tokens, max_attempt_tokens=config.max_attempt_tokens, seed=(seed, step),
-        )  # fmt: skip
+            actor,
+            tokenizer,
+            ["Which?"] * len(golds),
+            golds,
+            allowed,
+            extract=extract_boxed,
+            grade=lambda answer, gold: settled(re.findall(r"\d+", answer) == [gold]),
+            reward=reward,
+            max_new_tokens=config.max_new_tokens,
+            max_attempt_tokens=config.max_attempt_tokens,
+            seed=(seed, step),
+        )
         scores = ppo.score(dialogues, reference, critic, 1.0, config.micro_batch_tokens)
         ppo.update(actor, critic, *optimizers, dialogues, *scores, config, seed=(seed, step))
         accuracies.append(dialogues.correct_D.float().mean().item())
@@ -1343,9 +1476,17 @@ def test_it_learns_from_failures(tokenizer):
     back solve half of the dialogues with one answer for ever, three quarters at random; all of them are solved only by
     who changes an answer that was called incorrect."""
     accuracies = learn(
-        tokenizer, ["5", "17"] * 32, [2] * 64, steps=28, minibatches=4, lr=1e-2, critic_lr=1e-2, kl_coef=0.02,
-        max_new_tokens=26, max_attempt_tokens=6,
-    )  # fmt: skip
+        tokenizer,
+        ["5", "17"] * 32,
+        [2] * 64,
+        steps=28,
+        minibatches=4,
+        lr=1e-2,
+        critic_lr=1e-2,
+        kl_coef=0.02,
+        max_new_tokens=26,
+        max_attempt_tokens=6,
+    )
     assert max(accuracies[:2]) < 0.3 and sum(accuracies[-4:]) / 4 > 0.85, accuracies
 
 

@@ -28,8 +28,14 @@ def worked_dialogue(chat: Chat, question: str, allowed: int, attempts: list[str]
     return tokens, target
 
 
-def warm_up(model, dialogues: list[tuple[list[int], list[int]]], batch: int, lr: float, rng: np.random.Generator,
-            dtype: torch.dtype = torch.float32) -> None:
+def warm_up(
+    model,
+    dialogues: list[tuple[list[int], list[int]]],
+    batch: int,
+    lr: float,
+    rng: np.random.Generator,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Train a float32 model on worked dialogues, once on each, `batch` a step; the attempts' tokens alone are in the
     loss. `dtype` is that of the computation."""
     dialogues, steps = list(dialogues), len(dialogues) // batch

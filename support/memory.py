@@ -1,6 +1,6 @@
 """What a run needs of each device's memory: a plan by formula, made before the long work starts."""
 
-from data.models import cache_bytes, head_size
+from support.models import cache_bytes, head_size
 
 FED_AT_ONCE = 16384  # tokens of a prompt pass, rollout.FEED_TOKENS
 RESERVE = 2e9  # bytes that no tensor is counted for: CUDA's own, the libraries' workspaces, gaps between tensors
@@ -12,9 +12,19 @@ def actions_at_once(vocabulary: int) -> int:
     return min(2048, max(1, 2**27 // vocabulary))
 
 
-def memory_plan(shape, parameters: int, element: int, slots: int, capacity: int, micro_batch_tokens: int, *,
-                processes: int = 1, critic: bool = True, offload: bool = False,
-                gradient_checkpointing: bool = False) -> dict[str, dict[str, float]]:
+def memory_plan(
+    shape,
+    parameters: int,
+    element: int,
+    slots: int,
+    capacity: int,
+    micro_batch_tokens: int,
+    *,
+    processes: int = 1,
+    critic: bool = True,
+    offload: bool = False,
+    gradient_checkpointing: bool = False,
+) -> dict[str, dict[str, float]]:
     """Bytes on each device in the two phases of a step, by what they hold. `shape` is the model's config, `parameters`
     the actor's, `element` the bytes of a weight. Activations are those of layers like Llama's and Qwen2's."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
@@ -32,14 +42,19 @@ def memory_plan(shape, parameters: int, element: int, slots: int, capacity: int,
     # three float32 copies of a chunk of logits, and the output weights' gradient, of the chunk and added up
     logits = actions_at_once(V) * V * 12 + 2 * element * V * E
     update = {
-        "moments": moments, "reference": 0 if offload else reference, "gradients": 4 * trained,
-        "activations": (kept + layer) * micro_batch_tokens, "logits": max(logits, layer * micro_batch_tokens),
-    }  # fmt: skip
+        "moments": moments,
+        "reference": 0 if offload else reference,
+        "gradients": 4 * trained,
+        "activations": (kept + layer) * micro_batch_tokens,
+        "logits": max(logits, layer * micro_batch_tokens),
+    }
     rollout = {
-        "moments": 0 if offload else moments, "reference": 0 if offload else reference,
+        "moments": 0 if offload else moments,
+        "reference": 0 if offload else reference,
         "cache": cache_bytes(shape, slots, capacity, element),
-        "activations": layer * FED_AT_ONCE, "logits": slots * V * (element + 12),
-    }  # fmt: skip
+        "activations": layer * FED_AT_ONCE,
+        "logits": slots * V * (element + 12),
+    }
     weights = {"actor and critic": element * trained, "reserve": RESERVE}
     return {
         "rollout": weights | {"float32 masters": 0 if offload else masters} | rollout,

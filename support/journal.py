@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Callable, Sequence
 
 import torch
 from tqdm import tqdm
@@ -37,15 +37,20 @@ def read_journal(path: Path, settings: dict) -> dict[Problem, list[dict]]:
     done = defaultdict(list)
     try:
         there, *chunks = map(json.loads, lines or [json.dumps(settings)])
-        differing = [f"{key} ({there.get(key)} there, {settings.get(key)} here)" for key in {**there, **settings}
-                     if there.get(key) != settings.get(key)]
+        differing = [
+            f"{key} ({there.get(key)} there, {settings.get(key)} here)"
+            for key in {**there, **settings}
+            if there.get(key) != settings.get(key)
+        ]
         for row in chain.from_iterable(chunks) if not differing else ():
             done[Problem(row["question"], row["gold"])].append(row)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): delete it, and its questions are asked again") from None
     if differing:
-        raise ValueError(f"{path} holds an evaluation with other settings, {', '.join(differing)}: choose another "
-                         "--out, or delete it")
+        raise ValueError(
+            f"{path} holds an evaluation with other settings, {', '.join(differing)}: choose another "
+            "--out, or delete it"
+        )
     return done
 
 
@@ -58,8 +63,15 @@ def running(rows: list[dict]) -> dict[str, str]:
     return {key: shares[key] for key in [*shares][:: max(1, len(shares) - 1)]}
 
 
-def finish(path: Path, settings: dict, problems: list[Problem], allowed: Sequence[int], size: int,
-           ask: Callable[[list[tuple[Problem, int]], int], list[dict]], label: str) -> list[list[dict]]:
+def finish(
+    path: Path,
+    settings: dict,
+    problems: list[Problem],
+    allowed: Sequence[int],
+    size: int,
+    ask: Callable[[list[tuple[Problem, int]], int], list[dict]],
+    label: str,
+) -> list[list[dict]]:
     """For every problem a row for each number in `allowed`: from the journal, or from ask(pairs of a problem and a
     number, count of the rows before theirs), `size` pairs at a time. A journal that was written with a shorter or
     longer `allowed` serves as well, as long as one begins like the other."""

@@ -4,6 +4,7 @@ A worker is a python program of its own, in its own process group. It writes "r"
 line from stdin, and writes "1" or "0" for each. Past its deadline its process group is killed. Whatever else it does, the
 answer to its request is no, and the next request gets a new process.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -93,8 +94,13 @@ class _Worker:
             self.end()
         try:
             self.process = self.process or subprocess.Popen(
-                self.command, bufsize=0, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL)
+                self.command,
+                bufsize=0,
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
             self.verdict, self.deadline = verdict, time.monotonic() + (self.timeout if self.ready else START)
             self.process.stdin.write(verdict.request.encode() + b"\n")
         except BrokenPipeError:  # it died, which `hear` will find

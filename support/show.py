@@ -5,11 +5,14 @@ import re
 import sys
 from html import escape
 
-from data.shares import repeats
+from support.statistics import repeats
 
 KINDS = {  # name of a kind: what it means
-    "first": "solved by the first attempt", "fixed": "solved by a later attempt", "never": "never solved",
-    "repeated": "a wrong answer repeated", "truncated": "an attempt cut off by a token budget",
+    "first": "solved by the first attempt",
+    "fixed": "solved by a later attempt",
+    "never": "never solved",
+    "repeated": "a wrong answer repeated",
+    "truncated": "an attempt cut off by a token budget",
 }
 COLOURS = {"prompt": "2", "attempt": "36", "feedback": "33", "right": "1;32", "wrong": "1;31"}  # ANSI codes
 PER_KIND = 100  # dialogues of a kind and a model on the page: one of all benchmarks would be too large for a browser
@@ -19,8 +22,10 @@ def kinds(dialogue: dict) -> list[str]:
     """The kinds that a dialogue, a record of evaluate.py, belongs to."""
     attempts = dialogue["attempts"]
     holds = {
-        "first": attempts[0]["correct"], "fixed": dialogue["correct"] and len(attempts) > 1,
-        "never": not dialogue["correct"], "repeated": any(repeats([attempt["answer"] for attempt in attempts])),
+        "first": attempts[0]["correct"],
+        "fixed": dialogue["correct"] and len(attempts) > 1,
+        "never": not dialogue["correct"],
+        "repeated": any(repeats([attempt["answer"] for attempt in attempts])),
         "truncated": dialogue["truncated"] or any(attempt["truncated"] for attempt in attempts),
     }
     return [kind for kind in KINDS if holds[kind]]
@@ -36,9 +41,11 @@ def parts(dialogue: dict) -> list[tuple[str, str]]:
         verdict = "correct" if attempt["correct"] else "wrong"
         answer = "no closed box" if attempt["answer"] is None else f"answer {attempt['answer']}"
         cut = ", cut off by the token budget" if attempt["truncated"] else ""
-        pieces += [("attempt", text[start:end]),
-                   ("right" if attempt["correct"] else "wrong", f"attempt {i} is {verdict}: {answer}{cut}"),
-                   ("feedback", text[end:following])]
+        pieces += [
+            ("attempt", text[start:end]),
+            ("right" if attempt["correct"] else "wrong", f"attempt {i} is {verdict}: {answer}{cut}"),
+            ("feedback", text[end:following]),
+        ]
     return [(kind, piece) for kind, piece in pieces if piece]
 
 
@@ -56,8 +63,10 @@ def shown(dialogues: list[dict], count: int, what: str, colour: bool) -> str:
     chosen = [dialogue for dialogue in dialogues if what == "all" or what in kinds(dialogue)][:count]
     texts = []
     for i, dialogue in enumerate(chosen, 1):
-        lines = [f"=== {i} of {len(chosen)}: {', '.join(map(KINDS.get, kinds(dialogue)))}; "
-                 f"the gold answer is {readable(dialogue['gold'])}"]
+        lines = [
+            f"=== {i} of {len(chosen)}: {', '.join(map(KINDS.get, kinds(dialogue)))}; "
+            f"the gold answer is {readable(dialogue['gold'])}"
+        ]
         for kind, piece in parts(dialogue):
             line = f"--- {readable(piece)}" if kind in ("right", "wrong") else readable(piece)
             lines.append(f"\033[{COLOURS[kind]}m{line}\033[0m" if colour else line)
@@ -120,13 +129,18 @@ def page(models: dict[str, list[dict]]) -> str:
                 counts[kind] += 1
             mark, solved = ("right", "solved") if dialogue["correct"] else ("wrong", "not solved")
             used = f"{len(dialogue['attempts'])} of {dialogue['allowed']} attempts"
-            body.append(f'<details data-kinds="all {" ".join(of)}"><summary><b class="{mark}">{solved}</b>, {used}: '
-                        f'{html(dialogue["question"][:200])}</summary>')
+            body.append(
+                f'<details data-kinds="all {" ".join(of)}"><summary><b class="{mark}">{solved}</b>, {used}: '
+                f"{html(dialogue['question'][:200])}</summary>"
+            )
             body += [f'<pre class="{kind}">{html(piece)}</pre>' for kind, piece in parts(dialogue)]
             body.append(f"<p>The gold answer is <code>{html(dialogue['gold'])}</code>.</p></details>")
     asked = sum(map(len, models.values()))
     left_out = f" of {asked}: of each kind and model the first {PER_KIND}" if counts["all"] < asked else ""
     intro = f"<h1>Dialogues</h1><p>{counts['all']}{left_out}</p><nav>"
-    buttons = [f'<button data-kind="{kind}" aria-pressed="{str(kind == "all").lower()}">{KINDS.get(kind, "all")} '
-               f"({count})</button>" for kind, count in counts.items()]
+    buttons = [
+        f'<button data-kind="{kind}" aria-pressed="{str(kind == "all").lower()}">{KINDS.get(kind, "all")} '
+        f"({count})</button>"
+        for kind, count in counts.items()
+    ]
     return HEAD + intro + "\n".join([*buttons, "</nav>", *body]) + "\n" + SCRIPT

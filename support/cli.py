@@ -10,11 +10,12 @@ import signal
 import sys
 import tempfile
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Callable, Iterator, NoReturn, get_args, get_type_hints
+from typing import NoReturn, get_args, get_type_hints
 from zipfile import ZipFile
 
 import torch
@@ -36,8 +37,10 @@ def parse(kind: type, argv: list[str] | None = None, defaults: dict | None = Non
     parser.error = fail
     for action in parser._actions:
         if type(None) in get_args(get_type_hints(kind).get(action.dest)):
+
             def or_none(word: str, convert=action.type):
                 return None if word.lower() == "none" else convert(word)
+
             or_none.__name__, action.type = action.type.__name__, or_none  # the name appears in argparse's messages
     # Unknown options first: argparse would rather complain that --model is missing than mention --modle.
     known = [option for action in parser._actions for option in action.option_strings]
@@ -189,9 +192,11 @@ def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], No
     try:
         if log_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
+
             writer = SummaryWriter(out)
         elif log_to == "wandb":
             import wandb
+
             wandb.init(project="multi-attempt", name=Path(out).name, config=options)
     except ImportError as error:
         raise ValueError(f"--log_to {log_to} needs a package that is not installed: {error}") from error
@@ -203,4 +208,5 @@ def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], No
             for name, value in metrics.items():
                 if isinstance(value, (int, float)):
                     writer.add_scalar(name, value, metrics["step"])
+
     return log

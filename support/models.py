@@ -1,10 +1,10 @@
 """Pretrained models: where they run, in which precision, whether they fit, with errors that a person can act on."""
 
 import shutil
+from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Iterable
 
 import torch
 import transformers
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from data.cli import whole
+from support.cli import whole
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -6,9 +6,9 @@ gone makes the others raise ConnectionError. The folder of the run is one that a
 """
 
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Callable, Iterator
 
 import torch
 import torch.distributed as dist

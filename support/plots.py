@@ -1,9 +1,9 @@
 """What runs and evaluations show: tables, accuracy against attempts, training curves."""
 
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from math import ceil
 from pathlib import Path
-from typing import Iterable, Sequence
 
 from data import PAPER
 
@@ -86,8 +86,11 @@ def paired_table(paired: dict[str, list[dict]]) -> str:
 def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str:
     """All tables of an evaluation; `paired` holds the comparison of every two models."""
     if "by_data" in next(iter(results.values())):
-        texts = [f"{title}, % solved; over the data sets the mean with 95% interval, % of repeated answers and of "
-                 "truncated dialogues, tokens a question", benchmark_table(results)]
+        texts = [
+            f"{title}, % solved; over the data sets the mean with 95% interval, % of repeated answers and of "
+            "truncated dialogues, tokens a question",
+            benchmark_table(results),
+        ]
     else:
         texts = [f"{title}, % with 95% interval", table(results)]
     for pair, rows in paired.items():
@@ -104,8 +107,17 @@ def draw(axes, results: dict[str, dict], labelled: bool = True) -> None:
         middle, low, high = ([100 * row[key] for row in result["by_attempts"]] for key in ("accuracy", "low", "high"))
         axes.fill_between(allowed, low, high, color=colour, alpha=0.15, linewidth=0)
         style = ":" if "pass@k" in name else "-"
-        axes.plot(allowed, middle, style, color=colour, marker=marker, linewidth=width, markersize=4 + width,
-                  zorder=layer, label=name if labelled else None)
+        axes.plot(
+            allowed,
+            middle,
+            style,
+            color=colour,
+            marker=marker,
+            linewidth=width,
+            markersize=4 + width,
+            zorder=layer,
+            label=name if labelled else None,
+        )
     axes.set(xticks=allowed)
     axes.grid(axis="y", alpha=0.3)
 
@@ -125,6 +137,7 @@ def plot_accuracy(results: dict[str, dict], path: str | Path, optimum: Sequence[
     """Accuracy against attempts allowed (the paper's main figure); dashed what is possible at best, where that is
     known."""
     from matplotlib.figure import Figure  # without pyplot: needs no display, leaves no state behind
+
     axes = Figure(figsize=(6.4, 4.25), dpi=160, layout="constrained").subplots()
     draw(axes, results)
     if optimum:
@@ -138,6 +151,7 @@ def plot_accuracy(results: dict[str, dict], path: str | Path, optimum: Sequence[
 def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str, Sequence[float]]) -> None:
     """Large the mean over several data sets against attempts allowed, with the paper's curves; small each data set."""
     from matplotlib.figure import Figure
+
     sets = list(next(iter(results.values()))["by_data"])
     columns = (len(sets) + 1) // 2
     figure = Figure(figsize=(5.6 + 2.3 * columns, 4.7), dpi=160, layout="constrained")
@@ -148,8 +162,15 @@ def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str,
     for (name, curve), grey, marker in zip(paper.items(), ("0.25", "0.6"), "^v"):
         curve = curve[: len(allowed)]
         # white markers for all, then the paper's own two numbers filled
-        axes.plot(allowed[: len(curve)], curve, color=grey, marker=marker, markerfacecolor="white", linestyle="--",
-                  label=f"{name} (hollow: read off its plot)")
+        axes.plot(
+            allowed[: len(curve)],
+            curve,
+            color=grey,
+            marker=marker,
+            markerfacecolor="white",
+            linestyle="--",
+            label=f"{name} (hollow: read off its plot)",
+        )
         axes.plot(allowed[:2], curve[:2], color=grey, marker=marker, linestyle="none")
     axes.set(xlabel="attempts allowed", ylabel="accuracy (%), 95% interval", title=f"mean over {len(sets)} data sets")
     for i, (data, label) in enumerate(zip(sets, short(sets))):
@@ -163,9 +184,12 @@ def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str,
 def plot_training(metrics: list[dict], path: str | Path) -> None:
     """Training curves from the rows of metrics.jsonl: thin as measured, thick their running mean."""
     from matplotlib.figure import Figure
-    panels = {"reward": {"reward": "reward"},
-              "dialogues solved (%)": {"accuracy": "by the last attempt", "accuracy_first": "by the first attempt"},
-              "repeated answers (%)": {"repeated": "repeated answers"}}
+
+    panels = {
+        "reward": {"reward": "reward"},
+        "dialogues solved (%)": {"accuracy": "by the last attempt", "accuracy_first": "by the first attempt"},
+        "repeated answers (%)": {"repeated": "repeated answers"},
+    }
     figure = Figure(figsize=(9.6, 3), dpi=160, layout="constrained")
     for axes, (title, curves) in zip(figure.subplots(1, len(panels)), panels.items()):
         for (key, label), colour in zip(curves.items(), COLOURS):

@@ -13,6 +13,7 @@ A node is a tuple, its kind first; the numbers in it are fractions:
     ("seq", "(", "]", a, b) for (a, b]    ("seq", "matrix", "", rows or cells)    ("seq", ":", ":", a/c, b/c) for a:b:c
     ("unreadable", why)
 """
+
 import re
 import unicodedata
 from fractions import Fraction
@@ -26,45 +27,93 @@ class Unreadable(Exception):
 
 
 # ---------------------------------------------------------------------------- one spelling for what means the same
-GREEK = ("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
-         "upsilon phi chi psi omega hbar ell partial nabla").split()
-_NAMED = dict(zip("√∞≤⩽≥⩾≠≈∪∈±∓∅⟨⟩⌊⌋⌈⌉≡°º˚", (
-    "sqrt infty le le ge ge ne approx cup in pm mp emptyset langle rangle lfloor rfloor lceil rceil equiv "
-    "circ circ circ").split())) | {"∛": "sqrt[3]", "∜": "sqrt[4]", "∖": "setminus"}
+GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
+    "upsilon phi chi psi omega hbar ell partial nabla"
+).split()
+_NAMED = dict(
+    zip(
+        "√∞≤⩽≥⩾≠≈∪∈±∓∅⟨⟩⌊⌋⌈⌉≡°º˚",
+        (
+            "sqrt infty le le ge ge ne approx cup in pm mp emptyset langle rangle lfloor rfloor lceil rceil equiv "
+            "circ circ circ"
+        ).split(),
+    )
+) | {"∛": "sqrt[3]", "∜": "sqrt[4]", "∖": "setminus"}
 _NAMED |= {chr(0x3B1 + k): name for k, name in enumerate(GREEK[:25])}
 _NAMED |= dict(zip("ΓΔΘΛΞΠΣΦΨΩ", "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split()))
-_SIGNS = {ord(sign): f"\\{name} " for sign, name in _NAMED.items()} | {ord(sign): to for signs, to in (
-    ("−–—‐‑", "-"), ("×·⋅∙∗", "*"), ("÷⁄∕", "/"), ("′’", "'"), ("€", r"\text{euro}"), ("£", r"\text{pound}"))
-    for sign in signs}
-STYLES = (r"text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|bm|rm|bf|underline|"
-          "boxed|vec|hat|overrightarrow")
-_UNICODE = [(re.compile(pattern), to) for pattern, to in (                  # before NFKC makes plain digits of them
-    ("[⁰¹²³⁴-⁹⁻ⁿ]+", r"^{\g<0>}"), ("[₀-₉]+", r"_{\g<0>}"), ("[¼-¾⅐-⅞]", r" \g<0>"), ("ℝ", r"\\mathbb{R}"))]
-_RULES = [(re.compile(pattern), to) for pattern, to in (
-    (r"^(\*\*|`{1,3})(.*)\1$", r"\2"), (r"^\\f?boxed\s*\{([^{}]*(?:\{.*\})?[^{}]*)\}$", r"\1"),        # markdown, a box
-    (r"(?i)^(?:\\text\{ *)?all real(?: number)?s?\.?\}?$", r"\\mathbb{R}"),
-    (r"(?i)^(?:\\text\{ *)?no (?:real )?solutions?\.?\}?$", r"\\emptyset"),
-    (r"^(?:\\left)?\\\{\s*([a-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?"
-     r"(?:\\mid(?![a-z])|\\vert|(?:\\middle)?\||:)(?=.*\1)(.*)\\\}$", r"\2"),                     # {x : x > 2}
-    (r"\\\\\s*\[-?[\d.]+ *[a-z]{2}\]", r"\\\\"), (r"\\overline\s*\{([A-Z]{2})\}", r"\1"), (r"\.{3}", r"\\dots "),
-    (r"\((\d+)\)(?=_\{?(?:\d|\\text))", r"\1"),                                                       # (101)_2
-    (r"\bm\s*(?=\\angle)|\\text\{ *rad(?:ian)?s?\}", " "),
-    (r"(?<=\d)\^\{?o\}?(?![a-z])", r"^\\circ "), (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-z]))", "'"),
-    (r"\\(d?dot|bar|tilde)(?![a-z])\s*(?:\{([a-zA-Z])\}|([a-zA-Z])(?![a-zA-Z]))(?:_\{?(\w+)\}?)?",
-     r"\2\3_{\1\4}"),                                                                                 # x_{dot}
-    (r"(?<=\d),\s*\\!\s*(?=\d\d)", ""), (r",\s*\\!\s*|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}"),
-    (r"\\!", ""), (r"\\(?:left|right)\s*\.|\\(?:text)?color\s*\{\w*\}", " "), (r"\\(left|right)\s*\|", r"\\\1bar "),
-    (r"\*\*", "^"), (r"\b(?:np|math|sympy)\.(?=[a-z])", ""),
-    (r"\\[()]|(?<!\\)\\[\[\],;:> \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])|[^\S\n]", " "),
-    (r" +", " "),
-    (r"\^?\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z])|\\degree(?![a-z]))"
-     r"(?:\s*\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|\s*[CF](?![A-Za-z]))?", r"\\deg "),                 # 20 degrees Celsius
-    (r"(?<=\d)\{,\}(?=\d{3})", ""),
-    (r"(?<![\d.,_^])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d,])", lambda match: match[0].replace(" ", "")),
-    (r"(?<![\w^_}.])(?<!\d,)\\\$ ?(\.?\d(?:[\d.,]*\d)?)", r"\1\\text{ dollar}"))]
+_SIGNS = {ord(sign): f"\\{name} " for sign, name in _NAMED.items()} | {
+    ord(sign): to
+    for signs, to in (
+        ("−–—‐‑", "-"),
+        ("×·⋅∙∗", "*"),
+        ("÷⁄∕", "/"),
+        ("′’", "'"),
+        ("€", r"\text{euro}"),
+        ("£", r"\text{pound}"),
+    )
+    for sign in signs
+}
+STYLES = (
+    r"text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|bm|rm|bf|underline|"
+    "boxed|vec|hat|overrightarrow"
+)
+_UNICODE = [
+    (re.compile(pattern), to)
+    for pattern, to in (  # before NFKC makes plain digits of them
+        ("[⁰¹²³⁴-⁹⁻ⁿ]+", r"^{\g<0>}"),
+        ("[₀-₉]+", r"_{\g<0>}"),
+        ("[¼-¾⅐-⅞]", r" \g<0>"),
+        ("ℝ", r"\\mathbb{R}"),
+    )
+]
+_RULES = [
+    (re.compile(pattern), to)
+    for pattern, to in (
+        (r"^(\*\*|`{1,3})(.*)\1$", r"\2"),
+        (r"^\\f?boxed\s*\{([^{}]*(?:\{.*\})?[^{}]*)\}$", r"\1"),  # markdown, a box
+        (r"(?i)^(?:\\text\{ *)?all real(?: number)?s?\.?\}?$", r"\\mathbb{R}"),
+        (r"(?i)^(?:\\text\{ *)?no (?:real )?solutions?\.?\}?$", r"\\emptyset"),
+        (
+            r"^(?:\\left)?\\\{\s*([a-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?"
+            r"(?:\\mid(?![a-z])|\\vert|(?:\\middle)?\||:)(?=.*\1)(.*)\\\}$",
+            r"\2",
+        ),  # {x : x > 2}
+        (r"\\\\\s*\[-?[\d.]+ *[a-z]{2}\]", r"\\\\"),
+        (r"\\overline\s*\{([A-Z]{2})\}", r"\1"),
+        (r"\.{3}", r"\\dots "),
+        (r"\((\d+)\)(?=_\{?(?:\d|\\text))", r"\1"),  # (101)_2
+        (r"\bm\s*(?=\\angle)|\\text\{ *rad(?:ian)?s?\}", " "),
+        (r"(?<=\d)\^\{?o\}?(?![a-z])", r"^\\circ "),
+        (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-z]))", "'"),
+        (
+            r"\\(d?dot|bar|tilde)(?![a-z])\s*(?:\{([a-zA-Z])\}|([a-zA-Z])(?![a-zA-Z]))(?:_\{?(\w+)\}?)?",
+            r"\2\3_{\1\4}",
+        ),  # x_{dot}
+        (r"(?<=\d),\s*\\!\s*(?=\d\d)", ""),
+        (r",\s*\\!\s*|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}"),
+        (r"\\!", ""),
+        (r"\\(?:left|right)\s*\.|\\(?:text)?color\s*\{\w*\}", " "),
+        (r"\\(left|right)\s*\|", r"\\\1bar "),
+        (r"\*\*", "^"),
+        (r"\b(?:np|math|sympy)\.(?=[a-z])", ""),
+        (r"\\[()]|(?<!\\)\\[\[\],;:> \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])|[^\S\n]", " "),
+        (r" +", " "),
+        (
+            r"\^?\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z])|\\degree(?![a-z]))"
+            r"(?:\s*\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|\s*[CF](?![A-Za-z]))?",
+            r"\\deg ",
+        ),  # 20 degrees Celsius
+        (r"(?<=\d)\{,\}(?=\d{3})", ""),
+        (r"(?<![\d.,_^])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d,])", lambda match: match[0].replace(" ", "")),
+        (r"(?<![\w^_}.])(?<!\d,)\\\$ ?(\.?\d(?:[\d.,]*\d)?)", r"\1\\text{ dollar}"),
+    )
+]
 _GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
-_MIXED = re.compile(r"(?<![\w./^}{)\\])(\d{1,9}) ?(?:(?<= )(\d{1,9})/(\d{1,9})(?![\w/.^])|"
-                    r"\\[dtc]?frac ?(?:\{(\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d)(?!\d)))")
+_MIXED = re.compile(
+    r"(?<![\w./^}{)\\])(\d{1,9}) ?(?:(?<= )(\d{1,9})/(\d{1,9})(?![\w/.^])|"
+    r"\\[dtc]?frac ?(?:\{(\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d)(?!\d)))"
+)
 
 
 def _mixed(match: re.Match) -> str:
@@ -80,22 +129,23 @@ def clean(text: str) -> str:
             text = pattern.sub(to, text)
         text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
         text = "".join(str(unicodedata.decimal(c, c)) for c in text if unicodedata.category(c) != "Cf")
-    text = re.sub(r"[^\S\n]{2,}", " ", text.strip())       # long runs would cost the rules below too much
-    if re.search(r"(?<!\\)\\\\begin", text):              # all of it was escaped twice on its way here
+    text = re.sub(r"[^\S\n]{2,}", " ", text.strip())  # long runs would cost the rules below too much
+    if re.search(r"(?<!\\)\\\\begin", text):  # all of it was escaped twice on its way here
         text = text.replace(r"\\", "\\")
-    if r"\begin" not in text:                             # or its commands were
+    if r"\begin" not in text:  # or its commands were
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
     for pattern, to in _RULES:
         text = pattern.sub(to, text)
-    if not re.search(r"[(\[]|\\\{", text):                # (1,234) is a pair
+    if not re.search(r"[(\[]|\\\{", text):  # (1,234) is a pair
         text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
     text = re.sub(r"(?:[\s.,;]|\\(?![{}%]))+$", "", _MIXED.sub(_mixed, text))
     return re.sub(r"(?<![0-9A-Za-z.\s])\s+|\s+(?![0-9A-Za-z.\s])", "", text)
 
 
 # --------------------------------------------------------------------------- answers that need no parser
-_BARE = re.compile(rf"\\(?:{STYLES})(?![a-z])|[{{}},]|\.(?!\d)|\b(?:an?|the)\s+(?=[a-z])|(?<=\d)(?:st|nd|rd|th)\b",
-                   re.IGNORECASE)
+_BARE = re.compile(
+    rf"\\(?:{STYLES})(?![a-z])|[{{}},]|\.(?!\d)|\b(?:an?|the)\s+(?=[a-z])|(?<=\d)(?:st|nd|rd|th)\b", re.IGNORECASE
+)
 _UNQUOTE = re.compile(r" ?\\(?:text|mathrm|mbox)\{ *([^{}\d][^{}]*)\}| (?=[A-Za-z])")
 _DECIMAL = re.compile(r"-?\d+\.\d\d+")
 _MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)")
@@ -126,11 +176,11 @@ def same_at_sight(answer: str, gold: str) -> bool | None:
     if answer == gold or not answer or not gold or max(len(answer), len(gold)) > MAX_CHARS:
         return answer == gold != ""
     if any(_DECIMAL.fullmatch(x) and x == y.replace(",", ".") for x, y in ((answer, gold), (gold, answer))):
-        return True                                       # 2,74
+        return True  # 2,74
     if words := _words(gold):
         return True if words == _words(answer) else None
     if _UNQUOTE.sub(r"\1", answer) == _UNQUOTE.sub(r"\1", gold):
-        return True                                       # 12 m/s with its unit in \text{} or out of it
+        return True  # 12 m/s with its unit in \text{} or out of it
     if (a := _TIME.fullmatch(answer)) and (g := _TIME.fullmatch(gold)):
         return _same_time(a, g)
     if letter := _LETTER.fullmatch(gold):
@@ -142,37 +192,97 @@ def same_at_sight(answer: str, gold: str) -> bool | None:
 def without_label(answer: str) -> str | None:
     """27 of (B) 27"""
     label = _LABEL.match(answer)
-    return answer[label.end():] if label else None
+    return answer[label.end() :] if label else None
 
 
 # -------------------------------------------------------------------------------------------------------- the tokens
-FUNCTIONS = set("sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc asin acos atan sinh cosh tanh log "
-                "ln exp abs floor ceil coth sech csch arcsinh arccosh arctanh asinh acosh atanh cis".split())
-_SPELLINGS = {spelling: name for name, spellings in {
-    "<=": "le leq leqslant", ">=": "ge geq geqslant", "<": "lt", ">": "gt", "!=": "ne neq", "=": "== :=",
-    "*": "times cdot", "/": "div", ",": "and or ; lor vee land wedge", "-": "setminus backslash",
-    ":": "over colon", "cup": "bigcup", "asinh": "arsinh", "acosh": "arcosh", "atanh": "artanh",
-    "|": r"vert \|", "%": r"percent pct percentage \%",
-    "deg": "degree degrees", "infty": "infty infinity inf oo", "sqrt": "sqrt", ("pi",): "pi",
-    "frac": "dfrac tfrac cfrac sfrac nicefrac", "binom": "dbinom tbinom",
-    "emptyset": "varnothing", "dots": "ldots cdots dotsc", r"\{": "lbrace", r"\}": "rbrace",
-}.items() for spelling in spellings.split()}
-_UNITS = {word: words.split()[0] for words in (
-    "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre", "m meter metre", "inch in inche",
-    "ft foot feet", "yd yard", "mile mi", "kg kilogram", "g gram", "mg milligram", "lb", "oz ounce", "s second sec",
-    "min minute", "h hour hr", "mph", "dollar usd", "cent", "euro", "pound", "l liter litre", "ml milliliter", "unit",
-    "day", "week", "month", "year") for word in words.split()}
+FUNCTIONS = set(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc asin acos atan sinh cosh tanh log "
+    "ln exp abs floor ceil coth sech csch arcsinh arccosh arctanh asinh acosh atanh cis".split()
+)
+_SPELLINGS = {
+    spelling: name
+    for name, spellings in {
+        "<=": "le leq leqslant",
+        ">=": "ge geq geqslant",
+        "<": "lt",
+        ">": "gt",
+        "!=": "ne neq",
+        "=": "== :=",
+        "*": "times cdot",
+        "/": "div",
+        ",": "and or ; lor vee land wedge",
+        "-": "setminus backslash",
+        ":": "over colon",
+        "cup": "bigcup",
+        "asinh": "arsinh",
+        "acosh": "arcosh",
+        "atanh": "artanh",
+        "|": r"vert \|",
+        "%": r"percent pct percentage \%",
+        "deg": "degree degrees",
+        "infty": "infty infinity inf oo",
+        "sqrt": "sqrt",
+        ("pi",): "pi",
+        "frac": "dfrac tfrac cfrac sfrac nicefrac",
+        "binom": "dbinom tbinom",
+        "emptyset": "varnothing",
+        "dots": "ldots cdots dotsc",
+        r"\{": "lbrace",
+        r"\}": "rbrace",
+    }.items()
+    for spelling in spellings.split()
+}
+_UNITS = {
+    word: words.split()[0]
+    for words in (
+        "cm centimeter centimetre",
+        "mm millimeter millimetre",
+        "km kilometer kilometre",
+        "m meter metre",
+        "inch in inche",
+        "ft foot feet",
+        "yd yard",
+        "mile mi",
+        "kg kilogram",
+        "g gram",
+        "mg milligram",
+        "lb",
+        "oz ounce",
+        "s second sec",
+        "min minute",
+        "h hour hr",
+        "mph",
+        "dollar usd",
+        "cent",
+        "euro",
+        "pound",
+        "l liter litre",
+        "ml milliliter",
+        "unit",
+        "day",
+        "week",
+        "month",
+        "year",
+    )
+    for word in words.split()
+}
 _POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_COUNTS = {name: ("num", Fraction(k)) for k, name in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve".split())}
+_COUNTS = {
+    name: ("num", Fraction(k))
+    for k, name in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
+}
 _BASES = {name: str(count[1]) for name, count in _COUNTS.items()}
 _QUIET = set("left right big Big bigg Bigg bigl bigr Bigl Bigr limits angle triangle".split())
-_TOKEN = re.compile(rf"""\s*(?:(?P<repeat>\d*\.\d*)\\overline\s*\{{(?P<cycle>\d{{1,20}})\}}
+_TOKEN = re.compile(
+    rf"""\s*(?:(?P<repeat>\d*\.\d*)\\overline\s*\{{(?P<cycle>\d{{1,20}})\}}
     |(?P<number>\d[\dA-F]*(?=_\{{?1[1-6])|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)
         (?:_(?:\\text)?\{{?(?:\\text\{{)?(?P<base>\w+)\}}*)?
     |\\(?:{STYLES})(?![a-z])\s*(?:\{{(?P<styled>[^{{}}]*)\}}|(?P<bare>[A-Za-z0-9]))?
     |\\begin\{{(?P<begin>\w*matrix|array|cases|aligned)\*?\}}(?:\{{[lcr|]*\}})?|(?P<end>\\end\{{\w+\*?\}})
-    |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\\?\S))""", re.VERBOSE)
+    |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\\?\S))""",
+    re.VERBOSE,
+)
 _PHRASE = re.compile(r"(?: (?!and\b|or\b)[A-Za-z]+)+")
 _SUBSCRIPT = re.compile(r"\s*_\s*(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)|'")
 
@@ -203,7 +313,7 @@ def _word(word: str, quoted: bool = False, after="the start") -> list:
         return [_COUNTS[low]]
     if low in _POWERS:
         return ["*", ("num", Fraction(10) ** _POWERS[low])]
-    if quoted or len(word) > 3 or len(word) > 1 and low.rstrip("s") in _UNITS and _quantity(after):   # 5 mg, but mg/k
+    if quoted or len(word) > 3 or len(word) > 1 and low.rstrip("s") in _UNITS and _quantity(after):  # 5 mg, but mg/k
         return [("text", low)]
     return [(c,) if c in "ei" else ("sym", c) for c in word]
 
@@ -211,7 +321,7 @@ def _word(word: str, quoted: bool = False, after="the start") -> list:
 def _styled(text: str, after) -> list:
     r"""Tokens for what stands in \text or \mathrm: words stay words, the rest is read as if bare."""
     words = text.strip(" .,;:")
-    unit = _quantity(after) and re.fullmatch(r"[mgshLNJWVKA]([ /]\w+)?", words)         # 5 \text{m}
+    unit = _quantity(after) and re.fullmatch(r"[mgshLNJWVKA]([ /]\w+)?", words)  # 5 \text{m}
     bare = re.sub(r"\b(and|or)\b", "", words.lower())
     if "\\" in words or words[:1].isdigit() or not unit and not re.search("[a-z]{2}", bare):
         return tokens(text)
@@ -223,7 +333,7 @@ def tokens(text: str) -> list:
     out, at = [], 0
     while at < len(text) and (match := _TOKEN.match(text, at)):
         group, at = match.groupdict(), match.end()
-        if group["repeat"]:                                                 # 0.1\overline{6}
+        if group["repeat"]:  # 0.1\overline{6}
             whole, _, fixed = group["repeat"].partition(".")
             cycle = Fraction(int(group["cycle"]), 10 ** len(group["cycle"]) - 1)
             out.append(("num", (int(whole + fixed or 0) + cycle) / 10 ** len(fixed)))
@@ -242,23 +352,53 @@ def tokens(text: str) -> list:
         elif word := group["word"]:
             last = out[-1] if out else "the start"
             out += ["cup"] if word == "U" and last in (")", "]") else _word(word, after=last)
-            if out[-1][0] == "text" and (more := _PHRASE.match(text, at)):                            # miles per hour
+            if out[-1][0] == "text" and (more := _PHRASE.match(text, at)):  # miles per hour
                 out[-1], at = ("text", out[-1][1] + more[0].lower()), more.end()
         elif sign := group["sign"]:
             out.append(_SPELLINGS.get(sign, sign))
-        while out and out[-1][0] == "sym" and (tail := _SUBSCRIPT.match(text, at)):                   # x_1, x_{n+1}, f'
+        while out and out[-1][0] == "sym" and (tail := _SUBSCRIPT.match(text, at)):  # x_1, x_{n+1}, f'
             out[-1], at = ("sym", out[-1][1] + re.sub(r"[\s{}\\]", "", tail[0])), tail.end()
     return out
 
 
 # -------------------------------------------------------------------------------------------------------- the parser
-_LEVEL = {",": 1, "<": 2, ">": 2, "<=": 2, ">=": 2, "=": 2, "!=": 2, "in": 2, "approx": 2, "cup": 3, ":": 4,
-          "choose": 4, "+": 5, "-": 5, "pm": 5, "mp": 5, "*": 6, "/": 6}
-_CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "langle": ("rangle",), "leftbar": ("rightbar",), "|": "|",
-           "lvert": ("rvert",), "lfloor": ("rfloor",), "lceil": ("rceil",)}
+_LEVEL = {
+    ",": 1,
+    "<": 2,
+    ">": 2,
+    "<=": 2,
+    ">=": 2,
+    "=": 2,
+    "!=": 2,
+    "in": 2,
+    "approx": 2,
+    "cup": 3,
+    ":": 4,
+    "choose": 4,
+    "+": 5,
+    "-": 5,
+    "pm": 5,
+    "mp": 5,
+    "*": 6,
+    "/": 6,
+}
+_CLOSES = {
+    "(": ")]",
+    "[": "])",
+    r"\{": (r"\}",),
+    "{": "}",
+    "langle": ("rangle",),
+    "leftbar": ("rightbar",),
+    "|": "|",
+    "lvert": ("rvert",),
+    "lfloor": ("rfloor",),
+    "lceil": ("rceil",),
+}
 _ENDS = {"the end", "end", "&", r"\\"}.union(*_CLOSES.values()) - {"|"}
-_CLAUSE = re.compile(r"\b(not|no|or|and|if|when|unless|except|but|more|less|least|most|than|maybe|for|where|is|are|to)"
-                     r"\b|\d\D*\d")
+_CLAUSE = re.compile(
+    r"\b(not|no|or|and|if|when|unless|except|but|more|less|least|most|than|maybe|for|where|is|are|to)"
+    r"\b|\d\D*\d"
+)
 
 
 def _raised(base: tuple, exponent: tuple) -> tuple:
@@ -294,7 +434,7 @@ class _Parser:
             self.fail("nested too deeply")
         sign = self.take("-", "+", "pm", "mp", *(("=", "approx") if self.at == 0 else ()))
         node = self.read(5) if sign else self.power()
-        if sign == "-":                                                     # -5% is (-5)%
+        if sign == "-":  # -5% is (-5)%
             node = (node[0], ("neg", node[1])) if node[0] in ("%", "deg") else ("neg", node)
         elif sign in ("pm", "mp"):
             node = (sign, ("num", Fraction(0)), node)
@@ -310,12 +450,15 @@ class _Parser:
                 node = (token, node, self.read(binds) if binds < 6 or self.next in ("-", "+") else self.power())
             elif token[0] == "text":
                 node = self.unit(node)
-            elif node[0] == "unit" or token[0] in ("num", "dec", "base") and (
-                    (node[-1] if node[0] == "*" else node)[0] not in ("^", "pow", "!")):
-                self.fail("two quantities side by side")                    # 5 6 is not 30, x2 not 2x; 2^6 3^5 is read
+            elif (
+                node[0] == "unit"
+                or token[0] in ("num", "dec", "base")
+                and ((node[-1] if node[0] == "*" else node)[0] not in ("^", "pow", "!"))
+            ):
+                self.fail("two quantities side by side")  # 5 6 is not 30, x2 not 2x; 2^6 3^5 is read
             else:
                 right = self.power()
-                called = node[0] == "sym" and token == "(" and right[0] in ("group", "num")           # f(x)
+                called = node[0] == "sym" and token == "(" and right[0] in ("group", "num")  # f(x)
                 node = ("call" if called else "*", node, right)
         self.depth -= 1
         return node
@@ -325,17 +468,17 @@ class _Parser:
         parts, signs = [node], []
         while _LEVEL.get(self.next) == binds:
             signs.append(self.next)
-            while self.take(signs[-1]) and binds == 1:                      # ", and"
+            while self.take(signs[-1]) and binds == 1:  # ", and"
                 pass
             parts.append(self.read(binds))
         if binds == 2:
             return ("rel", " ".join(signs), *parts)
         if signs[0] == "choose":
             return ("binom", *parts)
-        if binds == 4:                                                      # 2 : 3 is 2/3; 1 : 2 : 3 is 1/3, 2/3
+        if binds == 4:  # 2 : 3 is 2/3; 1 : 2 : 3 is 1/3, 2/3
             shares = [("/", part, parts[-1]) for part in parts[:-1]]
             return shares[0] if len(shares) == 1 else ("seq", ":", ":", *shares)
-        if binds == 3 and {part[0] for part in parts} <= {"set", "list"}:   # {1, 2} with {3}
+        if binds == 3 and {part[0] for part in parts} <= {"set", "list"}:  # {1, 2} with {3}
             return ("set", *(item for part in parts for item in part[1:]))
         return ("list" if binds == 1 else "union", *parts)
 
@@ -353,13 +496,14 @@ class _Parser:
 
         def short(word):
             return _UNITS.get(word[0]) or _UNITS.get(word[0][:-1]) or word[0].rstrip("s")
+
         words = re.sub("[a-z]+", short, words.replace(".", "").replace(" per ", "/"))
         return ("unit", node, words.replace("mile/h", "mph"))
 
     def power(self) -> tuple:
         node = self.atom()
         while sign := self.take("!", "%", "deg", "^"):
-            if node[0] == sign != "^":                                      # 5!!, 5%%
+            if node[0] == sign != "^":  # 5!!, 5%%
                 self.fail("the same sign twice")
             node = (sign, node) if sign != "^" else _raised(node, self.argument(exponent=True))
         return node
@@ -416,7 +560,7 @@ class _Parser:
             base, power = (self.argument(), power) if sign == "_" else (base, self.argument(exponent=True))
         if opened := self.take("(", "{"):
             node = self.bracket(opened)
-        else:                                                               # sin 2x cos y: up to the next function
+        else:  # sin 2x cos y: up to the next function
             node = self.power()
             while self.next not in _ENDS | FUNCTIONS | set(_LEVEL) | {"|"} and self.next[0] not in ("text", "num"):
                 node = ("*", node, self.power())

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForTokenClassification
 
-from data import Problem, load, question_key, ranks
+from data import Problem, load, question_key
 from data.chat import Chat
-from data.cli import last_checkpoint, need, save_checkpoint, whole
-from data.memory import explain_memory
-from data.models import check_fit, load_model, move, pick_device, pick_dtype, recomputing
 from data.optimizer import Optimizer
+from support import ranks
+from support.cli import last_checkpoint, need, save_checkpoint, whole
+from support.memory import explain_memory
+from support.models import check_fit, load_model, move, pick_device, pick_dtype, recomputing
 
 
 def check(config) -> None:
@@ -73,9 +74,12 @@ class Run:
         self.parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
         self.asking = dict(  # how questions are asked, in training and in the evaluation
-            template=config.chat_template, feedback=config.feedback, slots=config.slots,
-            max_new_tokens=config.max_new_tokens, max_attempt_tokens=config.max_attempt_tokens,
-        )  # fmt: skip
+            template=config.chat_template,
+            feedback=config.feedback,
+            slots=config.slots,
+            max_new_tokens=config.max_new_tokens,
+            max_attempt_tokens=config.max_attempt_tokens,
+        )
         chat = Chat(self.actor, self.tokenizer, config.chat_template, config.feedback)
         limit = config.max_prompt_tokens
         self.problems = [p for p in problems if len(chat.prompt(p.question, config.max_attempts)) <= limit]
@@ -93,15 +97,23 @@ class Run:
         """The memory plan, before the long work starts."""
         config, model = self.config, self.actor
         return explain_memory(
-            available, shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize,
-            slots=min(config.slots, config.dialogues), capacity=capacity, micro_batch_tokens=config.micro_batch_tokens,
-            processes=ranks.count(), critic=self.critic is not None, offload=config.offload,
+            available,
+            shape=model.config,
+            parameters=model.num_parameters(),
+            element=model.dtype.itemsize,
+            slots=min(config.slots, config.dialogues),
+            capacity=capacity,
+            micro_batch_tokens=config.micro_batch_tokens,
+            processes=ranks.count(),
+            critic=self.critic is not None,
+            offload=config.offload,
             gradient_checkpointing=config.gradient_checkpointing,
-        )  # fmt: skip
+        )
 
     @contextmanager
     def at_hand(self, *things):
         """With --offload these models or optimisers wait in host memory and are on the device only inside."""
+
         def tensors():  # an optimiser has more of them after its first step
             for thing in filter(None, things):
                 yield from thing.parked() if isinstance(thing, Optimizer) else thing.parameters()

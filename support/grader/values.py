@@ -1,4 +1,4 @@
-"""What the trees of data/latex.py are worth: the elements of a list (`items`), the intervals that a relation stands for
+"""What the trees of support/grader/latex.py are worth: the elements of a list (`items`), the intervals that a relation stands for
 (`intervals`), and when two expressions are the same (`same_value`, `scaled`).
 
 Values are exact: fractions where all of the arithmetic is rational, else numbers of mpmath with 80 digits, compared to
@@ -10,21 +10,23 @@ import math
 from fractions import Fraction
 from functools import lru_cache, partial
 
-from data.latex import FUNCTIONS, Unreadable
+from support.grader.latex import FUNCTIONS, Unreadable
 
 REALS = ("sym", "R")
 TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
 MAX_BITS = 24_000  # of a number, numerator and denominator together
 FULL_FLOAT = 13  # significant digits from which a decimal was surely computed
 # what may occur in a tree whose comparison takes no more than fractions
-RATIONAL = set("num dec sym text base inf unit list set seq rel union + - * / ^ neg % call group pm mp abs floor "
-                "ceil".split())
+RATIONAL = set(
+    "num dec sym text base inf unit list set seq rel union + - * / ^ neg % call group pm mp abs floor ceil".split()
+)
 
 
 @lru_cache(1)
 def numerics():
     """mpmath with 80 digits, imported when the first value needs it"""
     from mpmath.ctx_mp import MPContext  # a context of our own: the global one belongs to the caller
+
     context = MPContext()
     context.dps = 80
     return context
@@ -59,7 +61,7 @@ def _power(a, b):
     if a == 0:
         return Fraction(0) if isinstance(b, Fraction) and b > 0 else None
     a, b = numerics().convert(a), int(b) if whole else numerics().convert(b)
-    return a ** b if abs(b) * (abs(numerics().mag(a)) + 1) < MAX_BITS else None
+    return a**b if abs(b) * (abs(numerics().mag(a)) + 1) < MAX_BITS else None
 
 
 def _root(x, index):
@@ -86,14 +88,30 @@ def _factorial(n):
     return Fraction(math.factorial(int(n))) if n.denominator == 1 and 0 <= n < 2100 else None
 
 
-_COMPUTE = {name: partial(_call, {"arc": "a" + name[3:], "ln": "log", "cis": "expj"}.get(name[:3], name))
-            for name in FUNCTIONS} | {
-    "+": _add, "-": lambda a, b: _add(a, -b), "neg": lambda a: -a, "*": lambda a, b: math.prod(lift(a, b)),
-    "/": lambda a, b: math.prod(lift(a, 1 / b)), "^": _power, "pow": _power, "root": _root, "group": lambda a: a,
-    "%": lambda a: a / 100, "deg": lambda a: math.prod(lift(a, numerics().pi / 180)), "abs": abs, "floor": _floor,
-    "ceil": lambda a: -_floor(-a), "!": _factorial, "binom": partial(_call, "binomial"), "pi": lambda: +numerics().pi,
-    "e": lambda: +numerics().e, "i": lambda: numerics().mpc(0, 1),
-    "base": lambda digits, base: Fraction(int(digits, int(base) or 1))}
+_COMPUTE = {
+    name: partial(_call, {"arc": "a" + name[3:], "ln": "log", "cis": "expj"}.get(name[:3], name)) for name in FUNCTIONS
+} | {
+    "+": _add,
+    "-": lambda a, b: _add(a, -b),
+    "neg": lambda a: -a,
+    "*": lambda a, b: math.prod(lift(a, b)),
+    "/": lambda a, b: math.prod(lift(a, 1 / b)),
+    "^": _power,
+    "pow": _power,
+    "root": _root,
+    "group": lambda a: a,
+    "%": lambda a: a / 100,
+    "deg": lambda a: math.prod(lift(a, numerics().pi / 180)),
+    "abs": abs,
+    "floor": _floor,
+    "ceil": lambda a: -_floor(-a),
+    "!": _factorial,
+    "binom": partial(_call, "binomial"),
+    "pi": lambda: +numerics().pi,
+    "e": lambda: +numerics().e,
+    "i": lambda: numerics().mpc(0, 1),
+    "base": lambda digits, base: Fraction(int(digits, int(base) or 1)),
+}
 
 
 def value_at(node, point: dict):
@@ -233,8 +251,10 @@ def _points(a, g) -> list[dict]:
         return [{}]
     if (kinds(a) | kinds(g)) & {"!", "binom", "floor", "ceil"}:
         return [{n: Fraction(2 + 3 * i + j) for i, n in enumerate(variables)} for j in range(6)]
-    points = [{n: Fraction(90 + 41 * i + 83 * j + 11 * i * j, (37, 247)[j % 2]) for i, n in enumerate(variables)}
-              for j in range(4)]
+    points = [
+        {n: Fraction(90 + 41 * i + 83 * j + 11 * i * j, (37, 247)[j % 2]) for i, n in enumerate(variables)}
+        for j in range(4)
+    ]
     return points + [{**points[k % 2], n: -points[k % 2][n]} for k, n in enumerate(variables[:4])]
 
 

@@ -3,9 +3,9 @@
 A record is what evaluate.py keeps of a dialogue; here its `allowed`, `correct`, `truncated` and `tokens` are read.
 """
 
+from collections.abc import Sequence
 from math import comb, dist, sqrt
 from statistics import fmean
-from typing import Sequence
 
 
 def wilson(correct: float, n: int) -> tuple[float, float]:
@@ -57,9 +57,15 @@ def mean_over(by_data: dict[str, dict]) -> dict:
                 below, above = (dist(middles, ends) / len(same) for ends in (lows, highs))
                 means |= zip(names, (fmean(middles), fmean(middles) - below, fmean(middles) + above))
         repeated = [row["repeated"] for row in same if row["repeated"] is not None]
-        rows.append({"attempts": same[0]["attempts"], "questions": sum(row["questions"] for row in same), **means,
-                     "repeated": fmean(repeated) if repeated else None,
-                     **{key: fmean(row[key] for row in same) for key in ("truncated", "attempts_used", "tokens")}})
+        rows.append(
+            {
+                "attempts": same[0]["attempts"],
+                "questions": sum(row["questions"] for row in same),
+                **means,
+                "repeated": fmean(repeated) if repeated else None,
+                **{key: fmean(row[key] for row in same) for key in ("truncated", "attempts_used", "tokens")},
+            }
+        )
     return {"questions": rows[0]["questions"], "by_attempts": rows, "by_data": by_data}
 
 
@@ -75,8 +81,19 @@ def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
         shares = [1 - comb(n - sum(dialogue["correct"] for dialogue in same), k) / comb(n, k) for same in asked]
         middle = fmean(shares)
         low, high = wilson(middle * len(shares), len(shares))
-        rows.append({"attempts": k, "questions": len(asked), "accuracy": middle, "low": low, "high": high,
-                     "repeated": None, "truncated": truncated, "attempts_used": k, "tokens": k * tokens})
+        rows.append(
+            {
+                "attempts": k,
+                "questions": len(asked),
+                "accuracy": middle,
+                "low": low,
+                "high": high,
+                "repeated": None,
+                "truncated": truncated,
+                "attempts_used": k,
+                "tokens": k * tokens,
+            }
+        )
     return {"questions": len(asked), "samples": n, "by_attempts": rows}
 
 
@@ -92,13 +109,15 @@ def compare(first: dict[str, list], second: dict[str, list]) -> dict[str, list[d
     """Two models on the same questions. Both hold, for each data set, every question's records by attempts allowed. A
     row for each number of attempts, for each data set and, where there are several, for all questions together."""
     if len(first) > 1:
-        first, second = ({"all": [same for those in found.values() for same in those], **found}
-                         for found in (first, second))
+        first, second = (
+            {"all": [same for those in found.values() for same in those], **found} for found in (first, second)
+        )
     rows = {data: [] for data in first}
     for data in first:
         for a, b in zip(zip(*first[data]), zip(*second[data]), strict=True):
             pairs = [(x["correct"], y["correct"]) for x, y in zip(a, b, strict=True)]
             one, two = pairs.count((True, False)), pairs.count((False, True))
             rows[data].append(
-                {"attempts": a[0]["allowed"], "only_first": one, "only_second": two, "p": mcnemar(one, two)})
+                {"attempts": a[0]["allowed"], "only_first": one, "only_second": two, "p": mcnemar(one, two)}
+            )
     return rows
