@@ -1,150 +1,143 @@
-"""Evaluate: model -> accuracy when 1..K attempts are allowed.
+"""Evaluate: how many questions does a model solve when 1, 2, ... attempts are allowed?
 
-    python evaluate.py --model runs/base,runs/trained --data riddles-test
-    python evaluate.py --model Qwen/Qwen2.5-Math-1.5B --data math500 --limit 100 --attempts 7 --samples 20
-    python evaluate.py --model runs/NAME/model --data paper --attempts 7 --show 5
+    python evaluate.py --model runs/NAME/model --data math500
+    python evaluate.py --model runs/NAME/model,Qwen/Qwen2.5-Math-1.5B --data paper --attempts 7     # the paper's figure
+    python evaluate.py --model FOLDER --data mine.jsonl --samples 20 --show 3 --show_what fixed
 
-Every question is asked K times: with a prompt that allows 1 attempt, with one that allows 2, and so on (paper, section
-4). Decoding is greedy, with the engine and the grader of training; a question is solved when one of the attempts is
-correct. Several data sets give the mean of their accuracies, as in the paper. Added to what the paper reports: 95%
-intervals, an exact test between two models, the share of repeated answers, every dialogue, and with --samples what as
-many independent samples would solve.
+Every question is asked anew with each number of attempts, greedily, as the prompt names the number (paper, section 4).
+With --samples, independent single attempts at temperature 1 give pass@k, the control for attempts with feedback. A model
+that train.py wrote is asked as in its run: with its budget, feedback and chat template, unless the command line says
+otherwise.
 
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
 dialogues.html to look at them, and journals (support/journal.py): the same command again, or one with more questions,
 attempts or samples, asks only what is not finished.
 """
 
+import json
 import random
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import torch
-from transformers.hf_argparser import HfArg
 
-from data import PAPER, Problem, load_sets
-from data.chat import Chat
-from data.dialogues import Dialogues
-from reward import Grader, extract_boxed, reward
-from rollout import rollout
-from support.cli import fail, need, output_folder, parse, save_json, whole
-from support.journal import fingerprint, finish, read_journal
-from support.models import check_fit, load_model, pick_device, pick_dtype
-from support.plots import PAPER_CURVES, plot_accuracy, plot_benchmarks, short, tables
+from data import Problem, load_sets
+from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat
+from reward import extract_boxed, is_equal, reward
+from rollout import Dialogues, Rules, rollout
+from support.cli import NOT_NEGATIVE, POSITIVE, check_ranges, fail, one_of, option, parse, require
+from support.files import output_folder, save_json, save_text
+from support.journal import Journal, fingerprint, grader_version
+from support.models import check_fit, explain_cache, load_model, pick_device, pick_dtype
+from support.plots import BENCHMARK_NAMES, PAPER_CURVES, plot_accuracy, plot_benchmarks, short, tables
 from support.show import KINDS, page, shown, wants_colour
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
-# Dialogues are asked for in chunks of so many a slot; a kill loses the last one. Between two chunks the grid runs
+RULES = Rules(extract_boxed, is_equal, reward)
+# Dialogues are asked for in chunks of this many a slot; a kill loses the last one. Between two chunks the engine runs
 # empty, which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
 CHUNK_CPU, CHUNK = 4, 16
+FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"
 
 
 @dataclass
 class Options:
-    model: str = HfArg(help="model folder or hub name; several, separated by commas, are asked the same questions")
-    data: str = HfArg(help="names that `python -m data` lists or .jsonl files, separated by commas; paper: its five")
-    attempts: int = HfArg(default=5, help="ask every question with 1, 2, ... up to this many attempts allowed")
-    out: str | None = HfArg(default=None, help="output folder; none: runs/evaluate/MODEL-DATA")
-    limit: int | None = HfArg(default=None, help="of each data set only so many questions, shuffled by --seed")
-    slots: int = HfArg(default=256, help="dialogues written side by side; lower it when memory runs out")
-    max_new_tokens: int = HfArg(default=3000, help="token budget of a dialogue after its prompt, feedback included")
-    max_attempt_tokens: int | None = HfArg(default=None, help="token budget of a single attempt; none: no such limit")
-    chat_template: str = HfArg(default="chatml", help="how the model writes chat turns: chatml or llama3")
-    feedback: str = HfArg(default="paper", help="after a wrong attempt: paper, uncounted or uninformative (a control)")
-    samples: int = HfArg(default=0, help="independent samples a question for pass@k, at temperature 1; 0: do without")
-    show: int = HfArg(default=0, help="print so many dialogues of each model")
-    show_what: str = HfArg(default="fixed", help="which: first, fixed, never, repeated, truncated or all")
-    device: str = HfArg(default="auto", help="auto, cpu, cuda or mps")
-    dtype: str = HfArg(default="auto", help="auto (bfloat16 on CUDA, float32 elsewhere), float32 or bfloat16")
-    seed: int = HfArg(default=0, help="decides which questions --limit takes, and draws the --samples")
+    model: str = option(..., "model folder or hub name; several, separated by commas, are asked the same questions")
+    data: str = option(..., "names that `python -m data` lists or .jsonl files, separated by commas; paper: its five")
+    attempts: int = option(5, "ask every question with 1, 2, ... up to this many attempts allowed", POSITIVE)
+    out: str | None = option(None, "output folder; none: runs/evaluate/MODEL-DATA")
+    limit: int | None = option(None, "of each data set only this many questions, shuffled by --seed", POSITIVE)
+    slots: int = option(256, "dialogues written side by side; lower it when memory runs out", POSITIVE)
+    max_new_tokens: int = option(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
+    max_attempt_tokens: int | None = option(None, "token budget of a single attempt; none: no such limit", POSITIVE)
+    chat_template: str = option("chatml", "how the model writes chat turns: chatml or llama3")
+    feedback: str = option("paper", "after a wrong attempt: paper, uncounted or uninformative (a control)")
+    samples: int = option(0, "independent samples a question for pass@k, at temperature 1; 0: none")
+    show: int = option(0, "print this many dialogues of each model", NOT_NEGATIVE)
+    show_what: str = option("fixed", "which: first, fixed, never, repeated, truncated or all", one_of(*KINDS, "all"))
+    device: str = option("auto", "auto, cpu, cuda or mps")
+    dtype: str = option("auto", "auto (bfloat16 on CUDA, float32 elsewhere), float32 or bfloat16")
+    seed: int = option(0, "decides which questions --limit takes, and draws the --samples", NOT_NEGATIVE)
+    temperature = 0.0  # greedy; not an option
 
 
-def ask(
-    model,
-    tokenizer,
-    asked: list[tuple[Problem, int]],
-    *,
-    grade: Callable,
-    template: str = "chatml",
-    temperature: float = 0.0,
-    **rest,
-) -> list[dict]:
-    """Have a dialogue for each (question, attempts allowed), all in one rollout. `grade` and `rest` (feedback, slots,
-    max_new_tokens, max_attempt_tokens, seed, first, progress) are rollout()'s. Returns the record of each."""
-    batch = rollout(
-        model,
-        tokenizer,
-        [p.question for p, _ in asked],
-        [p.answer for p, _ in asked],
-        [k for _, k in asked],
-        extract=extract_boxed,
-        grade=grade,
-        reward=reward,
-        template=template,
-        temperature=temperature,
-        **rest,
-    )
-    text = Chat(model, tokenizer, template).text
-    return [record(batch, d, problem, text) for d, (problem, _) in enumerate(asked)]
+# -------------------- Asking and counting
+def evaluate(
+    model, chat: Chat, problems: list[Problem], allowed: Sequence[int], config, *, temperature: float = 0.0, seed=(0,),
+    rules: Rules = RULES, journal: Journal | None = None, brief: bool = False, progress: str | None = None
+) -> list[list[dict]]:  # fmt: skip
+    """For every problem the records of a dialogue with each number of `allowed` attempts: from the journal, or asked.
+
+    Of `config` it reads slots, max_new_tokens and max_attempt_tokens. A journal that was written with a shorter or longer
+    `allowed` serves as well, as long as one begins like the other. `brief` records have no text: of many samples nobody
+    reads it.
+    """
+    journal = journal or Journal()
+    different = dict.fromkeys(problems)
+    missing = [(p, k) for p in different for k in allowed[len(journal.finished[p.question, p.answer]) :]]
+    in_chunk = config.slots * (CHUNK_CPU if model.device.type == "cpu" else CHUNK) if journal.path else len(missing)
+    for start in range(0, len(missing), in_chunk or 1):
+        asked, numbers = zip(*missing[start : start + in_chunk])
+        label = progress and f"{progress}, {start} of {len(missing)} finished"
+        first = journal.count  # every dialogue has its own random numbers
+        batch = rollout(model, chat, asked, numbers, rules, config, temperature, seed, first, progress=label)
+        records = [dialogue_record(batch, d, problem, chat) for d, problem in enumerate(asked)]
+        left_out = ("text", "attempts", "reward") if brief else ()
+        journal.append([{key: x for key, x in record.items() if key not in left_out} for record in records])
+    return [journal.finished[p.question, p.answer][: len(allowed)] for p in problems]
 
 
-def evaluate(model, tokenizer, problems: list[Problem], *, attempts: int = 5, **asking) -> dict:
-    """Ask every question with 1, 2, ... `attempts` attempts allowed; `asking` is ask()'s. Returns what JSON can hold:
-    {"questions": n, "by_attempts": [summary for each number allowed], "dialogues": [record of each, by question and
-    then by number allowed]}."""
-    dialogues = ask(model, tokenizer, [(p, k) for p in problems for k in range(1, attempts + 1)], **asking)
-    by_question = [dialogues[i : i + attempts] for i in range(0, len(dialogues), attempts)]
-    return {**accuracy_at_k(by_question), "dialogues": dialogues}
+def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> dict:
+    """Dialogue d, for people to read and for programs that compare models question by question. `at` is where the
+    text of an attempt begins in the text of the dialogue."""
+    tokens, attempts = batch.tokens_DT[d, : batch.length_D[d]].tolist(), []
+    for attempt in batch.attempts[d]:
+        record = {key: getattr(attempt, key) for key in ("text", "answer", "correct", "truncated")}
+        attempts.append(record | {"at": len(chat.text(tokens[: attempt.start]))})
+    return {
+        "question": problem.question,
+        "gold": problem.answer,
+        "allowed": int(batch.allowed_D[d]),
+        "correct": attempts[-1]["correct"],
+        "reward": batch.reward_D[d].item(),
+        "truncated": bool(batch.truncated_D[d]),
+        "tokens": int(batch.sampled_DT[d].sum()),
+        "text": chat.text(tokens),
+        "attempts": attempts,
+    }
 
 
 def accuracy_at_k(asked: list[list[dict]]) -> dict:
-    """The numbers of a data set; `asked` holds for every question a record for each number of attempts allowed. Rows
-    after the first have their gain over it as well."""
-    rows = [summary(same) for same in zip(*asked)]
-    solved = [[dialogue["correct"] for dialogue in same] for same in zip(*asked)]
+    """The numbers of a data set: `asked` holds for every question a record for each number of attempts allowed. A row for
+    each such number; those after the first have their gain over it as well."""
+    rows = [accuracy_row(same) for same in zip(*asked)]
+    solved = [[record["correct"] for record in same] for same in zip(*asked)]
     for row, now in zip(rows[1:], solved[1:]):
         row |= gain(solved[0], now)
     return {"questions": len(asked), "by_attempts": rows}
 
 
-def summary(dialogues: Sequence[dict]) -> dict:
+def accuracy_row(records: Sequence[dict]) -> dict:
     """The numbers of dialogues in which the same number of attempts was allowed."""
-    n, correct = len(dialogues), sum(dialogue["correct"] for dialogue in dialogues)
+    n, correct = len(records), sum(record["correct"] for record in records)
     low, high = wilson(correct, n)
-    answers = [[attempt["answer"] for attempt in dialogue["attempts"]] for dialogue in dialogues]
-    truncated, tokens = ([dialogue[key] for dialogue in dialogues] for key in ("truncated", "tokens"))
-    return {
-        "attempts": dialogues[0]["allowed"],
-        "questions": n,
-        "correct": correct,
-        "accuracy": correct / n,
-        "low": low,
-        "high": high,
-        **averages(answers, truncated, tokens),
-    }
+    answers = [[attempt["answer"] for attempt in record["attempts"]] for record in records]
+    row = {"attempts": records[0]["allowed"], "questions": n, "correct": correct, "accuracy": correct / n}
+    truncated, tokens = ([record[key] for record in records] for key in ("truncated", "tokens"))
+    return row | {"low": low, "high": high} | means_over_dialogues(answers, truncated, tokens)
 
 
-def averages(answers: list[list[str | None]], truncated: Sequence[bool], tokens: Sequence[int]) -> dict:
-    """Means over dialogues: of each its attempts' answers, whether a budget ended it, the tokens the model wrote."""
-    means = {"truncated": truncated, "attempts_used": list(map(len, answers)), "tokens": tokens}
-    return {
-        "repeated": repeated_share(answers),
-        **{key: torch.as_tensor(values).float().mean().item() for key, values in means.items()},
-    }
-
-
-def summarise(batch: Dialogues) -> dict:
+def training_metrics(batch: Dialogues) -> dict:
     """The numbers of a step of training. accuracy_by_attempt[k - 1]: of the dialogues that were allowed k attempts or
     more, the share that was solved within k."""
     solved_at_D = torch.where(batch.correct_D, batch.used_D, torch.iinfo(torch.long).max)
-    by_attempt = [
-        (solved_at_D[batch.allowed_D >= k] <= k).float().mean().item() for k in range(1, int(batch.allowed_D.max()) + 1)
-    ]
+    most = int(batch.allowed_D.max())
+    by_attempt = [(solved_at_D[batch.allowed_D >= k] <= k).float().mean().item() for k in range(1, most + 1)]
     answers = [[attempt.answer for attempt in attempts] for attempts in batch.attempts]
-    means = averages(answers, batch.truncated_D, batch.sampled_DT.sum(1))
+    means = means_over_dialogues(answers, batch.truncated_D, batch.sampled_DT.sum(1))
     return {
         "reward": batch.reward_D.mean().item(),
         "accuracy": batch.correct_D.float().mean().item(),
@@ -156,34 +149,19 @@ def summarise(batch: Dialogues) -> dict:
     }
 
 
-def record(batch: Dialogues, d: int, problem: Problem, text: Callable[[list[int]], str]) -> dict:
-    """Dialogue d, for people to read and for programs that compare models question by question. `at` is where the
-    text of an attempt begins in the text of the dialogue."""
-    tokens = batch.tokens_DT[d, : batch.length_D[d]].tolist()
-    return {
-        "question": problem.question,
-        "gold": problem.answer,
-        "allowed": int(batch.allowed_D[d]),
-        "correct": batch.attempts[d][-1].correct,
-        "reward": batch.reward_D[d].item(),
-        "truncated": bool(batch.truncated_D[d]),
-        "tokens": int(batch.sampled_DT[d].sum()),
-        "text": text(tokens),
-        "attempts": [
-            {key: getattr(attempt, key) for key in ("text", "answer", "correct", "truncated")}
-            | {"at": len(text(tokens[: attempt.start]))}
-            for attempt in batch.attempts[d]
-        ],
-    }
+def means_over_dialogues(answers: list[list[str | None]], truncated: Sequence[bool], tokens: Sequence[int]) -> dict:
+    """Of each dialogue: its attempts' answers, whether a budget ended it, the tokens that the model wrote."""
+    values = {"truncated": truncated, "attempts_used": list(map(len, answers)), "tokens": tokens}
+    means = {key: torch.as_tensor(value).float().mean().item() for key, value in values.items()}
+    return {"repeated": repeated_share(answers), **means}
 
 
-def prepare(options: Options) -> tuple[dict[str, list[Problem]], dict[str, tuple], Path]:
-    """(questions by data set, (model, tokenizer, journals) by name, output folder), with all checked that can be before
-    the long work starts."""
-    need(options, "attempts limit slots max_new_tokens max_attempt_tokens", "be 1 or more", lambda n: n >= 1)
-    need(options, "seed show", "be 0 or more", lambda n: n >= 0)
-    need(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
-    need(options, "show_what", f"be one of {', '.join(KINDS)} or all", lambda what: what in (*KINDS, "all"))
+# -------------------- The command
+def prepare(options: Options, given: dict) -> tuple[dict[str, list[Problem]], dict[str, tuple], Path]:
+    """(questions by data set, (model, chat, its options, its journals) by name, output folder), with all checked that can
+    be before the long work starts."""
+    check_ranges(options)
+    require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
     dtype = pick_dtype(options.dtype, pick_device(options.device))
     sets = load_sets(options.data)
     for problems in sets.values() if options.limit is not None else ():
@@ -197,12 +175,11 @@ def prepare(options: Options) -> tuple[dict[str, list[Problem]], dict[str, tuple
     models = {}  # they wait in the machine's memory, so that a mistake in the last one shows before the first is asked
     for path in paths:
         model, tokenizer = load_model(path, pick_device("cpu"), dtype)
-        chat = Chat(model, tokenizer, options.chat_template, options.feedback)
-        prompts = (chat.prompt(p.question, options.attempts) for problems in sets.values() for p in problems)
-        check_fit(model, max(map(len, prompts)), options.max_new_tokens)
-        models[path] = model, tokenizer, journals(options, path, model, chat, out)
-        for journal in models[path][2].values():
-            read_journal(*journal)
+        own = replace(options, **{key: x for key, x in options_of_run(path).items() if key not in given})
+        chat = Chat(model, tokenizer, own.chat_template, own.feedback)
+        lengths = [len(chat.prompt(p.question, own.attempts)) for problems in sets.values() for p in problems]
+        check_fit(model, max(lengths), own.max_new_tokens)
+        models[path] = model, chat, own, open_journals(own, path, model, chat, out)
     return sets, models, output_folder(str(out))
 
 
@@ -210,44 +187,37 @@ def file_name(path: str) -> str:
     return path.strip("/").replace("/", "-")
 
 
-def journals(options: Options, path: str, model, chat: Chat, out: Path) -> dict[str, tuple[Path, dict]]:
-    """The journals of a model, each a file and the settings that decide its answers. --data, --limit, --attempts and
+def options_of_run(path: str) -> dict:
+    """How a model was asked while train.py trained it, where its run left a config.json."""
+    config = Path(path).parent / "config.json"
+    saved = json.loads(config.read_text()) if config.exists() else {}
+    return {name: saved[name] for name in FROM_THE_RUN} if set(FROM_THE_RUN) <= set(saved) else {}
+
+
+def open_journals(options: Options, path: str, model, chat: Chat, out: Path) -> dict[str, Journal]:
+    """A model's journals, with all settings that decide its answers and the verdicts. --data, --limit, --attempts and
     --samples only choose what is asked; --slots and --device change speed and rounding."""
-    same = {"model": path, "model content": fingerprint(model, chat), "dtype": str(model.dtype)}
-    same |= {key: getattr(options, key) for key in ("max_new_tokens", "max_attempt_tokens", "chat_template")}
-    own = {"greedy": {"feedback": options.feedback}, "samples": {"seed": options.seed}}
+    sample = chat.text(chat.prompt("How much is 1 + 1?", 2)), chat.text(chat.feedback_after(-1, 1))
+    same = {"model": path, "model content": fingerprint(model, chat.tokenizer.get_vocab(), chat.end_tokens)}
+    same |= {"dtype": str(model.dtype), "max_new_tokens": options.max_new_tokens, "prompt": sample[0]}
+    same |= {"max_attempt_tokens": options.max_attempt_tokens, "grader": grader_version()}
+    own = {"greedy": {"feedback": sample[1]}, "samples": {"seed": options.seed}}
     kinds = ["greedy", "samples"] if options.samples else ["greedy"]
-    return {kind: (out / f"{kind}-{file_name(path)}.jsonl", same | own[kind]) for kind in kinds}
+    return {kind: Journal(out / f"{kind}-{file_name(path)}.jsonl", same | own[kind]) for kind in kinds}
 
 
-def measure(
-    options: Options, sets: dict[str, list[Problem]], name: str, model, tokenizer, files: dict, grade: Callable
-) -> dict[str, dict[str, list[list[dict]]]]:
-    """What is not in the journals is asked. {"greedy" or "samples": {data set: for every question its records}}."""
-    same = dict(
-        grade=grade,
-        template=options.chat_template,
-        slots=options.slots,
-        progress=name,
-        seed=(options.seed, 0),
-        max_new_tokens=options.max_new_tokens,
-        max_attempt_tokens=options.max_attempt_tokens,
-    )
-    ways = {
-        "greedy": (range(1, options.attempts + 1), {"feedback": options.feedback}, ()),
-        "samples": ([1] * options.samples, {"temperature": 1.0}, ("text", "attempts", "reward")),
+def measure(options: Options, sets: dict[str, list[Problem]], name: str, model, chat, journals: dict) -> dict:
+    """{"greedy" or "samples": {data set: for every question its records}}."""
+    problems = [problem for problems in sets.values() for problem in problems]
+    kinds = {
+        "greedy": dict(allowed=range(1, options.attempts + 1), temperature=0.0),
+        "samples": dict(allowed=[1] * options.samples, temperature=1.0, seed=(options.seed, 0), brief=True),
     }
-    problems, found = [problem for problems in sets.values() for problem in problems], {}
-    size = options.slots * (CHUNK_CPU if model.device.type == "cpu" else CHUNK)
-    for kind, (path, settings) in files.items():
-        allowed, own, left_out = ways[kind]  # there are many samples: what nobody reads of them is not kept
-
-        def ask_chunk(chunk: list[tuple[Problem, int]], first: int) -> list[dict]:
-            dialogues = ask(model, tokenizer, chunk, first=first, **same, **own)
-            return [{key: value for key, value in d.items() if key not in left_out} for d in dialogues]
-
-        rows = iter(finish(path, settings, problems, allowed, size, ask_chunk, f"{name}, {kind}"))
-        found[kind] = {data: [next(rows) for _ in those] for data, those in sets.items()}
+    found = {}
+    for kind, journal in journals.items():
+        label = f"{name}, {kind}"
+        rows = evaluate(model, chat, problems, config=options, journal=journal, progress=label, **kinds[kind])
+        found[kind] = {data: [rows.pop(0) for _ in those] for data, those in sets.items()}
     return found
 
 
@@ -256,41 +226,36 @@ def save(options: Options, sets: dict[str, list[Problem]], asked: dict[str, dict
     results, longest = {}, {}
     for name, found in asked.items():
         greedy = [same for those in found["greedy"].values() for same in those]
-        save_json([dialogue for same in greedy for dialogue in same], out / f"dialogues-{file_name(name)}.json")
+        save_json([record for same in greedy for record in same], out / f"dialogues-{file_name(name)}.json")
         longest[name] = [same[-1] for same in greedy]  # with the most attempts allowed: these are shown
         results[name] = mean_over({data: accuracy_at_k(those) for data, those in found["greedy"].items()})
         if options.samples:
-            results[f"{name}, pass@k of independent samples"] = mean_over(
-                {data: pass_at_k(those, options.attempts) for data, those in found["samples"].items()}
-            )
-    paired = {
-        f"{first} : {second}": compare(asked[first]["greedy"], asked[second]["greedy"])
-        for first, second in combinations(asked, 2)
-    }
+            sampled = {data: pass_at_k(those, options.attempts) for data, those in found["samples"].items()}
+            results[f"{name}, pass@k of independent samples"] = mean_over(sampled)
+    paired = {f"{a} : {b}": compare(asked[a]["greedy"], asked[b]["greedy"]) for a, b in combinations(asked, 2)}
     save_json({"options": vars(options), "models": results, "paired": paired}, out / "results.json")
     if len(sets) > 1:
-        plot_benchmarks(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})
+        plot_benchmarks(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(BENCHMARK_NAMES) else {})
     else:
         plot_accuracy(results, out / "accuracy.png")
     text = tables(f"{', '.join(short(sets))}: {sum(map(len, sets.values()))} questions", results, paired)
-    for path, content in ((out / "table.md", text + "\n"), (out / "dialogues.html", page(longest))):
-        with whole(path) as part:
-            part.write_text(content, encoding="utf-8")
+    save_text(text + "\n", out / "table.md")
+    save_text(page(longest), out / "dialogues.html")
     print(text)
-    for name, dialogues in longest.items() if options.show else ():
-        print(f"\n{name}\n\n{shown(dialogues, options.show, options.show_what, wants_colour())}")
+    for name, records in longest.items() if options.show else ():
+        print(f"\n{name}\n\n{shown(records, options.show, options.show_what, wants_colour())}")
     print(f"\nwritten to {out}/")
 
 
 def main(argv: list[str] | None = None) -> None:
-    options, kept = parse(Options, argv), ""
+    given, kept = parse(Options, sys.argv[1:] if argv is None else argv, __doc__), ""
+    options = Options(**given)
     try:
-        sets, models, out = prepare(options)
+        sets, models, out = prepare(options, given)
         asked, device, kept = {}, pick_device(options.device), "; what is finished is kept, start again to go on"
-        with Grader() as grader:
-            for name, (model, tokenizer, files) in models.items():
-                asked[name] = measure(options, sets, name, model.to(device), tokenizer, files, grader.submit)
-                model.cpu()
+        for name, (model, chat, own, journals) in models.items():
+            asked[name] = measure(own, sets, name, model.to(device), chat, journals)
+            model.cpu()
         save(options, sets, asked, out)
     except KeyboardInterrupt:
         print(f"\nstopped{kept}", file=sys.stderr)

@@ -9,7 +9,7 @@ What deviates from textbook PPO, all of it the paper's (section 4 and the author
 - Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
 
 Not in the paper: several dialogues per question, compared with each other, need no critic (`group_advantages`), and
-where all of them got the same reward, there is nothing to learn (`differing`).
+where all of them got the same reward, there is nothing to learn (`informative_groups`).
 
 The logits of a whole batch never exist: log-probabilities are computed only where a token was sampled, in chunks
 whose logits are recomputed in the backward pass.
@@ -20,8 +20,9 @@ Shapes: D dialogues of the step, B dialogues of a micro-batch, T tokens, A actio
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,8 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from support import ranks
 from support.memory import actions_at_once
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What the models say of the actions
+# -------------------- What the models say of the actions
 
 
 def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, temperature: float):
@@ -78,49 +78,64 @@ def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.T
         yield torch.tensor(batch)
 
 
-def crop(dialogues, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def trim(dialogues, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens of some dialogues, without needless padding, on the device, and their sampled mask on the CPU: counting
-    actions there needs not wait for the device."""
+    actions there need not wait for the device."""
     longest = int(dialogues.length_D[rows].max())
     return dialogues.tokens_DT[rows, :longest].to(device), dialogues.sampled_DT[rows, :longest]
 
 
 @torch.no_grad()
-def score(dialogues, reference, critic, temperature: float, token_budget: int):
+def reference_logps_and_values(dialogues, reference, critic, temperature: float, token_budget: int):
     """Once per rollout: the reference model's log-probabilities and the critic's values, (D, T) float32 on the CPU; the
     values are None without a critic."""
     reference_DT = torch.zeros_like(dialogues.logp_DT)
     value_DT = None if critic is None else torch.zeros_like(dialogues.logp_DT)
     for rows in micro_batches(dialogues.length_D, token_budget):
-        tokens_BT, sampled_BT = crop(dialogues, rows, reference.device)
+        tokens_BT, sampled_BT = trim(dialogues, rows, reference.device)
         where = rows[:, None], torch.arange(tokens_BT.shape[1])
-        said = [(reference_DT, action_logps(reference, tokens_BT, sampled_BT, temperature)[0])]
+        results = [(reference_DT, action_logps(reference, tokens_BT, sampled_BT, temperature)[0])]
         if critic is not None:
-            said.append((value_DT, action_values(critic, tokens_BT, sampled_BT)))
-        for out_DT, action_A in said:
+            results.append((value_DT, action_values(critic, tokens_BT, sampled_BT)))
+        for out_DT, action_A in results:
             out_DT[where] = torch.zeros(sampled_BT.shape).masked_scatter(sampled_BT, action_A.cpu())
-    return ranks.total(reference_DT), None if critic is None else ranks.total(value_DT)
+    return ranks.all_reduce_sum(reference_DT), None if critic is None else ranks.all_reduce_sum(value_DT)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Advantages
+# -------------------- Advantages
 
 
-def gae(reward_D: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor, gamma: float, lam: float):
+def advantages(dialogues, value_DT: torch.Tensor | None, config) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Advantages, with mean 0 and standard deviation 1 over the actions that are trained on, and the critic's targets;
+    both (D, T). Without values the advantages are those of groups, and there are no targets."""
+    if value_DT is None:
+        advantage_DT, return_DT = group_advantages(dialogues, config.group_size), None
+    else:
+        reward_DT, sampled_DT = dialogues.reward_DT, dialogues.sampled_DT
+        advantage_DT, return_DT = gae(reward_DT, value_DT, sampled_DT, config.gamma, config.gae_lambda)
+    return normalise(advantage_DT, trained_actions(dialogues, config)), return_DT
+
+
+def trained_actions(dialogues, config) -> torch.Tensor:
+    """(D, T), True at the actions that are trained on: all, or those of dialogues that did not run out of tokens."""
+    return dialogues.sampled_DT & ~(dialogues.truncated_D[:, None] & config.drop_truncated)
+
+
+def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor, gamma: float, lam: float):
     """Generalised advantage estimation (arXiv 1506.02438, equation 16) over the actions of each dialogue.
 
         delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma lambda A_{t+1},    return_t = A_t + V_t
 
-    t + 1 is the next *action*, feedback squeezed out; V behind the last one is 0, for a truncated dialogue too (it gets
+    t + 1 is the next *action*, feedback squeezed out. V after the last one is 0, for a truncated dialogue too (it gets
     its reward and no bootstrap, as in the paper). Returns advantages and returns, (D, T), 0 where no token was sampled.
     """
     count_D = sampled_DT.sum(1)
     A = int(count_D.max())
     packed_DA = torch.arange(A) < count_D[:, None]
     value_DA = torch.zeros(packed_DA.shape).masked_scatter(packed_DA, value_DT[sampled_DT])
-    reward_DA = torch.zeros(packed_DA.shape).scatter(1, (count_D - 1)[:, None], reward_D[:, None])
+    reward_DA = torch.zeros(packed_DA.shape).masked_scatter(packed_DA, reward_DT[sampled_DT])
     advantage_DA = torch.zeros(packed_DA.shape)
-    next_value_D = next_advantage_D = torch.zeros(len(reward_D))
+    next_value_D = next_advantage_D = torch.zeros(len(reward_DT))
     for t in range(A - 1, -1, -1):
         delta_D = reward_DA[:, t] + gamma * next_value_D - value_DA[:, t]
         next_advantage_D = (delta_D + gamma * lam * next_advantage_D) * packed_DA[:, t]
@@ -131,8 +146,8 @@ def gae(reward_D: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor
 
 
 def group_advantages(dialogues, group_size: int) -> torch.Tensor:
-    """Without a critic: an action of the i-th attempt gets the reward of its dialogue minus the mean reward of those
-    in its group that came to an i-th attempt, (D, T).
+    """Without a critic: an action of the i-th attempt gets the rewards of its dialogue from that attempt on, minus the
+    mean of the same over those in its group that came to an i-th attempt, (D, T).
 
     A group is the `group_size` neighbours that answer the same question. The mean over all of them, also over those
     that were right before, would call most later attempts worse than they are. Rewards are not divided by the group's
@@ -142,20 +157,20 @@ def group_advantages(dialogues, group_size: int) -> torch.Tensor:
     advantage_DT = torch.zeros(dialogues.tokens_DT.shape)
     for group in torch.arange(len(dialogues.attempts)).split(group_size):
         for i in range(int(dialogues.used_D[group].max())):
-            there = group[dialogues.used_D[group] > i]
-            mean = dialogues.reward_D[there].mean()
-            for d in there.tolist():
-                attempt = dialogues.attempts[d][i]
-                advantage_DT[d, attempt.start : attempt.end] = dialogues.reward_D[d] - mean
+            came_to_it = group[dialogues.used_D[group] > i].tolist()
+            starts = [dialogues.attempts[d][i].start for d in came_to_it]
+            to_come = torch.stack([dialogues.reward_DT[d, start:].sum() for d, start in zip(came_to_it, starts)])
+            for d, start, advantage in zip(came_to_it, starts, to_come - to_come.mean()):
+                advantage_DT[d, start : dialogues.attempts[d][i].end] = advantage
     return advantage_DT
 
 
-def differing(reward_D: torch.Tensor, group_size: int) -> torch.Tensor:
+def informative_groups(reward_D: torch.Tensor, group_size: int) -> torch.Tensor:
     """Indices of the dialogues in groups whose rewards are not all the same: in the others all advantages are 0. The
     filter of DAPO (arXiv 2503.14476, section 3.2), without sampling anew."""
     reward_QG = reward_D.view(-1, group_size)
-    differ_D = (reward_QG != reward_QG[:, :1]).any(1)
-    return differ_D.repeat_interleave(group_size).nonzero()[:, 0]
+    informative_Q = (reward_QG != reward_QG[:, :1]).any(1)
+    return informative_Q.repeat_interleave(group_size).nonzero()[:, 0]
 
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor) -> torch.Tensor:
@@ -164,8 +179,7 @@ def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor) -> torch.Tensor
     return ((advantage_DT - actions.mean()) / (actions.std(correction=0) + 1e-8)) * mask_DT
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Losses, each a sum over actions (the caller divides by the number of actions in the minibatch)
+# -------------------- Losses, each a sum over actions (the caller divides by the number of actions in the minibatch)
 
 
 def policy_loss(logp_A, old_logp_A, advantage_A, clip: float) -> torch.Tensor:
@@ -180,113 +194,216 @@ def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
     return 0.5 * torch.maximum((value_A - return_A) ** 2, (clipped_A - return_A) ** 2).sum()
 
 
-def kl_k3(logp_A, reference_A, weight_A=1.0) -> torch.Tensor:
+def kl_k3(logp_A, reference_A) -> torch.Tensor:
     """k3 estimator of KL(policy || reference) from the policy's own samples (joschu.net/blog/kl-approx.html):
     r - 1 - log r with r = reference / policy; never negative.
 
-    Its gradient, though, is that of KL(reference || policy) at the policy's own samples. Weighted with policy / old
-    policy, which is differentiated too, both value and gradient are those of KL(policy || reference), and the samples
-    may be the old policy's (DeepSeek-V3.2, arXiv 2512.02556, equation 7).
+    Its gradient, though, is that of KL(reference || policy) at the policy's own samples.
     """
     log_ratio_A = reference_A - logp_A
-    return (weight_A * (log_ratio_A.exp() - 1 - log_ratio_A)).sum()
+    return (log_ratio_A.exp() - 1 - log_ratio_A).sum()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One PPO update
+# -------------------- One PPO update
 
 
 def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, reference_DT, value_DT, config, seed) -> dict:
-    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each; returns the metrics,
-    none where there is no dialogue to learn from.
+    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each. Returns the metrics, none
+    where there is no dialogue to learn from.
 
-    `reference_DT` and `value_DT` come from `score`, on the models as they were during the rollout; a critic that is not
-    there, its optimiser and its values are None. `seed` orders the dialogues. Of `config` it reads: gamma, gae_lambda,
-    group_size, clip, value_clip, kl_coef, kl_estimator, epochs, minibatches, drop_truncated, temperature,
-    micro_batch_tokens.
+    `reference_DT` and `value_DT` come from `reference_logps_and_values`, on the models as they were during the rollout;
+    a critic that is not there, its optimiser and its values are None. `seed` orders the dialogues.
     """
-    kept_D = ~dialogues.truncated_D if config.drop_truncated else torch.ones_like(dialogues.truncated_D)
-    trained_DT = dialogues.sampled_DT & kept_D[:, None]
-    if not kept_D.any():
+    trained_DT = trained_actions(dialogues, config)
+    trained = trained_DT.any(1).nonzero()[:, 0]
+    if len(trained) == 0:
         return {}
-    targets, optimizers, metrics = {"old_logp": dialogues.logp_DT, "reference": reference_DT}, {"": actor_optimizer}, {}
-    if critic is None:
-        advantage_DT = group_advantages(dialogues, config.group_size)
-    else:
-        mask_DT = dialogues.sampled_DT
-        advantage_DT, return_DT = gae(dialogues.reward_D, value_DT, mask_DT, config.gamma, config.gae_lambda)
-        metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-        targets |= {"old_value": value_DT, "return": return_DT}
-        optimizers["critic_"] = critic_optimizer
-    targets["advantage"] = normalise(advantage_DT, trained_DT)
-    sums, actions, norms, skipped = Counter(), 0, [], 0
+    advantage_DT, return_DT = advantages(dialogues, value_DT, config)
+    per_token = {"old_logp": dialogues.logp_DT, "reference": reference_DT, "advantage": advantage_DT}
+    optimizers = [actor_optimizer]
+    if critic is not None:
+        per_token |= {"old_value": value_DT, "return": return_DT}
+        optimizers.append(critic_optimizer)
+
+    n_actions, parts, norms, skipped = 0, [], [], 0
     rng = np.random.default_rng(seed)
     for _ in range(config.epochs):
-        order = torch.from_numpy(rng.permutation(kept_D.nonzero()[:, 0].numpy()))
+        order = torch.from_numpy(rng.permutation(trained.numpy()))
         for rows in order.tensor_split(min(config.minibatches, len(order))):
-            total, before = int(dialogues.sampled_DT[rows].sum()), sums.copy()
-            batches = [rows[micro] for micro in micro_batches(dialogues.length_D[rows], config.micro_batch_tokens)]
-            parts = [backward(actor, critic, dialogues, targets, batch, total, config) for batch in batches]
-            for part in parts:  # read only now, as reading waits for the device
-                sums.update({name: float(x) for name, x in part.items()})
-            norm = [optimizer.clip() for optimizer in optimizers.values()]
-            if math.isfinite(sum(norm) + sum(ranks.gather(sum(sums.values())))):
-                actions += total
-                norms.append(norm)
-                for optimizer in optimizers.values():
-                    optimizer.step()
-            else:  # neither model moves, and nothing of it enters the metrics
-                sums = before
+            step = minibatch_step(actor, critic, optimizers, dialogues, per_token, rows, config)
+            if step is None:
                 skipped += 1
-                for optimizer in optimizers.values():
-                    optimizer.skip()
-    everywhere = Counter()
-    for part in ranks.gather(sums):
-        everywhere.update(part)
-    if actions:
-        metrics["padding"] = 1 - everywhere.pop("tokens") / everywhere.pop("cells")
-        metrics |= {name: value / actions for name, value in everywhere.items()}
-    metrics["skipped"] = skipped
-    for prefix, optimizer in optimizers.items():
-        metrics[f"{prefix}lr"] = optimizer.schedule.get_last_lr()[0]
-    for prefix, norm in zip(optimizers, np.mean(norms, axis=0).tolist() if norms else []):
-        metrics[f"{prefix}grad_norm"] = norm
+            else:
+                n_actions += int(dialogues.sampled_DT[rows].sum())
+                parts += step[0]
+                norms.append(step[1])
+
+    metrics = {"skipped": skipped, "lr": actor_optimizer.schedule.get_last_lr()[0]}
+    if critic is not None:
+        metrics["critic_lr"] = critic_optimizer.schedule.get_last_lr()[0]
+        metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
+    sums = add_up(ranks.gather(add_up(parts)))
+    if n_actions:
+        metrics["padding"] = 1 - sums.pop("tokens") / sums.pop("cells")
+        metrics |= {name: value / n_actions for name, value in sums.items()}
+        metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
     return metrics
 
 
-def backward(actor, critic, dialogues, targets: dict, rows: torch.Tensor, total: int, config) -> dict:
-    """Gradients of the losses on a micro-batch of a minibatch with `total` actions. Returns sums over actions for the
-    log, as tensors of one number, on the device."""
-    tokens_BT, sampled_BT = crop(dialogues, rows, actor.device)
-    target = {name: x_DT[rows, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for name, x_DT in targets.items()}
+def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, rows: torch.Tensor, config):
+    """A step of each optimiser on the dialogues `rows`: the sums of every micro-batch, and the norms of the gradients.
+    None where loss or gradient is not finite: then no model moves."""
+    n_actions = int(dialogues.sampled_DT[rows].sum())
+    batches = [rows[micro] for micro in micro_batches(dialogues.length_D[rows], config.micro_batch_tokens)]
+    parts = [micro_batch_backward(actor, critic, dialogues, per_token, batch, n_actions, config) for batch in batches]
+    parts = [{name: float(x) for name, x in part.items()} for part in parts]  # only now: to read waits for the device
+    norms = [optimizer.clip() for optimizer in optimizers]
+    if not math.isfinite(sum(norms) + sum(ranks.gather(sum(add_up(parts).values())))):
+        for optimizer in optimizers:
+            optimizer.skip()
+        return None
+    for optimizer in optimizers:
+        optimizer.step()
+    return parts, norms
+
+
+def micro_batch_backward(actor, critic, dialogues, per_token: dict, rows: torch.Tensor, n_actions: int, config) -> dict:
+    """Gradients of the losses on a micro-batch of a minibatch with `n_actions`. Returns sums over actions for the log,
+    as tensors of one number, on the device."""
+    tokens_BT, sampled_BT = trim(dialogues, rows, actor.device)
+    known = {name: x_DT[rows, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for name, x_DT in per_token.items()}
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
-    surrogate = policy_loss(logp_A, target["old_logp"], target["advantage"], config.clip)
-    ratio_A = (logp_A - target["old_logp"]).exp()
-    kl = kl_k3(logp_A, target["reference"], ratio_A if config.kl_estimator == "k3_weighted" else 1.0)
-    ((surrogate + config.kl_coef * kl) / total).backward()
+    surrogate = policy_loss(logp_A, known["old_logp"], known["advantage"], config.clip)
+    kl = kl_k3(logp_A, known["reference"])
+    ((surrogate + config.kl_coef * kl) / n_actions).backward()
 
-    ratio_A = ratio_A.detach()
-    sums = dict(
-        policy_loss=surrogate.detach(),
-        kl=kl.detach(),
-        entropy=entropy_A.sum(),
-        approx_kl=kl_k3(target["old_logp"], logp_A.detach()),
-        clipfrac=((ratio_A - 1).abs() > config.clip).sum(),
-        ratio=ratio_A.sum(),
-        tokens=dialogues.length_D[rows].sum(),
-        cells=torch.tensor(tokens_BT.numel()),
-    )
+    ratio_A = (logp_A.detach() - known["old_logp"]).exp()
+    sums = {
+        "policy_loss": surrogate.detach(),
+        "kl": kl.detach(),
+        "entropy": entropy_A.sum(),
+        "approx_kl": kl_k3(known["old_logp"], logp_A.detach()),
+        "clipfrac": ((ratio_A - 1).abs() > config.clip).sum(),
+        "ratio": ratio_A.sum(),
+        "tokens": dialogues.length_D[rows].sum(),
+        "cells": torch.tensor(tokens_BT.numel()),
+    }
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
-        squared_error = value_loss(value_A, target["old_value"], target["return"], config.value_clip)
-        (squared_error / total).backward()
+        squared_error = value_loss(value_A, known["old_value"], known["return"], config.value_clip)
+        (squared_error / n_actions).backward()
         sums["value_loss"] = squared_error.detach()
     return sums
+
+
+def add_up(parts: list[dict[str, float]]) -> dict[str, float]:
+    """The sum of the numbers under each name."""
+    totals = defaultdict(float)
+    for part in parts:
+        for name, x in part.items():
+            totals[name] += x
+    return dict(totals)
 
 
 def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float | None:
     """1 - Var(return - value) / Var(return): 1 is a perfect critic, 0 no better than a constant; None when all returns
     are equal."""
-    variance = return_A.var(correction=0) if len(return_A) else torch.tensor(0.0)
+    variance = return_A.var(correction=0)
     return None if variance == 0 else (1 - (return_A - value_A).var(correction=0) / variance).item()
+
+
+# -------------------- The optimiser
+
+MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run is lost and stops
+
+
+def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
+    """The learning rate of an optimiser step as a share of its peak: a linear rise, then a cosine down to a tenth."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress)) * 0.9 + 0.1
+
+
+class Optimizer:
+    """AdamW with `lr_schedule` and gradient clipping, over float32 masters of the weights.
+
+    At a learning rate of 5e-7 a bfloat16 weight would hardly ever move, and gradients of many micro-batches would be
+    rounded as they are added up: so masters and their gradients are float32. A float32 weight is its own master.
+    """
+
+    def __init__(self, model, lr: float, warmup_steps: int, total_steps: int, max_grad_norm: float):
+        self.weights = list(model.parameters())
+        self.masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.weights]
+        self.copies = [(p, master) for p, master in zip(self.weights, self.masters) if p is not master]
+        for weight, master in self.copies:
+            weight.register_post_accumulate_grad_hook(partial(add_to_master, master))
+        # one weight after the other: all at once would need the memory of another moment
+        settings = dict(lr=lr, betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
+        if ranks.count() == 1:
+            self.adamw = torch.optim.AdamW(self.masters, **settings)
+        else:  # each rank keeps the moments of its share of the weights, steps those, and hands them to the others
+            from torch.distributed.optim import ZeroRedundancyOptimizer  # slow to import, and noisy
+
+            self.adamw = ZeroRedundancyOptimizer(self.masters, torch.optim.AdamW, **settings)
+        share_of_peak = partial(lr_schedule, warmup_steps=warmup_steps, total_steps=total_steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, share_of_peak)
+        self.max_grad_norm, self.skipped = max_grad_norm, 0
+
+    def clip(self) -> float:
+        """Add up the gradients of all ranks and clip them. Returns their norm before that."""
+        if ranks.count() > 1:
+            for master in self.masters:
+                master.grad = ranks.all_reduce_sum(torch.zeros_like(master) if master.grad is None else master.grad)
+        return torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm).item()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Step, and copy the masters back to the weights."""
+        with ranks.together():
+            self.adamw.step()
+        self.schedule.step()
+        self.adamw.zero_grad()
+        for weight, master in self.copies:
+            weight.copy_(master)
+        self.skipped = 0
+
+    def skip(self) -> None:
+        """Drop the gradients. FloatingPointError when that happens again and again."""
+        self.adamw.zero_grad()
+        self.skipped += 1
+        if self.skipped == MAX_SKIPPED:
+            raise FloatingPointError(
+                f"in {MAX_SKIPPED} optimiser steps in a row the loss or its gradient was not finite: lower the "
+                "learning rates or the temperature"
+            )
+
+    def offloadable(self) -> list[torch.Tensor]:
+        """What only the update needs, so that it may be in host memory in between: moments and masters."""
+        states = getattr(self.adamw, "optim", self.adamw).state.values()
+        return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")] + [m for _, m in self.copies]
+
+    def state_dict(self) -> dict:
+        """Whole on rank 0, whatever the number of ranks; on the others without the moments."""
+        state = {"schedule": self.schedule.state_dict(), "skipped": self.skipped}
+        if ranks.count() > 1:
+            with ranks.together():
+                self.adamw.consolidate_state_dict(to=0)
+        if ranks.rank() == 0:
+            state["adamw"] = self.adamw.state_dict()
+        return state | {"masters": [master for _, master in self.copies]}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        self.adamw.load_state_dict(state["adamw"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.skipped = state["skipped"]
+        for (_, master), saved in zip(self.copies, state["masters"], strict=True):
+            master.copy_(saved)
+
+
+def add_to_master(master: torch.Tensor, weight: torch.Tensor) -> None:
+    """Add the weight's gradient to the master's as soon as it is there, and free it."""
+    master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
+    weight.grad = None

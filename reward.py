@@ -51,12 +51,12 @@ MAX_ITEMS = 32  # of a list, a set, a matrix
 
 
 # ------------------------------------------------------------------------------------------ the reward rule and the box
-def reward(correct: bool, boxed: bool, attempts_used: int = 1, discount: float = 1.0, unboxed: float = -1.0) -> float:
-    """+1 when an attempt was correct, times `discount` for each attempt before it; -0.5 when the dialogue failed but
-    its final attempt boxed an answer; `unboxed` otherwise (the paper's rule; there `discount` is 1, `unboxed` -1)."""
-    if correct:
-        return float(discount) ** (attempts_used - 1)
-    return -0.5 if boxed else unboxed
+def reward(attempts, gold: str, discount: float = 1.0, unboxed: float = -1.0) -> list[float]:
+    if attempts[-1].correct:
+        value = float(discount) ** (len(attempts) - 1)
+    else:
+        value = -0.5 if any(attempt.answer is not None for attempt in attempts) else unboxed
+    return [0.0] * (len(attempts) - 1) + [value]
 
 
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # "\\." steps over \{ and \}, and over \\ before a brace

@@ -1,184 +1,423 @@
-"""Rollout: questions + model -> Dialogues. Hand-written KV-cached sampling and the batched attempt loop.
+r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (section 3).
 
-A grid of S rows shares one preallocated KV cache. Two things happen to a row, and they are the whole attempt loop:
+    1. `Attempt`, `Dialogues`   what a rollout returns and every later stage reads
+    2. `rollout_one`            the algorithm: one dialogue, one token at a time; who knows it knows the method
+    3. `KVCache`, attention     the hand-written key/value cache, and how a transformers model reads it
+    4. `Engine`                 many dialogues side by side: prefill, decode
+    5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
 
-    feed     *forced* tokens, a prompt or a feedback turn ("Your answer is incorrect. You have 2 attempts left. ..."),
-             go into the cache behind what the row already holds, many tokens of many rows at once;
-    decode   the model samples one token for every active row, until a row's attempt ends at the first closed
-             \\boxed{...}, an end token, or the end of the budget.
+Tokens in, tokens out: text is decoded to be graded and shown, and never encoded again. Randomness belongs to the
+dialogue: position t of dialogue d always uses the same uniform number. So a seed gives the same dialogues with 1 row or
+with 256, in whatever order they are written.
 
-After a wrong attempt come feedback and the next attempt; after a dialogue the next question takes its row. The host
-looks every `stride` steps at what was written; on CUDA while the next steps run already, so that the GPU never waits
-for it. A row that wrote past the end of its attempt is rolled back by resetting its position: what lies behind it is
-never read. Tokens in, tokens out: text is decoded to be graded and shown, never encoded again.
-
-Active rows are kept at the front (`Grid.arrange`): a step computes nothing for rows that wait. On the CPU the longest
-come first, and attention reads each block of rows only as far as the longest of them reaches. On CUDA with 16-bit
-weights a step is a CUDA graph, and flash attention reads each row up to its own length, kept on the device. Randomness
-belongs to the dialogue: position t of dialogue d always uses the same uniform number, so the same seed gives the same
-dialogues with 1 row or with 256, whatever the order in which they are filled.
-
-Shapes: D dialogues, S rows ("slots"), C cache positions of a row, V vocabulary, R rows of a call, N tokens of each,
-        L layers, H key/value heads, G query heads of each, E head dimension; W tokens that are neighbours in V.
+Shapes: D dialogues, T tokens of the longest one, V vocabulary
+        S rows of the engine, C cache positions of a row, R rows of a call, N new tokens of each
+        L layers, H key/value heads, G query heads for each of them, E size of a head
+        B blocks of W neighbours that make up V; K entries of any distribution; I decode steps of a call
 """
 
-import sys
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
+from transformers import AttentionInterface
 
-from data.cache import SlotCache, capture, has_flash, mask_behind
+from data import Problem
 from data.chat import Chat
-from data.dialogues import Attempt, Dialogues
-from support.models import check_fit, explain_cache
+from support.cuda import capture, flash_attention, has_flash
+from support.memory import PREFILL_TOKENS
+from support.models import allocate_cache, check_fit, head_size
 
-FEED_TOKENS = 16384  # fed in one forward pass, padding included
+# -------------------- 1. The contract: what a rollout returns
 
 
-# -------------------- The grid: one cache, one step
-class Grid:
-    """S rows on the device. Invariant of a row: its cache holds what comes before `position`, and `token`, which stands
-    there, is decided, too. The host knows every position without asking, as an active row moves on by one in a step."""
+@dataclass
+class Attempt:
+    """One attempt: tokens[start:end] of its dialogue, all of them written by the model."""
 
-    def __init__(self, model, slots: int, capacity: int, temperature: float):
+    start: int
+    end: int
+    text: str  # decoded, without the end token
+    answer: str | None  # content of the first closed box; None without one
+    truncated: bool  # cut off by a token budget
+    correct: bool = False
+
+
+class Rules(NamedTuple):
+    """What decides about attempts: the three functions of reward.py, or a fork's own."""
+
+    extract: Callable[[str], str | None]  # text of an attempt -> its answer, None while there is none
+    is_equal: Callable[[str, str], bool]  # answer, gold answer -> is it correct?
+    reward: Callable[[list[Attempt], str], list[float]]  # attempts of a dialogue, gold answer -> one reward each
+
+
+@dataclass
+class Dialogues:
+    r"""The contract between the stages: tensors on the CPU, in the order of the questions. A dialogue of two attempts:
+
+    tokens_DT    <prompt ...> 2 . \boxed{ 2 } <|im_end|> ... incorrect ... 2 , 9 . \boxed{ 9 }
+    sampled_DT    0 0 0 0 0 0 1 1 1       1 1 0          0   0         0   1 1 1 1 1       1 1    the model wrote it
+    reward_DT     0 0 0 0 0 0 0 0 0       0 0 0          0   0         0   0 0 0 0 0       0 1    at an attempt's end
+    """
+
+    tokens_DT: torch.Tensor  # int64, every token exactly as sampled or forced; right-padded with 0
+    sampled_DT: torch.Tensor  # bool, True where the model wrote the token (a sampled end token included)
+    logp_DT: torch.Tensor  # float32, log-probability under the distribution that it was sampled from; 0 where forced
+    reward_DT: torch.Tensor  # float32, the reward of each attempt at its last token; 0 elsewhere
+    length_D: torch.Tensor  # int64, tokens of the dialogue
+    prompt_length_D: torch.Tensor  # int64
+    allowed_D: torch.Tensor  # int64, attempts that the prompt allowed
+    used_D: torch.Tensor  # int64, attempts written
+    truncated_D: torch.Tensor  # bool, ended because a token budget ran out
+    attempts: list[list[Attempt]] = field(repr=False)
+
+    @classmethod
+    def collect(cls, finished: list["LiveDialogue"], rules: Rules) -> "Dialogues":
+        """Reward finished dialogues and pad them into one batch."""
+        tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
+        sampled_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool)
+        logp_DT, reward_DT = torch.zeros(2, *tokens_DT.shape)
+        for d, live in enumerate(finished):
+            rewards = rules.reward(live.attempts, live.problem.answer)
+            for attempt, reward in zip(live.attempts, rewards, strict=True):
+                sampled_DT[d, attempt.start : attempt.end] = True
+                reward_DT[d, attempt.end - 1] = reward
+        logp_DT[sampled_DT] = torch.cat([torch.tensor(live.logps) for live in finished])
+        lengths = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
+        truncated_D = torch.tensor([live.attempts[-1].truncated for live in finished])
+        attempts = [live.attempts for live in finished]
+        return cls(tokens_DT, sampled_DT, logp_DT, reward_DT, *torch.tensor(lengths).T, truncated_D, attempts)
+
+    def select(self, indices: torch.Tensor) -> "Dialogues":
+        """Only these dialogues."""
+        tensors = {f.name: getattr(self, f.name)[indices] for f in fields(self) if f.name != "attempts"}
+        return Dialogues(**tensors, attempts=[self.attempts[d] for d in indices.tolist()])
+
+    @property
+    def reward_D(self) -> torch.Tensor:
+        """The reward of each dialogue, float32."""
+        return self.reward_DT.sum(1)
+
+    @property
+    def correct_D(self) -> torch.Tensor:
+        """True where the last attempt was correct."""
+        return torch.tensor([attempts[-1].correct for attempts in self.attempts])
+
+
+# -------------------- 2. The algorithm, one dialogue at a time
+
+
+@torch.no_grad()
+def rollout_one(model, chat, problem, allowed: int, rules: Rules, config, temperature=1.0, seed=(0,), index=0):
+    """One dialogue, the whole model for every token: its tokens, which of them the model wrote, its attempts. Token for
+    token it is dialogue `index` of a `rollout`. It is slow, and serves readers and tests."""
+    tokens = chat.prompt(problem.question, allowed)
+    prompt_length, end_of_budget = len(tokens), len(tokens) + config.max_new_tokens
+    sampled, attempts = [False] * prompt_length, []
+    uniforms = np.random.default_rng((*seed, index)).random(config.max_new_tokens, dtype=np.float32)
+    for attempts_left in reversed(range(allowed)):  # after this one
+        # The model writes until it closes a box or ends its turn, or a budget runs out.
+        start, answer, ended = len(tokens), None, False
+        end_before = min(end_of_budget, start + (config.max_attempt_tokens or config.max_new_tokens))
+        while not ended and len(tokens) < end_before:
+            logits_V = model(torch.tensor([tokens], device=model.device)).logits[0, -1].double()
+            if temperature == 0:
+                token = int(logits_V.argmax())
+            else:
+                cumulative_V = (logits_V / temperature).softmax(-1).cumsum(-1)
+                token = int(torch.searchsorted(cumulative_V, uniforms[len(tokens) - prompt_length].item(), right=True))
+            tokens.append(token)
+            sampled.append(True)
+            ended = token in chat.end_tokens
+            text = chat.text(tokens[start:-1] if ended else tokens[start:])
+            if not ended:
+                answer = rules.extract(text)
+                ended = answer is not None
+        correct = answer is not None and rules.is_equal(answer, problem.answer)
+        attempts.append(Attempt(start, len(tokens), text, answer, not ended, correct))
+        if correct or attempts_left == 0:
+            break
+
+        # After a wrong attempt the feedback is forced, in the same context.
+        feedback = chat.feedback_after(token, attempts_left)
+        if len(tokens) + len(feedback) >= end_of_budget:  # no room for another attempt
+            attempts[-1].truncated = True
+            break
+        tokens += feedback
+        sampled += [False] * len(feedback)
+    return tokens, sampled, attempts
+
+
+# -------------------- 3. The key/value cache, and the attention that reads it
+
+
+class KVCache:
+    """The `past_key_values` that transformers' attention layers call: every row is written at its own positions."""
+
+    def __init__(self, config, rows: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
+        L, H, E = config.num_hidden_layers, config.num_key_value_heads, head_size(config)
+        # flash attention wants the heads of a position side by side; SDPA on the CPU the positions of a head
+        shape = (L, 2, rows, capacity, H, E) if flash else (L, 2, rows, H, capacity, E)
+        kv = allocate_cache(shape, dtype, device)
+        self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, E)
+
+    def set_positions(self, rows_R: torch.Tensor, position_RN: torch.Tensor, reads: str | int) -> None:
+        """Where the next forward pass writes, and what its attention reads: "new", only the keys and values that it
+        writes; "all", the first R rows of the cache in place; a number, that many positions of the rows written."""
+        self.rows_R, self.position_RN, self.reads = rows_R, position_RN, reads
+
+    def update(self, key, value, layer_idx: int, *args, **kwargs):
+        """Store the layer's new keys and values, (R, H, N, E) each. Returns what its attention reads."""
+        layer = self.kv[layer_idx]
+        for cached, new in zip(layer, (key, value)):
+            cached[self.rows_R[:, None], :, self.position_RN] = new.transpose(1, 2)
+        if self.reads == "new":
+            return key, value
+        return layer[:, : len(key)] if self.reads == "all" else layer[:, self.rows_R, :, : self.reads]
+
+
+def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
+    """(R, 1, N, span): 0 up to a token's own position, -inf after it. A 4D mask reaches the attention as it is."""
+    hidden = torch.arange(span, device=position_RN.device) > position_RN[:, None, :, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+
+
+def engine_attention(module, query, key, value, attention_mask, scaling, blocks=None, lengths=None, **kwargs):
+    """Attention for `transformers.AttentionInterface`: query (R, H * G, N, E), key and value (R, H, positions, E).
+
+    A decode step has one query a row and reads straight from the cache: with `lengths`, each row up to its own; with
+    `blocks` of rows (first, last, span), each block its first `span` positions. Prefill has a mask, of prompts none.
+    Training has none either: causal attention over right-padded rows, where nothing looks at the padding after it.
+    """
+    if lengths is not None:
+        out = flash_attention(query, key, value, lengths, scaling)
+    elif blocks is not None:
+        parts = [
+            folded_attention(query[i:j], key[i:j, :, :n], value[i:j, :, :n], attention_mask[i:j, :, :, :n], scaling)
+            for i, j, n in blocks
+        ]
+        out = torch.cat(parts)
+    elif attention_mask is not None and query.device.type != "cpu":
+        out = folded_attention(query, key, value, attention_mask, scaling)
+    else:
+        causal, grouped = attention_mask is None, query.shape[1] != key.shape[1]
+        out = F.scaled_dot_product_attention(
+            query, key, value, attention_mask, is_causal=causal, scale=scaling, enable_gqa=grouped
+        )
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("engine", engine_attention)
+
+
+def folded_attention(query, key, value, mask, scaling) -> torch.Tensor:
+    """Masked attention with the query heads of a key as more queries, so that a decode step reads a key once for all of
+    them. On CUDA, where flash attention takes no mask and memory-efficient attention no groups of heads, keys and values
+    would be repeated for every head."""
+    R, H, _, E = key.shape
+    mask = mask.repeat(1, 1, query.shape[1] // H, 1)
+    out = F.scaled_dot_product_attention(query.reshape(R, H, -1, E), key, value, mask, scale=scaling)
+    return out.reshape(query.shape)
+
+
+# -------------------- 4. The engine: many dialogues side by side
+
+
+@dataclass(eq=False)
+class LiveDialogue:
+    """The host's view of a dialogue that is under way."""
+
+    index: int  # of its random numbers
+    problem: Problem
+    allowed: int
+    tokens: list[int]  # the prompt, finished attempts, feedback, and what the host has seen of the current attempt
+    end_of_budget: int  # the dialogue must end before this position
+    row: int = -1  # of the engine; it changes when rows are compacted
+    start: int = 0  # of the current attempt
+    end_before: int = 0  # the current attempt must end before this position
+    n_scanned: int = 0  # this many of `tokens` have been looked at for the end of an attempt
+    n_cached: int = 0  # this many of `tokens` are in the cache to stay
+    attempts: list[Attempt] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)  # of the tokens of all attempts
+
+    def open_attempt(self, config) -> None:
+        self.start = self.n_scanned = len(self.tokens)
+        self.end_before = min(self.end_of_budget, self.start + (config.max_attempt_tokens or config.max_new_tokens))
+
+
+class Engine:
+    """S rows on the device, a dialogue in each. Three things happen to a row:
+
+        prefill   forced tokens, a prompt or feedback, go into the cache, many tokens of many rows at once;
+        decode    the model samples one token for every active row;
+        compact   active rows move to the front, so that a step computes nothing for rows that wait.
+
+    Invariant: the cache holds a row's tokens before `position`, and `token`, the one there, is decided. The host knows
+    all positions without asking, since an active row moves on by one in a step. A row that wrote past the end of its
+    attempt is rolled back by resetting its position: what the cache holds after it is never read.
+
+    On the CPU attention reads the rows in blocks of similar length. On CUDA with 16-bit weights a step is a CUDA graph,
+    and flash attention reads each row up to its own length.
+    """
+
+    def __init__(self, model, rows: int, capacity: int, temperature: float):
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
-        self.block = 128 if self.device.type == "cpu" else capacity  # lengths in a block of rows differ by less
-        self.cache = SlotCache(model.config, slots, capacity, model.dtype, self.device, self.flash)
-        self.uniform_SC = torch.zeros(slots, capacity, device=self.device)
-        self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
-        self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
-        self.active = torch.zeros((), dtype=torch.long, device=self.device)  # rows that move on in a step
-        # By the number of rows. They live as long as the grid, one rollout: to capture a step again takes a fraction of
-        # a second, and to keep the graphs would keep the cache while the update needs its memory.
+        # Rows of a block differ in length by less than this. Shorter blocks read less, but in more calls, which cost
+        # more than that on a GPU: there all rows are one block.
+        self.block_length = 128 if self.device.type == "cpu" else capacity
+        self.cache = KVCache(model.config, rows, capacity, model.dtype, self.device, self.flash)
+        self.uniform_SC = torch.zeros(rows, capacity, device=self.device)
+        self.logp_S = torch.zeros(rows, device=self.device)  # of `token`
+        self.token_S, self.position_S = torch.zeros(2, rows, dtype=torch.long, device=self.device)
+        self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # rows that move on in a step
+        # By number of rows. They live as long as the engine, one rollout: to capture a step again takes a fraction of a
+        # second, and to keep the graphs would keep the cache while the update needs its memory.
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self.slots: list[Slot | None] = [None] * slots  # whose row it is
-        self.length_S = np.zeros(slots, dtype=np.int64)  # `position`, as the host knows it
-        self.active_S = np.zeros(slots, dtype=bool)
+        # the host's side
+        self.dialogues: list[LiveDialogue | None] = [None] * rows
+        self.length_S = np.zeros(rows, dtype=np.int64)  # `position`, as the host knows it
+        self.active_S = np.zeros(rows, dtype=bool)
 
     def send(self, values) -> torch.Tensor:
-        """To the device without waiting for what runs there."""
+        """To the device, without waiting for what runs there."""
         return torch.as_tensor(values).to(self.device, non_blocking=True)
 
-    def feed(self, slots: list["Slot"]) -> None:
-        """Take the tokens of these dialogues that the cache does not hold, whatever stood in their place, and make the
-        rows active. The last token is left for the next step to feed. A prompt that several share is fed once."""
-        rows, last = [slot.row for slot in slots], [slot.tokens[-1] for slot in slots]
-        self.length_S[rows], self.active_S[rows] = [len(slot.tokens) - 1 for slot in slots], True
+    def admit(self, live: LiveDialogue, uniforms: np.ndarray) -> None:
+        """Give a free row to a dialogue. Uniform number i is for the i-th token after the prompt."""
+        live.row = self.dialogues.index(None)
+        self.dialogues[live.row] = live
+        self.uniform_SC[live.row, live.start : live.end_of_budget] = self.send(uniforms)
+
+    def prefill(self, batch: list[LiveDialogue]) -> None:
+        """Take the tokens of these dialogues that the cache does not hold, in place of what was there, and make the
+        rows active. The last token is left for the next decode step."""
+        # Equal prompts, as in a group, are computed once and copied. GROUP_SHARE
+        prompts = {live: tuple(live.tokens) if live.n_cached == 0 else live for live in batch}
+        computed = {prompt: live for live, prompt in prompts.items()}
+        self.fill_cache(list(computed.values()))
+        rows = [live.row for live in batch]
+        self.length_S[rows], self.active_S[rows] = [len(live.tokens) - 1 for live in batch], True
         rows_R = self.send(rows)
-        self.token_S[rows_R], self.position_S[rows_R] = self.send(last), self.send(self.length_S[rows])
-        leaders = {(slot.row if slot.cached else tuple(slot.tokens)): slot for slot in slots}
-        leader_R = self.send([leaders[slot.row if slot.cached else tuple(slot.tokens)].row for slot in slots])
-        slots = list(leaders.values())
+        if len(computed) < len(batch):
+            source_R = self.send([computed[prompts[live]].row for live in batch])
+            self.copy_cache(source_R, rows_R, int(self.length_S[rows].max()))
+        self.token_S[rows_R] = self.send([live.tokens[-1] for live in batch])
+        self.position_S[rows_R] = self.send(self.length_S[rows])
 
-        tokens = [torch.tensor(slot.tokens[slot.cached : -1], dtype=torch.long) for slot in slots]
-        tokens_RN = self.send(pad_sequence(tokens, batch_first=True))
-        rows_L, start_L = self.send([[slot.row for slot in slots], [slot.cached for slot in slots]])
-        # padding lies behind the length as well, and at most at the last position, which no dialogue reaches
-        position_RN = start_L[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
+    def fill_cache(self, batch: list[LiveDialogue]) -> None:
+        """A forward pass over what the cache does not hold of these dialogues: all of them prompts, or all feedback."""
+        new_tokens = [torch.tensor(live.tokens[live.n_cached : -1], dtype=torch.long) for live in batch]
+        tokens_RN = self.send(pad_sequence(new_tokens, batch_first=True))
+        rows_R, start_R = self.send([[live.row for live in batch], [live.n_cached for live in batch]])
+        # padding is written after the row's tokens, and at most at the last position, which no dialogue reaches
+        position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.uniform_SC.shape[1] - 1)
-        span = int(self.length_S[rows].max())
-        new = slots[0].cached == 0  # nothing to look back at: causal attention needs neither the cache nor a mask
-        mask = None if new else mask_behind(position_RN, span, self.model.dtype)
-        self.cache.aim(rows_L, position_RN, 0 if new else span)
-        self.model.base_model(
-            input_ids=tokens_RN,
-            position_ids=position_RN,
-            past_key_values=self.cache,
-            attention_mask=mask,
-            use_cache=True,
-        )
-        if len(slots) < len(rows):
-            for layer in self.cache.kv:  # one by one: the copy on the way takes memory
-                layer[:, rows_R, :, :span] = layer[:, leader_R, :, :span]
+        reads, mask = "new", None  # prompts look back at nothing: causal attention needs neither the cache nor a mask
+        if batch[0].n_cached > 0:
+            reads = max(len(live.tokens) for live in batch) - 1
+            mask = causal_mask(position_RN, reads, self.model.dtype)
+        self.cache.set_positions(rows_R, position_RN, reads)
+        tokens = dict(input_ids=tokens_RN, position_ids=position_RN)
+        self.model.base_model(**tokens, past_key_values=self.cache, attention_mask=mask, use_cache=True)
 
-    def arrange(self) -> list[tuple[int, int, int]]:
+    def copy_cache(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
+        for layer in self.cache.kv:  # one by one: the copy on the way takes memory
+            layer[:, target_R, :, :span] = layer[:, source_R, :, :span]
+
+    def compact_rows(self) -> list[tuple[int, int, int]]:
         """Bring the active rows to the front, the longest first, with few moves. Returns the blocks of rows that differ
         little in length: (first, last, longest length)."""
-        rank_S = np.where(self.active_S, self.length_S // self.block, -1)
-        order_S = -np.sort(-rank_S)
-        to = np.flatnonzero(rank_S != order_S)
-        if len(to):
-            source = to[np.argsort(-rank_S[to], kind="stable")]
-            top = int(self.length_S[source].max()) + 1
-            to_R, source_R = self.send(to), self.send(source)
-            for layer in self.cache.kv:
-                layer[:, to_R, :, :top] = layer[:, source_R, :, :top]
+        order_S = np.where(self.active_S, self.length_S // self.block_length, -1)
+        sorted_S = np.sort(order_S)[::-1]
+        target = np.flatnonzero(order_S != sorted_S)
+        if len(target):
+            source = target[np.argsort(-order_S[target], kind="stable")]
+            source_R, target_R = self.send(source), self.send(target)
+            self.copy_cache(source_R, target_R, int(self.length_S[source].max()) + 1)
             for each_S in (self.uniform_SC, self.token_S, self.position_S):
-                each_S[to_R] = each_S[source_R]
+                each_S[target_R] = each_S[source_R]
             for each_S in (self.length_S, self.active_S):
-                each_S[to] = each_S[source]
-            for row, slot in zip(to.tolist(), [self.slots[row] for row in source]):
-                self.slots[row] = slot
-                if slot:
-                    slot.row = row
-        edges = [0, *np.flatnonzero(np.diff(order_S, append=-2)) + 1]
-        return [(i, j, int(self.length_S[i:j].max())) for i, j in zip(edges, edges[1:]) if order_S[i] >= 0]
+                each_S[target] = each_S[source]
+            for row, live in zip(target.tolist(), [self.dialogues[row] for row in source]):
+                self.dialogues[row] = live
+                if live:
+                    live.row = row
+        blocks = []
+        for _, same in groupby(range(int(self.active_S.sum())), key=lambda row: sorted_S[row]):
+            rows = list(same)
+            blocks.append((rows[0], rows[-1] + 1, int(self.length_S[rows].max())))
+        return blocks
 
-    def launch(self, count: int) -> Iterator[tuple["Slot", list[int], list[float]]]:
-        """Start `count` decode steps of the active rows. The iterator waits for them and gives the tokens that a row
-        wrote and their log-probabilities, unless its attempt has been ended in the meantime."""
-        blocks = [(first, last, longest + count) for first, last, longest in self.arrange()]
-        active, R = blocks[-1][1], len(self.slots)
-        while R > 1 and -(-R // 2) >= active:  # all rows, a half, a quarter ...: few shapes, so few graphs
-            R = -(-R // 2)
-        step = self.captured(R) if self.flash else partial(self.step, active, blocks)
-        self.active.fill_(active)
+    def decode_async(self, steps: int) -> Callable[[], Iterator[tuple[LiveDialogue, list[int], list[float]]]]:
+        """Start this many decode steps of the active rows. The function that it returns waits for them and gives, for
+        every attempt that has not ended in the meantime, the new tokens and their log-probabilities."""
+        blocks = [(first, last, longest + steps) for first, last, longest in self.compact_rows()]
+        active, cuda = blocks[-1][1], self.device.type == "cuda"
+        step = self.graph(active).replay if self.flash else partial(self.step_by_blocks, blocks)
+        self.n_active.fill_(active)
         written = []
-        for _ in range(count):
+        for _ in range(steps):
             step()
             written.append((self.token_S[:active].clone(), self.logp_S[:active].clone()))
-        self.length_S[:active] += count
-        cuda = self.device.type == "cuda"
-        tokens_NR, logp_NR = (torch.stack(each_NR).to("cpu", non_blocking=cuda) for each_NR in zip(*written))
-        landed = torch.cuda.current_stream().record_event() if cuda else None
-        riders = [(slot, len(slot.attempts)) for slot in self.slots[:active]]
+        self.length_S[:active] += steps
+        token_IR, logp_IR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))
+        copied = torch.cuda.current_stream().record_event() if cuda else None
+        asked = [(live, len(live.attempts)) for live in self.dialogues[:active]]
 
-        def land():
-            if landed:
-                landed.synchronize()
-            for (slot, attempt), tokens, logps in zip(riders, tokens_NR.T.tolist(), logp_NR.T.tolist()):
-                if attempt == len(slot.attempts):
-                    yield slot, tokens, logps
+        def collect():
+            if copied:
+                copied.synchronize()
+            for (live, attempts), tokens, logps in zip(asked, token_IR.T.tolist(), logp_IR.T.tolist()):
+                if len(live.attempts) == attempts:
+                    yield live, tokens, logps
 
-        return land()
+        return collect
 
-    def captured(self, R: int) -> Callable[[], None]:
-        """The step of R rows as a CUDA graph, in which nothing waits for Python."""
-        if R not in self.graphs:
-            self.active.zero_()  # no row moves on in the run before the capture: the next step writes it all again
-            self.graphs[R] = capture(partial(self.step, R), next(iter(self.graphs.values()), None))
-        return self.graphs[R].replay
+    def step_by_blocks(self, blocks: list[tuple[int, int, int]]) -> None:
+        """A decode step in which the host knows how far each block of rows reads."""
+        active = blocks[-1][1]
+        mask = causal_mask(self.position_S[:active, None], blocks[0][2], self.model.dtype)
+        self.step(active, blocks=blocks, attention_mask=mask)
 
-    def step(self, R: int, blocks: list[tuple[int, int, int]] | None = None) -> None:
-        """Feed the tokens of the first R rows and sample the next ones. It does not wait for the device; without
-        blocks, all that it depends on but R is on the device."""
+    def step_by_lengths(self, R: int) -> None:
+        """A decode step in which all but R is on the device. Rows that wait read one position, and write at their own,
+        after all that they need."""
+        row_starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
+        active_R = row_starts[:-1] < self.n_active
+        length_R = (self.position_S[:R] * active_R + 1).int()
+        lengths = row_starts, row_starts * self.uniform_SC.shape[1], length_R
+        self.step(R, lengths=lengths, attention_mask=None)
+
+    def step(self, R: int, **attention) -> None:
+        """Feed the tokens of the first R rows and sample the next ones, without waiting for the device."""
         rows_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
-        active_R, next_R = rows_R < self.active, position_R + 1
-        self.cache.aim(rows_R, position_R[:, None], None)
-        if blocks:
-            reach = dict(blocks=blocks, attention_mask=mask_behind(position_R[:, None], blocks[0][2], self.model.dtype))
-        else:  # rows that wait look at one position, and write where they stand, behind all that they need
-            starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
-            lengths = starts, starts * self.uniform_SC.shape[1], (position_R * active_R + 1).int()
-            reach = dict(lengths=lengths, attention_mask=None)
-        logits_RV = self.model(
-            input_ids=self.token_S[:R, None],
-            position_ids=position_R[:, None],
-            use_cache=True,
-            past_key_values=self.cache,
-            **reach,
-        ).logits[:, -1]
-        token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[rows_R, next_R], self.temperature)
+        active_R = rows_R < self.n_active
+        self.cache.set_positions(rows_R, position_R[:, None], "all")
+        tokens = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None])
+        logits_RV = self.model(**tokens, past_key_values=self.cache, use_cache=True, **attention).logits[:, -1]
+        token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[rows_R, position_R + 1], self.temperature)
         self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])
         self.position_S[:R] += active_R
+
+    def graph(self, active: int) -> torch.cuda.CUDAGraph:
+        """A step of at least the active rows as a CUDA graph, in which nothing waits for Python: of all rows, a half, a
+        quarter ..., for few shapes mean few graphs."""
+        R = len(self.dialogues)
+        while R > 1 and (R + 1) // 2 >= active:
+            R = (R + 1) // 2
+        if R not in self.graphs:
+            self.n_active.zero_()  # no row moves on in the run before the capture: the next step writes it all again
+            self.graphs[R] = capture(partial(self.step_by_lengths, R), next(iter(self.graphs.values()), None))
+        return self.graphs[R]
 
 
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,201 +429,160 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
     R, V = p_RV.shape
     if temperature == 0:
         token_R1 = p_RV.argmax(-1, keepdim=True)
-    else:  # in a large vocabulary first among groups of W neighbours, W a power of two that divides V, then in one
-        p_RGW = p_RV.view(R, -1, min(V & -V, 256) if V >= 4096 else 1)
-        group_R1, rest_R1 = invert(p_RGW.sum(-1), uniform_R[:, None])
-        p_RW = p_RGW[torch.arange(R, device=p_RV.device), group_R1[:, 0]]
-        token_R1 = group_R1 * p_RW.shape[1] + invert(p_RW, rest_R1)[0]
+    elif V < 4096:
+        token_R1, _ = invert(p_RV, uniform_R[:, None])
+    else:  # cumulative sums over a large vocabulary are slow and rounded: first find the block, then the token in it
+        W = math.gcd(V, 256)
+        p_RBW = p_RV.view(R, -1, W)
+        block_R1, rest_R1 = invert(p_RBW.sum(-1), uniform_R[:, None])
+        p_RW = p_RBW[torch.arange(R, device=p_RV.device), block_R1[:, 0]]
+        token_R1 = block_R1 * W + invert(p_RW, rest_R1)[0]
     return token_R1[:, 0], p_RV.gather(-1, token_R1)[:, 0].log()
 
 
-def invert(p_RN: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def invert(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Where in the cumulative sums of p each uniform number falls: the entry, never one of 0, and how far into it."""
-    cdf_RN = F.pad(p_RN.cumsum(-1), (1, 0))
-    total_R1 = cdf_RN[:, -1:]
-    # strictly below the total, so that rounding never selects an entry of 0 behind the last possible one
+    cumulative_RK = F.pad(p_RK.cumsum(-1), (1, 0))
+    total_R1 = cumulative_RK[:, -1:]
+    # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
     target_R1 = torch.minimum(uniform_R1 * total_R1, total_R1 * (1 - 2**-23))
-    entry_R1 = torch.searchsorted(cdf_RN[:, 1:].contiguous(), target_R1, right=True)
-    return entry_R1, ((target_R1 - cdf_RN.gather(-1, entry_R1)) / p_RN.gather(-1, entry_R1)).clamp(0, 1)
+    entry_R1 = torch.searchsorted(cumulative_RK[:, 1:].contiguous(), target_R1, right=True)
+    return entry_R1, ((target_R1 - cumulative_RK.gather(-1, entry_R1)) / p_RK.gather(-1, entry_R1)).clamp(0, 1)
 
 
-# -------------------- The attempt loop
-WRONG: Future = Future()  # the verdict on an attempt without a box
-WRONG.set_result(False)
+# -------------------- 5. The attempt loop
 
 
-@dataclass(eq=False)
-class Slot:
-    """The host's view of a dialogue that is under way."""
-
-    dialogue: int
-    row: int
-    tokens: list[int]  # the prompt, finished attempts, feedback, and what it has seen of the current attempt
-    limit: int  # the current attempt must end before this position
-    left: int  # attempts left, the current one included
-    start: int  # of the current attempt
-    cached: int = 0  # the cache holds so many of `tokens` for good
-    scanned: int = 0  # tokens of the current attempt that have been looked at
-    attempts: list[Attempt] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)  # of the tokens of all attempts
-    verdict: Future | None = None  # on the last attempt
-
-
-def find_end(slot: Slot, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
+def find_end(live: LiveDialogue, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
     """The current attempt, if it ends within the tokens written so far: at the first closed box, at an end token, or at
-    the slot's limit. Tokens behind that end were sampled in vain."""
-    start, room, written = slot.start, slot.limit - slot.start, slot.tokens[slot.start :]
-    for i in range(slot.scanned, min(len(written), room)):
-        if written[i] in chat.ends:
-            return Attempt(start, start + i + 1, chat.text(written[:i]), None, truncated=False)
-        if written[i] in chat.closing:
-            text = chat.text(written[: i + 1])
+    the end of its budget. Tokens after that end were sampled in vain."""
+    start, tokens = live.start, live.tokens
+    for i in range(live.n_scanned, min(len(tokens), live.end_before)):
+        if tokens[i] in chat.end_tokens:
+            return Attempt(start, i + 1, chat.text(tokens[start:i]), None, truncated=False)
+        if tokens[i] in chat.brace_tokens:  # only these can close a box
+            text = chat.text(tokens[start : i + 1])
             if (answer := extract(text)) is not None:
-                return Attempt(start, start + i + 1, text, answer, truncated=False)
-    if len(written) >= room:
-        return Attempt(start, slot.limit, chat.text(written[:room]), None, truncated=True)
-    slot.scanned = len(written)
+                return Attempt(start, i + 1, text, answer, truncated=False)
+    if len(tokens) >= live.end_before:
+        return Attempt(start, live.end_before, chat.text(tokens[start : live.end_before]), None, truncated=True)
+    live.n_scanned = len(tokens)
     return None
 
 
-def next_attempt(slot: Slot, chat: Chat, end_of_budget: int, attempt_budget: int) -> bool:
-    """Put the feedback behind a wrong attempt and open the next one; False when the dialogue is over."""
-    last = slot.attempts[-1]
-    slot.left -= 1
-    if last.correct or slot.left == 0:
+def end_attempt(live: LiveDialogue, attempt: Attempt, rules: Rules) -> None:
+    """Keep the tokens up to the attempt's end, and grade it."""
+    sampled_in_vain = len(live.tokens) - attempt.end
+    del live.tokens[attempt.end :], live.logps[len(live.logps) - sampled_in_vain :]
+    attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.answer)
+    live.attempts.append(attempt)
+
+
+def next_attempt(live: LiveDialogue, chat: Chat, config) -> bool:
+    """Put the feedback after a wrong attempt and open the next one; False when the dialogue is over."""
+    last, attempts_left = live.attempts[-1], live.allowed - len(live.attempts)
+    if last.correct or attempts_left == 0:
         return False
-    feedback = chat.feedback_after(slot.tokens[-1], slot.left)
-    start = len(slot.tokens) + len(feedback)
-    if start >= end_of_budget:  # no room for another attempt
+    feedback = chat.feedback_after(live.tokens[-1], attempts_left)
+    if len(live.tokens) + len(feedback) >= live.end_of_budget:  # no room for another attempt
         last.truncated = True
         return False
-    slot.cached = len(slot.tokens) - 1  # the last token of an attempt need not have been fed
-    slot.tokens += feedback
-    slot.start, slot.limit, slot.scanned = start, min(end_of_budget, start + attempt_budget), 0
+    live.n_cached = len(live.tokens) - 1  # the last token of an attempt need not have been fed
+    live.tokens += feedback
+    live.open_attempt(config)
     return True
 
 
-def feeds(waiting: list[Slot]) -> Iterator[list[Slot]]:
-    """What waits to be fed, in batches of prompts or of feedback of similar length (less padding) and bounded size."""
-    batch: list[Slot] = []
-    for slot in sorted(waiting, key=lambda slot: (slot.cached > 0, len(slot.tokens) - slot.cached)):
-        length = len(slot.tokens) - slot.cached
-        if batch and (
-            (slot.cached > 0) != (batch[0].cached > 0)
-            or length * (len(batch) + 1) > FEED_TOKENS
-            or length > 2 * (len(batch[0].tokens) - batch[0].cached)
-        ):
-            yield batch
-            batch = []
-        batch.append(slot)
+def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]:
+    """What waits for prefill, in batches of bounded size: prompts, or feedback, of similar length for less padding."""
+
+    def kind_and_length(live):
+        return live.n_cached > 0, len(live.tokens) - live.n_cached
+
+    batch: list[LiveDialogue] = []
+    for live in sorted(waiting, key=kind_and_length):
+        if batch:
+            (kind, length), (first_kind, shortest) = kind_and_length(live), kind_and_length(batch[0])
+            if kind != first_kind or length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS:
+                yield batch
+                batch = []
+        batch.append(live)
     yield batch
 
 
 @torch.no_grad()
 def rollout(
     model,
-    tokenizer,
-    questions: list[str],
-    golds: list[str],
-    allowed: list[int],
-    *,
-    extract: Callable,
-    grade: Callable,
-    reward: Callable,
-    template: str = "chatml",
-    feedback: str = "paper",
-    slots: int = 256,
-    max_new_tokens: int = 3000,
-    max_attempt_tokens: int | None = None,
-    temperature: float = 1.0,
-    seed: tuple[int, ...] = (0,),
-    first: int = 0,
-    stride: int | None = None,
-    ahead: int | None = None,
-    progress: str | None = None,
+    chat,
+    problems,
+    allowed,
+    rules,
+    config,
+    temperature=1.0,
+    seed=(0,),
+    first=0,
+    stride=None,
+    ahead=None,
+    progress=None,
 ) -> Dialogues:
-    """Let the model answer every question in up to `allowed` attempts (paper, section 3).
+    """Let the model answer each problem in at most as many attempts as are allowed: Dialogues (paper, section 3).
 
-    extract(text)                      the first closed box of an attempt, or None
-    grade(answer, gold)                the verdict, an object with done() and result() such as a Future; the row waits
-                                       for it while others go on
-    reward(correct, boxed, attempts)   the dialogue's reward, from its last attempt
-    template, feedback                 how turns are written and what is said after a wrong attempt, see data/chat.py
-    slots                              dialogues written side by side
-    max_new_tokens                     budget for everything after the prompt, feedback included
-    max_attempt_tokens                 budget for one attempt; an attempt that runs out counts as wrong
-    temperature, seed                  0 is greedy; seed and index of a dialogue make its random numbers
-    first                              index of the first dialogue, when others of the step are written elsewhere
-    stride, ahead                      the host looks every `stride` steps, when `ahead` times as many more have been
-                                       launched: 1 and 0, on CUDA 8 and 1, else 8 and 0 (to look stalls the device)
-    progress                           label of a progress bar; none without
-
-    Raises ValueError when the model, the tokenizer, the cache or the longest prompt does not fit.
+    Of `config` it reads slots (rows of the engine), max_new_tokens (budget for all that comes after the prompt, feedback
+    included) and max_attempt_tokens (budget for one attempt). Temperature 0 is greedy. `seed` and the index of a dialogue,
+    counted from `first`, make its random numbers. The host looks every `stride` steps, when `ahead` times as many more
+    are in flight: 8 and 1 on CUDA, where a look stalls the device, 1 and 0 on the CPU. `progress` is the label of a
+    progress bar. ValueError when the model, the cache or a prompt does not fit.
     """
-    model.set_attn_implementation("slots")
-    chat = Chat(model, tokenizer, template, feedback)
-    events = chat.ends | chat.closing
+    model.set_attn_implementation("engine")
     stride = stride or (1 if model.device.type == "cpu" else 8)
     ahead = int(model.device.type == "cuda") if ahead is None else ahead
-    prompts = [chat.prompt(question, n) for question, n in zip(questions, allowed, strict=True)]
-    # positions more for tokens sampled in vain, and one for the padding of a feed
-    capacity = check_fit(model, max(map(len, prompts)), max_new_tokens) + (1 + ahead) * stride + 1
-    slots = min(slots, len(prompts))
-    if progress:
-        print(progress, explain_cache(model.config, slots, capacity, model.dtype.itemsize), sep=": ", file=sys.stderr)
-    grid = Grid(model, slots, capacity, temperature)
-    attempt_budget = min(max_new_tokens, max_attempt_tokens or max_new_tokens)
+    dialogues = []
+    for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first):
+        prompt = chat.prompt(problem.question, n)
+        dialogues.append(LiveDialogue(index, problem, n, prompt, end_of_budget=len(prompt) + config.max_new_tokens))
+        dialogues[-1].open_attempt(config)
+    longest_prompt, slots = max(live.start for live in dialogues), min(config.slots, len(dialogues))
+    # room for tokens that are sampled in vain, and for the padding of a prefill
+    capacity = check_fit(model, longest_prompt, config.max_new_tokens) + (1 + ahead) * stride + 1
+    engine = Engine(model, slots, capacity, temperature)
     # the dialogues that may become longest go first, so that few rows are left alone at the end
-    queue = deque(sorted(range(len(prompts)), key=lambda d: -allowed[d]))
-    waiting, flying, grading, finished, solved = [], deque(), [], {}, 0
-    bar = tqdm(total=len(prompts), desc=progress, unit="dialogue", leave=False, disable=progress is None)
-    while len(finished) < len(prompts):
+    queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
+    waiting, in_flight, finished, solved = [], deque(), 0, 0
+    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=progress is None)
+    while finished < len(dialogues):
         # Free rows take the next questions.
-        while queue and None in grid.slots:
-            row, d = grid.slots.index(None), queue.popleft()
-            n = len(prompts[d])
-            grid.slots[row] = Slot(d, row, list(prompts[d]), n + attempt_budget, allowed[d], start=n)
-            uniforms = np.random.default_rng((*seed, first + d)).random(max_new_tokens, dtype=np.float32)
-            grid.uniform_SC[row, n : n + max_new_tokens] = grid.send(uniforms)
-            waiting.append(grid.slots[row])
+        while queue and None in engine.dialogues:
+            waiting.append(queue.popleft())
+            rng = np.random.default_rng((*seed, waiting[-1].index))
+            engine.admit(waiting[-1], rng.random(config.max_new_tokens, dtype=np.float32))
 
-        # Prompts and feedback are fed. That costs about as much as a step, so a few dialogues wait for each other.
-        if waiting and (len(waiting) >= len(grid.slots) // 16 or not grid.active_S.any()):
-            for batch in feeds(waiting):
-                grid.feed(batch)
+        # Prompts and feedback go into the cache. It costs about as much as a step, so a few dialogues wait together.
+        if waiting and (len(waiting) >= slots // 16 or not engine.active_S.any()):
+            for batch in prefill_batches(waiting):
+                engine.prefill(batch)
             waiting.clear()
 
-        # The model writes, and what it wrote is looked at where an attempt may have ended.
-        writing = grid.active_S.any()
+        # The model writes. The host looks at what was written `ahead` calls ago or, when no row is active, at the rest.
+        writing = bool(engine.active_S.any())
         if writing:
-            flying.append(grid.launch(stride))
-        for slot, tokens, logps in flying.popleft() if len(flying) > ahead * writing else ():
-            slot.tokens += tokens
-            slot.logps += logps
-            if len(slot.tokens) < slot.limit and events.isdisjoint(tokens):
+            in_flight.append(engine.decode_async(stride))
+        if writing and len(in_flight) <= ahead:
+            continue
+        for live, tokens, logps in in_flight.popleft()():
+            live.tokens += tokens
+            live.logps += logps
+            if not (attempt := find_end(live, chat, rules.extract)):
                 continue
-            if attempt := find_end(slot, chat, extract):
-                surplus = len(slot.tokens) - attempt.end
-                slot.tokens, slot.logps = slot.tokens[: attempt.end], slot.logps[: len(slot.logps) - surplus]
-                slot.attempts.append(attempt)
-                slot.verdict = WRONG if attempt.answer is None else grade(attempt.answer, golds[slot.dialogue])
-                grading.append(slot)
-                grid.active_S[slot.row] = False
 
-        # A verdict opens the next attempt or ends the dialogue; with nothing else to do, wait for one.
-        if grading and not waiting and not grid.active_S.any():
-            grading[0].verdict.result()
-        for slot in [slot for slot in grading if slot.verdict.done()]:
-            grading.remove(slot)
-            slot.attempts[-1].correct = slot.verdict.result()
-            if next_attempt(slot, chat, len(prompts[slot.dialogue]) + max_new_tokens, attempt_budget):
-                waiting.append(slot)
+            # An attempt has ended. It is graded; feedback follows, or the row is free for the next question.
+            engine.active_S[live.row] = False
+            end_attempt(live, attempt, rules)
+            if next_attempt(live, chat, config):
+                waiting.append(live)
             else:
-                finished[slot.dialogue], grid.slots[slot.row] = slot, None
-                solved += slot.attempts[-1].correct
-                bar.set_postfix_str(f"{solved / len(finished):.1%} solved", refresh=False)
+                engine.dialogues[live.row] = None
+                finished, solved = finished + 1, solved + attempt.correct
+                bar.set_postfix_str(f"{solved / finished:.1%} solved", refresh=False)
                 bar.update()
     bar.close()
-    tokens, logps, attempts = zip(*((slot.tokens, slot.logps, slot.attempts) for _, slot in sorted(finished.items())))
-    rewards = [reward(each[-1].correct, each[-1].answer is not None, len(each)) for each in attempts]
-    return Dialogues.collect(tokens, logps, list(attempts), prompts, allowed, rewards)
+    return Dialogues.collect(dialogues, rules)

@@ -79,9 +79,9 @@ class Chat:
             )
         self.turn_end = end[0]
         eos = model.generation_config.eos_token_id if model.generation_config else None
-        self.ends = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        self.end_tokens = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         vocabulary = tokenizer.get_vocab().items()
-        self.closing = {token for text, token in vocabulary if "}" in text or text == "<0x7D>"}
+        self.brace_tokens = {token for text, token in vocabulary if "}" in text or text == "<0x7D>"}
         self.forced = {}  # tokens of the feedback, by attempts left
 
     def encode(self, text: str) -> list[int]:

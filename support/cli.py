@@ -1,25 +1,18 @@
-"""The command line and the files of the programs: options from a flat dataclass, mistakes in one sentence, runs that
-can be resumed, and files that are never half-written."""
+"""The command line: options from a flat dataclass, mistakes in one sentence, Ctrl-C."""
 
 import difflib
 import json
 import os
 import re
-import shutil
 import signal
 import sys
-import tempfile
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn, get_args, get_type_hints
-from zipfile import ZipFile
-
-import torch
-from transformers import HfArgumentParser
 
 
 def fail(message: object) -> NoReturn:
@@ -28,51 +21,87 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-def parse(kind: type, argv: list[str] | None = None, defaults: dict | None = None):
-    """The command line as an instance of the flat dataclass `kind`; `defaults` go before the dataclass's own. A field
-    that may be None takes "none" too. Whatever is wrong ends the program with one sentence."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = HfArgumentParser(kind)
-    parser.set_defaults(**(defaults or {}))
+# -------------------- Options
+POSITIVE = "be greater than 0", lambda value: value > 0
+NOT_NEGATIVE = "be 0 or more", lambda value: value >= 0
+SHARE = "lie between 0 and 1", lambda value: 0 <= value <= 1
+
+
+def one_of(*choices: str):
+    return f"be one of {', '.join(choices)}", lambda value: value in choices
+
+
+def option(default, help: str, valid=None, *, group: str = "options"):
+    """A field of a dataclass of options. `valid` is what its value must be, in words, and the function that decides;
+    None is valid wherever the field's type has it. Without a default (`...`) the option is required."""
+    return field(default=MISSING if default is ... else default, metadata=dict(help=help, valid=valid, group=group))
+
+
+def require(options, name: str, words: str, valid: Callable[[object], bool]) -> None:
+    """ValueError when the option does not fit."""
+    if (value := getattr(options, name)) is not None and not valid(value):
+        raise ValueError(f"--{name} must {words}, not {value}")
+
+
+def check_ranges(options) -> None:
+    """ValueError for the first option with a value out of its range."""
+    for each in fields(options):
+        if each.metadata["valid"]:
+            require(options, each.name, *each.metadata["valid"])
+
+
+def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
+    """The options that the command line gives, by name. Whatever is wrong ends the program with one sentence."""
+    parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.error = fail
-    for action in parser._actions:
-        if type(None) in get_args(get_type_hints(kind).get(action.dest)):
-
-            def or_none(word: str, convert=action.type):
-                return None if word.lower() == "none" else convert(word)
-
-            or_none.__name__, action.type = action.type.__name__, or_none  # the name appears in argparse's messages
+    groups, types = {}, get_type_hints(kind)
+    for each in fields(kind):
+        title, default = each.metadata["group"], "required" if each.default is MISSING else f"default: {each.default}"
+        group = groups[title] = groups.get(title) or parser.add_argument_group(title)
+        settings = dict(
+            type=converter(types[each.name]), required=each.default is MISSING, default=SUPPRESS, metavar=""
+        )
+        flag = dict(nargs="?", const=True) if types[each.name] is bool else {}
+        group.add_argument(f"--{each.name}", help=f"{each.metadata['help']} ({default})", **settings, **flag)
+    argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
     # Unknown options first: argparse would rather complain that --model is missing than mention --modle.
-    known = [option for action in parser._actions for option in action.option_strings]
-    for option in (word.split("=")[0] for word in argv):
-        if re.match("--?[A-Za-z]", option) and option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            fail(f"there is no option {option}" + (f": did you mean {near[0]}?" if near else ", see --help"))
-    options, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
-    return fail(f"'{rest[0]}' belongs to no option, see --help") if rest else options
+    known = [string for action in parser._actions for string in action.option_strings]
+    for word in (word.split("=")[0] for word in argv):
+        if re.match("--?[A-Za-z]", word) and word not in known:
+            near = difflib.get_close_matches(word, known, n=1)
+            fail(f"there is no option {word}" + (f": did you mean {near[0]}?" if near else ", see --help"))
+    given, rest = parser.parse_known_args(argv)
+    return fail(f"'{rest[0]}' belongs to no option, see --help") if rest else vars(given)
 
 
-def need(options, names: str, what: str, fits: Callable[[float], bool]) -> None:
-    """ValueError for the first of these options that does not fit; None, where an option may be None, fits."""
-    for name in names.split():
-        if (value := getattr(options, name)) is not None and not fits(value):
-            raise ValueError(f"--{name} must {what}, not {value}")
+def converter(kind: type) -> Callable[[str], object]:
+    """From a word of the command line to a value of this type; "none" is None where the type has it."""
+    (base,), optional = [t for t in get_args(kind) or (kind,) if t is not type(None)], type(None) in get_args(kind)
+
+    def convert(word: str):
+        if optional and word.lower() == "none":
+            return None
+        if base is bool and word.lower() not in ("true", "false"):
+            raise ValueError
+        return word.lower() == "true" if base is bool else base(word)
+
+    convert.__name__ = base.__name__  # argparse says "invalid int value"
+    return convert
 
 
-def parse_run(kind: type, presets: dict[str, dict], argv: list[str]):
-    """The options of a run, from a dataclass that has `preset`, `out` and `resume` among its fields: its defaults,
-    overridden by the preset or, with --resume, by the run's own options, overridden by the command line.
+def parse_run(kind: type, presets: dict[str, str], argv: list[str]):
+    """The options of a run: the dataclass's defaults, then the preset, which is a piece of command line, then the
+    command line itself. With --resume they are the run's own.
 
     Raises ValueError for what does not fit together, OSError for a folder that is not there.
     """
-    early = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--preset", nargs="?", const=kind.preset, default=kind.preset)
-    preset = early.parse_known_args(argv)[0].preset
+    given = parse(kind, argv)
+    if given.get("resume"):
+        return saved_options(kind, given)
+    preset = given.get("preset", kind.preset)
     if preset not in presets:
         raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(presets)}")
-    options = parse(kind, argv, presets[preset])
-    if options.resume:
-        return saved_options(kind, options.out, argv)
+    options = kind(**(parse(kind, presets[preset].split()) | given))
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
     # a part is what a process that was killed before its first step may leave
     if Path(options.out).exists() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
@@ -80,84 +109,27 @@ def parse_run(kind: type, presets: dict[str, dict], argv: list[str]):
     return options
 
 
-def saved_options(kind: type, out: str | None, argv: list[str]):
+def saved_options(kind: type, given: dict):
     """The options of the run to resume. Another value on the command line would make it a different run: ValueError."""
-    if not out:
+    if not (out := given.get("out")):
         raise ValueError("--resume needs the folder of the run: --out runs/NAME")
     path = Path(out) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"there is no run to resume in {out}: {path} is missing")
     saved = asdict(kind()) | json.loads(path.read_text()) | {"resume": True, "out": out}
-    asked = asdict(parse(kind, argv, saved))
-    differing = [f"{name} ({saved[name]} there, {asked[name]} here)" for name in asked if asked[name] != saved[name]]
-    if differing:
-        raise ValueError(f"the run in {out} has other options: {', '.join(differing)}; leave these out")
+    other = [
+        f"{name} ({saved[name]} there, {given[name]} here)"
+        for name in saved
+        if given.get(name, saved[name]) != saved[name]
+    ]
+    if other:
+        raise ValueError(f"the run in {out} has other options: {', '.join(other)}; leave these out")
     return kind(**saved)
 
 
+# -------------------- Ctrl-C
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
-    """Yields the path to write to. Whoever looks at `path` itself, at whatever moment, sees the whole old file or the
-    whole new one. When writing fails, the half-written part is removed."""
-    part = Path(f"{path}.part")
-    remove(part)  # of a process that was killed
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        remove(part)
-        raise
-
-
-def remove(path: Path) -> None:
-    """Delete a file, or a folder and all that is in it, if there is one."""
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def save_json(result, path: str | Path) -> None:
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def save_checkpoint(state: dict, folder: Path, keep: int) -> None:
-    """Write the state after step state["step"] and delete all but the last `keep`. OSError when it cannot be written:
-    then those before stay as they are."""
-    final = folder / f"checkpoint-{state['step']:06d}.pt"
-    try:
-        with whole(final) as path, open(path, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either, the latter with no reason
-        why = getattr(error, "strerror", None) or "is the disk full?"
-        raise OSError(f"{final} cannot be written ({why}), the checkpoints before it are intact") from error
-    for old in sorted(folder.glob("checkpoint-*.pt"))[:-keep]:
-        old.unlink()
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last sound checkpoint; None when none was written yet. A corrupt one is named, and set aside lest it count as
-    one of the last few. OSError when all are corrupt: a run should not start anew by mistake."""
-    for part in folder.glob("*.part"):  # of a process that was killed while it wrote
-        remove(part)
-    checkpoints = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
-    for path in checkpoints:
-        try:
-            with ZipFile(path) as file:  # torch.load reads over changed bytes; here every checksum is compared
-                if damaged := file.testzip():
-                    raise ValueError(f"wrong checksum of {damaged}")
-            return path
-        except Exception as error:  # a broken file makes zipfile raise half a dozen kinds
-            path.rename(path.with_suffix(".corrupt"))
-            print(f"{path} is corrupt ({error!r:.100}): the one before it is used", file=sys.stderr)
-    if checkpoints:
-        raise OSError(f"no checkpoint in {folder} can be read: start again with another --out")
-    return None
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[Callable[[], bool]]:
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether Ctrl-C or SIGTERM came; the caller finishes what it is at and stops. A second
     one of the same kind stops at once (torchrun sends SIGTERM after a Ctrl-C, so one of each is no hurry)."""
     came = []
@@ -174,39 +146,3 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def output_folder(out: str) -> Path:
-    """The folder, made where it is not there. OSError in one sentence when nothing can be written into it."""
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise OSError(f"the output folder {out} cannot be written ({error.strerror}): choose another --out") from None
-    return Path(out)
-
-
-def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], None]:
-    """The function that takes each step's metrics to "tensorboard" or "wandb" (Weights & Biases), or nowhere.
-    ValueError when the package is not installed."""
-    try:
-        if log_to == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-
-            writer = SummaryWriter(out)
-        elif log_to == "wandb":
-            import wandb
-
-            wandb.init(project="multi-attempt", name=Path(out).name, config=options)
-    except ImportError as error:
-        raise ValueError(f"--log_to {log_to} needs a package that is not installed: {error}") from error
-
-    def log(metrics: dict) -> None:
-        if log_to == "wandb":
-            wandb.log(metrics, step=metrics["step"])
-        elif log_to == "tensorboard":
-            for name, value in metrics.items():
-                if isinstance(value, (int, float)):
-                    writer.add_scalar(name, value, metrics["step"])
-
-    return log

@@ -2,7 +2,7 @@
 
 from support.models import cache_bytes, head_size
 
-FED_AT_ONCE = 16384  # tokens of a prompt pass, rollout.FEED_TOKENS
+PREFILL_TOKENS = 16384  # of a forward pass over prompts or feedback, padding included
 RESERVE = 2e9  # bytes that no tensor is counted for: CUDA's own, the libraries' workspaces, gaps between tensors
 GROUP = 8  # dialogues of a question that are enough to do without the critic
 
@@ -52,7 +52,7 @@ def memory_plan(
         "moments": 0 if offload else moments,
         "reference": 0 if offload else reference,
         "cache": cache_bytes(shape, slots, capacity, element),
-        "activations": layer * FED_AT_ONCE,
+        "activations": layer * PREFILL_TOKENS,
         "logits": slots * V * (element + 12),
     }
     weights = {"actor and critic": element * trained, "reserve": RESERVE}

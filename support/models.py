@@ -1,5 +1,7 @@
 """Pretrained models: where they run, in which precision, whether they fit, with errors that a person can act on."""
 
+import math
+import os
 import shutil
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from support.cli import whole
+from support.files import atomic_write
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -51,7 +53,7 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
 
 def save_model(model, tokenizer, folder: Path) -> None:
     """Write a Hugging Face folder, in place of the one that may be there; it appears whole."""
-    with whole(folder) as part:
+    with atomic_write(folder) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +74,7 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
 
 
 @contextmanager
-def recomputing(*models):
+def recompute_activations(*models):
     """Inside, layers do not keep their activations for the backward pass but compute them again.
 
     transformers does so in layers in training mode, which brings dropout back and refuses a key/value cache; here the
@@ -107,14 +109,33 @@ def head_size(config) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def cache_bytes(config, slots: int, capacity: int, element: int) -> int:
-    """Of the rollout's key/value cache: so many slots of so many positions, `element` bytes a number."""
+def cache_bytes(config, rows: int, capacity: int, element: int) -> int:
+    """Of the rollout's key/value cache: this many rows of this many positions, `element` bytes a number."""
     a_position = config.num_hidden_layers * 2 * config.num_key_value_heads * head_size(config) * element
-    return slots * capacity * a_position
+    return rows * capacity * a_position
 
 
 def explain_cache(config, slots: int, capacity: int, element: int) -> str:
     """The same as a formula in words."""
-    grid = f"{config.num_hidden_layers} layers x 2 x {slots} slots x {config.num_key_value_heads} heads"
-    factors = f"{grid} x {capacity} positions x {head_size(config)} x {element} bytes"
+    rows = f"{config.num_hidden_layers} layers x 2 x {slots} slots x {config.num_key_value_heads} heads"
+    factors = f"{rows} x {capacity} positions x {head_size(config)} x {element} bytes"
     return f"key/value cache of {factors} = {cache_bytes(config, slots, capacity, element) / 1e9:.3g} GB"
+
+
+def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros for a key/value cache, not empty memory: a masked NaN would still poison sums. ValueError in one sentence
+    when there is not enough memory."""
+    takes, free = math.prod(shape) * dtype.itemsize, float("inf")
+    if device.type == "cuda":  # torch still holds memory of tensors that are gone: that is free as well
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + held
+    elif device.type == "cpu":  # the system promises more than it has, and ends the process when it is used
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        if takes > free:
+            raise RuntimeError
+        return torch.zeros(shape, dtype=dtype, device=device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the key/value cache takes {takes / 1e9:.3g} GB, more than is free: lower --slots or --max_new_tokens"
+        ) from error

@@ -5,7 +5,13 @@ from itertools import cycle
 from math import ceil
 from pathlib import Path
 
-from data import PAPER
+BENCHMARK_NAMES = {
+    "aime24": "AIME 2024",
+    "math500": "MATH-500",
+    "amc23": "AMC 2023",
+    "minerva": "Minerva Math",
+    "olympiadbench": "OlympiadBench",
+}
 
 # Okabe-Ito: told apart with every kind of colour vision; the markers do the same in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
@@ -58,7 +64,7 @@ def table(results: dict[str, dict]) -> str:
 def short(sets: Iterable[str]) -> list[str]:
     """Names of data sets for tables and plots: the paper's for its benchmarks; of a path only the file's name, unless
     two are called the same."""
-    stems = [PAPER.get(name, Path(name).stem) for name in sets]
+    stems = [BENCHMARK_NAMES.get(name, Path(name).stem) for name in sets]
     return stems if len(set(stems)) == len(stems) else list(sets)
 
 

@@ -52,7 +52,7 @@ def together() -> Iterator[None]:
         raise ConnectionError(f"rank {rank()} lost another process of the run ({why})") from error
 
 
-def total(x: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(x: torch.Tensor) -> torch.Tensor:
     """The sum over the ranks, in place."""
     if count() > 1:
         with together():
@@ -69,7 +69,7 @@ def gather(thing) -> list:
     return things
 
 
-def first_decides(function: Callable):
+def on_rank0(function: Callable):
     """What function() returns on rank 0, which alone calls it, on every rank. After a mistake all end, but only rank 0
     says why."""
     result = error = code = None

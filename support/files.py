@@ -1,0 +1,47 @@
+"""Files that are never half-written."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yields the path to write to. Whoever looks at `path` itself, at whatever moment, sees the whole old file or the
+    whole new one. When writing fails, the half-written part is removed."""
+    part = Path(f"{path}.part")
+    remove(part)  # of a process that was killed
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        remove(part)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder and all that is in it, if there is one."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def save_text(text: str, path: str | Path) -> None:
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def save_json(result, path: str | Path) -> None:
+    save_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", path)
+
+
+def output_folder(out: str) -> Path:
+    """The folder, made where it is not there. OSError in one sentence when nothing can be written into it."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise OSError(f"the output folder {out} cannot be written ({error.strerror}): choose another --out") from None
+    return Path(out)
