@@ -5,9 +5,9 @@
     python evaluate.py --model FOLDER --data mine.jsonl --samples 20 --show 3 --show_what fixed
 
 Every question is asked anew with each number of attempts, greedily, as the prompt names the number (paper, section 4).
-With --samples, independent single attempts at temperature 1 give pass@k, the control for attempts with feedback. A model
-that train.py wrote is asked as in its run: with its budget, feedback and chat template, unless the command line says
-otherwise.
+With --samples, independent single attempts at temperature 1 give pass@k, the control for attempts with feedback. A
+model that train.py wrote is asked as in its run, with the budget, feedback and chat template of the run, unless the
+command line says otherwise.
 
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
 dialogues.html to look at them, and journals (support/journal.py): the same command again, or one with more questions,
@@ -25,13 +25,13 @@ from pathlib import Path
 import torch
 
 from data import Problem, load_sets
-from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat
+from data.chat import Chat
 from reward import extract_boxed, is_equal, reward
 from rollout import Dialogues, Rules, rollout
 from support.cli import NOT_NEGATIVE, POSITIVE, check_ranges, fail, one_of, option, parse, require
 from support.files import output_folder, save_json, save_text
 from support.journal import Journal, fingerprint, grader_version
-from support.models import check_fit, explain_cache, load_model, pick_device, pick_dtype
+from support.models import check_fit, load_model, pick_device, pick_dtype
 from support.plots import BENCHMARK_NAMES, PAPER_CURVES, plot_accuracy, plot_benchmarks, short, tables
 from support.show import KINDS, page, shown, wants_colour
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
@@ -65,16 +65,10 @@ class Options:
 
 
 # -------------------- Asking and counting
-def evaluate(
-    model, chat: Chat, problems: list[Problem], allowed: Sequence[int], config, *, temperature: float = 0.0, seed=(0,),
-    rules: Rules = RULES, journal: Journal | None = None, brief: bool = False, progress: str | None = None
-) -> list[list[dict]]:  # fmt: skip
-    """For every problem the records of a dialogue with each number of `allowed` attempts: from the journal, or asked.
-
-    Of `config` it reads slots, max_new_tokens and max_attempt_tokens. A journal that was written with a shorter or longer
-    `allowed` serves as well, as long as one begins like the other. `brief` records have no text: of many samples nobody
-    reads it.
-    """
+def evaluate(model, chat, problems, allowed, config, temperature=0.0, seed=(0,), journal=None, progress=None):
+    """For every problem a list: the record of a dialogue for each number of `allowed` attempts, from the journal or
+    asked. A journal that was written with a shorter or longer `allowed` serves as well, as long as one begins like the
+    other. Of `config` it reads slots, max_new_tokens and max_attempt_tokens."""
     journal = journal or Journal()
     different = dict.fromkeys(problems)
     missing = [(p, k) for p in different for k in allowed[len(journal.finished[p.question, p.answer]) :]]
@@ -83,10 +77,8 @@ def evaluate(
         asked, numbers = zip(*missing[start : start + in_chunk])
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         first = journal.count  # every dialogue has its own random numbers
-        batch = rollout(model, chat, asked, numbers, rules, config, temperature, seed, first, progress=label)
-        records = [dialogue_record(batch, d, problem, chat) for d, problem in enumerate(asked)]
-        left_out = ("text", "attempts", "reward") if brief else ()
-        journal.append([{key: x for key, x in record.items() if key not in left_out} for record in records])
+        batch = rollout(model, chat, asked, numbers, RULES, config, temperature, seed, first, progress=label)
+        journal.append([dialogue_record(batch, d, problem, chat) for d, problem in enumerate(asked)])
     return [journal.finished[p.question, p.answer][: len(allowed)] for p in problems]
 
 
@@ -111,8 +103,8 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
 
 
 def accuracy_at_k(asked: list[list[dict]]) -> dict:
-    """The numbers of a data set: `asked` holds for every question a record for each number of attempts allowed. A row for
-    each such number; those after the first have their gain over it as well."""
+    """The numbers of a data set: `asked` holds for every question a record for each number of attempts allowed. A row
+    for each such number; those after the first have their gain over it as well."""
     rows = [accuracy_row(same) for same in zip(*asked)]
     solved = [[record["correct"] for record in same] for same in zip(*asked)]
     for row, now in zip(rows[1:], solved[1:]):
@@ -158,8 +150,8 @@ def means_over_dialogues(answers: list[list[str | None]], truncated: Sequence[bo
 
 # -------------------- The command
 def prepare(options: Options, given: dict) -> tuple[dict[str, list[Problem]], dict[str, tuple], Path]:
-    """(questions by data set, (model, chat, its options, its journals) by name, output folder), with all checked that can
-    be before the long work starts."""
+    """(questions by data set, (model, chat, its options, its journals) by name, output folder), with all checked that
+    can be before the long work starts."""
     check_ranges(options)
     require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
     dtype = pick_dtype(options.dtype, pick_device(options.device))
@@ -201,9 +193,11 @@ def open_journals(options: Options, path: str, model, chat: Chat, out: Path) -> 
     same = {"model": path, "model content": fingerprint(model, chat.tokenizer.get_vocab(), chat.end_tokens)}
     same |= {"dtype": str(model.dtype), "max_new_tokens": options.max_new_tokens, "prompt": sample[0]}
     same |= {"max_attempt_tokens": options.max_attempt_tokens, "grader": grader_version()}
-    own = {"greedy": {"feedback": sample[1]}, "samples": {"seed": options.seed}}
-    kinds = ["greedy", "samples"] if options.samples else ["greedy"]
-    return {kind: Journal(out / f"{kind}-{file_name(path)}.jsonl", same | own[kind]) for kind in kinds}
+    journals = {"greedy": Journal(out / f"greedy-{file_name(path)}.jsonl", same | {"feedback": sample[1]})}
+    if options.samples:  # there are many: what nobody reads of them is not kept
+        settings, left_out = same | {"seed": options.seed}, ("text", "attempts", "reward")
+        journals["samples"] = Journal(out / f"samples-{file_name(path)}.jsonl", settings, left_out)
+    return journals
 
 
 def measure(options: Options, sets: dict[str, list[Problem]], name: str, model, chat, journals: dict) -> dict:
@@ -211,7 +205,7 @@ def measure(options: Options, sets: dict[str, list[Problem]], name: str, model, 
     problems = [problem for problems in sets.values() for problem in problems]
     kinds = {
         "greedy": dict(allowed=range(1, options.attempts + 1), temperature=0.0),
-        "samples": dict(allowed=[1] * options.samples, temperature=1.0, seed=(options.seed, 0), brief=True),
+        "samples": dict(allowed=[1] * options.samples, temperature=1.0, seed=(options.seed, 0)),
     }
     found = {}
     for kind, journal in journals.items():

@@ -32,9 +32,8 @@ from torch.utils.checkpoint import checkpoint
 from support import ranks
 from support.memory import actions_at_once
 
+
 # -------------------- What the models say of the actions
-
-
 def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, temperature: float):
     """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`.
 
@@ -86,15 +85,15 @@ def trim(dialogues, rows: torch.Tensor, device: torch.device) -> tuple[torch.Ten
 
 
 @torch.no_grad()
-def reference_logps_and_values(dialogues, reference, critic, temperature: float, token_budget: int):
+def reference_logps_and_values(dialogues, reference, critic, config):
     """Once per rollout: the reference model's log-probabilities and the critic's values, (D, T) float32 on the CPU; the
     values are None without a critic."""
     reference_DT = torch.zeros_like(dialogues.logp_DT)
     value_DT = None if critic is None else torch.zeros_like(dialogues.logp_DT)
-    for rows in micro_batches(dialogues.length_D, token_budget):
+    for rows in micro_batches(dialogues.length_D, config.micro_batch_tokens):
         tokens_BT, sampled_BT = trim(dialogues, rows, reference.device)
         where = rows[:, None], torch.arange(tokens_BT.shape[1])
-        results = [(reference_DT, action_logps(reference, tokens_BT, sampled_BT, temperature)[0])]
+        results = [(reference_DT, action_logps(reference, tokens_BT, sampled_BT, config.temperature)[0])]
         if critic is not None:
             results.append((value_DT, action_values(critic, tokens_BT, sampled_BT)))
         for out_DT, action_A in results:
@@ -103,8 +102,6 @@ def reference_logps_and_values(dialogues, reference, critic, temperature: float,
 
 
 # -------------------- Advantages
-
-
 def advantages(dialogues, value_DT: torch.Tensor | None, config) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Advantages, with mean 0 and standard deviation 1 over the actions that are trained on, and the critic's targets;
     both (D, T). Without values the advantages are those of groups, and there are no targets."""
@@ -180,8 +177,6 @@ def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor) -> torch.Tensor
 
 
 # -------------------- Losses, each a sum over actions (the caller divides by the number of actions in the minibatch)
-
-
 def policy_loss(logp_A, old_logp_A, advantage_A, clip: float) -> torch.Tensor:
     """Clipped surrogate (PPO, arXiv 1707.06347, equation 7)."""
     ratio_A = (logp_A - old_logp_A).exp()
@@ -205,14 +200,13 @@ def kl_k3(logp_A, reference_A) -> torch.Tensor:
 
 
 # -------------------- One PPO update
-
-
-def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, reference_DT, value_DT, config, seed) -> dict:
+def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, config, seed) -> dict:
     """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each. Returns the metrics, none
     where there is no dialogue to learn from.
 
     `reference_DT` and `value_DT` come from `reference_logps_and_values`, on the models as they were during the rollout;
-    a critic that is not there, its optimiser and its values are None. `seed` orders the dialogues.
+    without a critic, it and its values are None. `optimizers` are the actor's and the critic's. `seed` orders the
+    dialogues.
     """
     trained_DT = trained_actions(dialogues, config)
     trained = trained_DT.any(1).nonzero()[:, 0]
@@ -220,10 +214,8 @@ def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, referenc
         return {}
     advantage_DT, return_DT = advantages(dialogues, value_DT, config)
     per_token = {"old_logp": dialogues.logp_DT, "reference": reference_DT, "advantage": advantage_DT}
-    optimizers = [actor_optimizer]
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}
-        optimizers.append(critic_optimizer)
 
     n_actions, parts, norms, skipped = 0, [], [], 0
     rng = np.random.default_rng(seed)
@@ -238,9 +230,9 @@ def update(actor, critic, actor_optimizer, critic_optimizer, dialogues, referenc
                 parts += step[0]
                 norms.append(step[1])
 
-    metrics = {"skipped": skipped, "lr": actor_optimizer.schedule.get_last_lr()[0]}
+    metrics = {"skipped": skipped, "lr": optimizers[0].schedule.get_last_lr()[0]}
     if critic is not None:
-        metrics["critic_lr"] = critic_optimizer.schedule.get_last_lr()[0]
+        metrics["critic_lr"] = optimizers[1].schedule.get_last_lr()[0]
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
     sums = add_up(ranks.gather(add_up(parts)))
     if n_actions:
@@ -314,7 +306,6 @@ def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float |
 
 
 # -------------------- The optimiser
-
 MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run is lost and stops
 
 

@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import partial
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -37,9 +36,8 @@ from support.cuda import capture, flash_attention, has_flash
 from support.memory import PREFILL_TOKENS
 from support.models import allocate_cache, check_fit, head_size
 
+
 # -------------------- 1. The contract: what a rollout returns
-
-
 @dataclass
 class Attempt:
     """One attempt: tokens[start:end] of its dialogue, all of them written by the model."""
@@ -114,8 +112,6 @@ class Dialogues:
 
 
 # -------------------- 2. The algorithm, one dialogue at a time
-
-
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules: Rules, config, temperature=1.0, seed=(0,), index=0):
     """One dialogue, the whole model for every token: its tokens, which of them the model wrote, its attempts. Token for
@@ -158,8 +154,6 @@ def rollout_one(model, chat, problem, allowed: int, rules: Rules, config, temper
 
 
 # -------------------- 3. The key/value cache, and the attention that reads it
-
-
 class KVCache:
     """The `past_key_values` that transformers' attention layers call: every row is written at its own positions."""
 
@@ -170,9 +164,9 @@ class KVCache:
         kv = allocate_cache(shape, dtype, device)
         self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, E)
 
-    def set_positions(self, rows_R: torch.Tensor, position_RN: torch.Tensor, reads: str | int) -> None:
-        """Where the next forward pass writes, and what its attention reads: "new", only the keys and values that it
-        writes; "all", the first R rows of the cache in place; a number, that many positions of the rows written."""
+    def set_positions(self, rows_R: torch.Tensor, position_RN: torch.Tensor, reads: tuple | None) -> None:
+        """Where the next forward pass writes. Its attention reads `reads`, rows and how many positions of each, or with
+        None only the keys and values that it writes."""
         self.rows_R, self.position_RN, self.reads = rows_R, position_RN, reads
 
     def update(self, key, value, layer_idx: int, *args, **kwargs):
@@ -180,9 +174,10 @@ class KVCache:
         layer = self.kv[layer_idx]
         for cached, new in zip(layer, (key, value)):
             cached[self.rows_R[:, None], :, self.position_RN] = new.transpose(1, 2)
-        if self.reads == "new":
+        if self.reads is None:
             return key, value
-        return layer[:, : len(key)] if self.reads == "all" else layer[:, self.rows_R, :, : self.reads]
+        rows, span = self.reads
+        return layer[:, rows, :, :span]
 
 
 def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
@@ -191,47 +186,31 @@ def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> tor
     return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
 
 
-def engine_attention(module, query, key, value, attention_mask, scaling, blocks=None, lengths=None, **kwargs):
+def engine_attention(module, query, key, value, attention_mask, scaling, lengths=None, **kwargs):
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, E), key and value (R, H, positions, E).
 
-    A decode step has one query a row and reads straight from the cache: with `lengths`, each row up to its own; with
-    `blocks` of rows (first, last, span), each block its first `span` positions. Prefill has a mask, of prompts none.
-    Training has none either: causal attention over right-padded rows, where nothing looks at the padding after it.
+    What reads the cache has a mask or, in a decode step on CUDA, the rows' lengths. Prompts and training have neither:
+    causal attention over right-padded rows, where nothing looks at the padding after it.
     """
     if lengths is not None:
         out = flash_attention(query, key, value, lengths, scaling)
-    elif blocks is not None:
-        parts = [
-            folded_attention(query[i:j], key[i:j, :, :n], value[i:j, :, :n], attention_mask[i:j, :, :, :n], scaling)
-            for i, j, n in blocks
-        ]
-        out = torch.cat(parts)
-    elif attention_mask is not None and query.device.type != "cpu":
-        out = folded_attention(query, key, value, attention_mask, scaling)
+    elif attention_mask is not None:
+        # The G query heads of a key pass for queries, so that a key is read once for all of them. On CUDA it would even
+        # be copied G times: flash attention takes no mask, memory-efficient attention no groups of heads.
+        R, H, _, E = key.shape
+        mask = attention_mask.repeat(1, 1, query.shape[1] // H, 1)
+        out = F.scaled_dot_product_attention(query.reshape(R, H, -1, E), key, value, mask, scale=scaling)
+        out = out.reshape(query.shape)
     else:
-        causal, grouped = attention_mask is None, query.shape[1] != key.shape[1]
-        out = F.scaled_dot_product_attention(
-            query, key, value, attention_mask, is_causal=causal, scale=scaling, enable_gqa=grouped
-        )
+        grouped = query.shape[1] != key.shape[1]
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register("engine", engine_attention)
 
 
-def folded_attention(query, key, value, mask, scaling) -> torch.Tensor:
-    """Masked attention with the query heads of a key as more queries, so that a decode step reads a key once for all of
-    them. On CUDA, where flash attention takes no mask and memory-efficient attention no groups of heads, keys and values
-    would be repeated for every head."""
-    R, H, _, E = key.shape
-    mask = mask.repeat(1, 1, query.shape[1] // H, 1)
-    out = F.scaled_dot_product_attention(query.reshape(R, H, -1, E), key, value, mask, scale=scaling)
-    return out.reshape(query.shape)
-
-
 # -------------------- 4. The engine: many dialogues side by side
-
-
 @dataclass(eq=False)
 class LiveDialogue:
     """The host's view of a dialogue that is under way."""
@@ -265,22 +244,18 @@ class Engine:
     all positions without asking, since an active row moves on by one in a step. A row that wrote past the end of its
     attempt is rolled back by resetting its position: what the cache holds after it is never read.
 
-    On the CPU attention reads the rows in blocks of similar length. On CUDA with 16-bit weights a step is a CUDA graph,
-    and flash attention reads each row up to its own length.
+    Attention reads as far as the longest row, under a mask. On CUDA with 16-bit weights a step is a CUDA graph, and
+    flash attention reads each row up to its own length.
     """
 
     def __init__(self, model, rows: int, capacity: int, temperature: float):
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
-        # Rows of a block differ in length by less than this. Shorter blocks read less, but in more calls, which cost
-        # more than that on a GPU: there all rows are one block.
-        self.block_length = 128 if self.device.type == "cpu" else capacity
         self.cache = KVCache(model.config, rows, capacity, model.dtype, self.device, self.flash)
         self.uniform_SC = torch.zeros(rows, capacity, device=self.device)
         self.logp_S = torch.zeros(rows, device=self.device)  # of `token`
         self.token_S, self.position_S = torch.zeros(2, rows, dtype=torch.long, device=self.device)
         self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # rows that move on in a step
-        # By number of rows. They live as long as the engine, one rollout: to capture a step again takes a fraction of a
-        # second, and to keep the graphs would keep the cache while the update needs its memory.
+        # By number of rows, for one rollout: to keep them would keep the cache while the update needs its memory.
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         # the host's side
         self.dialogues: list[LiveDialogue | None] = [None] * rows
@@ -300,7 +275,8 @@ class Engine:
     def prefill(self, batch: list[LiveDialogue]) -> None:
         """Take the tokens of these dialogues that the cache does not hold, in place of what was there, and make the
         rows active. The last token is left for the next decode step."""
-        # Equal prompts, as in a group, are computed once and copied. GROUP_SHARE
+        # Equal prompts, as in a group, are computed once and copied. It saves a third of SmolLM2's rollout (groups
+        # of 8, on a CPU).
         prompts = {live: tuple(live.tokens) if live.n_cached == 0 else live for live in batch}
         computed = {prompt: live for live, prompt in prompts.items()}
         self.fill_cache(list(computed.values()))
@@ -321,10 +297,10 @@ class Engine:
         # padding is written after the row's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.uniform_SC.shape[1] - 1)
-        reads, mask = "new", None  # prompts look back at nothing: causal attention needs neither the cache nor a mask
+        reads, mask = None, None  # prompts look back at nothing: causal attention needs neither the cache nor a mask
         if batch[0].n_cached > 0:
-            reads = max(len(live.tokens) for live in batch) - 1
-            mask = causal_mask(position_RN, reads, self.model.dtype)
+            span = max(len(live.tokens) for live in batch) - 1
+            reads, mask = (rows_R, span), causal_mask(position_RN, span, self.model.dtype)
         self.cache.set_positions(rows_R, position_RN, reads)
         tokens = dict(input_ids=tokens_RN, position_ids=position_RN)
         self.model.base_model(**tokens, past_key_values=self.cache, attention_mask=mask, use_cache=True)
@@ -333,14 +309,12 @@ class Engine:
         for layer in self.cache.kv:  # one by one: the copy on the way takes memory
             layer[:, target_R, :, :span] = layer[:, source_R, :, :span]
 
-    def compact_rows(self) -> list[tuple[int, int, int]]:
-        """Bring the active rows to the front, the longest first, with few moves. Returns the blocks of rows that differ
-        little in length: (first, last, longest length)."""
-        order_S = np.where(self.active_S, self.length_S // self.block_length, -1)
-        sorted_S = np.sort(order_S)[::-1]
-        target = np.flatnonzero(order_S != sorted_S)
-        if len(target):
-            source = target[np.argsort(-order_S[target], kind="stable")]
+    def compact_rows(self) -> int:
+        """Exchange active rows at the end with rows in front that are not active. Returns the number of active rows."""
+        active = int(self.active_S.sum())
+        gaps, late = np.flatnonzero(~self.active_S[:active]), active + np.flatnonzero(self.active_S[active:])
+        if len(gaps):
+            source, target = np.concatenate([late, gaps]), np.concatenate([gaps, late])
             source_R, target_R = self.send(source), self.send(target)
             self.copy_cache(source_R, target_R, int(self.length_S[source].max()) + 1)
             for each_S in (self.uniform_SC, self.token_S, self.position_S):
@@ -351,18 +325,14 @@ class Engine:
                 self.dialogues[row] = live
                 if live:
                     live.row = row
-        blocks = []
-        for _, same in groupby(range(int(self.active_S.sum())), key=lambda row: sorted_S[row]):
-            rows = list(same)
-            blocks.append((rows[0], rows[-1] + 1, int(self.length_S[rows].max())))
-        return blocks
+        return active
 
     def decode_async(self, steps: int) -> Callable[[], Iterator[tuple[LiveDialogue, list[int], list[float]]]]:
         """Start this many decode steps of the active rows. The function that it returns waits for them and gives, for
         every attempt that has not ended in the meantime, the new tokens and their log-probabilities."""
-        blocks = [(first, last, longest + steps) for first, last, longest in self.compact_rows()]
-        active, cuda = blocks[-1][1], self.device.type == "cuda"
-        step = self.graph(active).replay if self.flash else partial(self.step_by_blocks, blocks)
+        active, cuda = self.compact_rows(), self.device.type == "cuda"
+        span = int(self.length_S[:active].max()) + steps
+        step = self.graph(active).replay if self.flash else partial(self.step, active, span)
         self.n_active.fill_(active)
         written = []
         for _ in range(steps):
@@ -382,31 +352,28 @@ class Engine:
 
         return collect
 
-    def step_by_blocks(self, blocks: list[tuple[int, int, int]]) -> None:
-        """A decode step in which the host knows how far each block of rows reads."""
-        active = blocks[-1][1]
-        mask = causal_mask(self.position_S[:active, None], blocks[0][2], self.model.dtype)
-        self.step(active, blocks=blocks, attention_mask=mask)
-
-    def step_by_lengths(self, R: int) -> None:
-        """A decode step in which all but R is on the device. Rows that wait read one position, and write at their own,
-        after all that they need."""
-        row_starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
-        active_R = row_starts[:-1] < self.n_active
-        length_R = (self.position_S[:R] * active_R + 1).int()
-        lengths = row_starts, row_starts * self.uniform_SC.shape[1], length_R
-        self.step(R, lengths=lengths, attention_mask=None)
-
-    def step(self, R: int, **attention) -> None:
-        """Feed the tokens of the first R rows and sample the next ones, without waiting for the device."""
+    def step(self, R: int, span: int | None) -> None:
+        """Feed the tokens of the first R rows and sample the next ones, without waiting for the device. Attention reads
+        `span` positions of each row; with None, in a graph, as many as the device knows that each holds."""
         rows_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
         active_R = rows_R < self.n_active
-        self.cache.set_positions(rows_R, position_R[:, None], "all")
+        if span is None:
+            attention = dict(attention_mask=None, lengths=self.row_lengths(active_R))
+        else:
+            attention = dict(attention_mask=causal_mask(position_R[:, None], span, self.model.dtype))
+        self.cache.set_positions(rows_R, position_R[:, None], (slice(R), span))
         tokens = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None])
         logits_RV = self.model(**tokens, past_key_values=self.cache, use_cache=True, **attention).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[rows_R, position_R + 1], self.temperature)
         self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])
         self.position_S[:R] += active_R
+
+    def row_lengths(self, active_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """For flash attention, int32: where each row's query and keys start, (R + 1,) each, and how many keys it has.
+        Rows that wait read one position, and write at their own, after all that they need."""
+        R, C = len(active_R), self.uniform_SC.shape[1]
+        starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
+        return starts, starts * C, (self.position_S[:R] * active_R + 1).int()
 
     def graph(self, active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active rows as a CUDA graph, in which nothing waits for Python: of all rows, a half, a
@@ -416,7 +383,7 @@ class Engine:
             R = (R + 1) // 2
         if R not in self.graphs:
             self.n_active.zero_()  # no row moves on in the run before the capture: the next step writes it all again
-            self.graphs[R] = capture(partial(self.step_by_lengths, R), next(iter(self.graphs.values()), None))
+            self.graphs[R] = capture(partial(self.step, R, None), next(iter(self.graphs.values()), None))
         return self.graphs[R]
 
 
@@ -451,8 +418,6 @@ def invert(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 # -------------------- 5. The attempt loop
-
-
 def find_end(live: LiveDialogue, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
     """The current attempt, if it ends within the tokens written so far: at the first closed box, at an end token, or at
     the end of its budget. Tokens after that end were sampled in vain."""
@@ -501,41 +466,29 @@ def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]
 
     batch: list[LiveDialogue] = []
     for live in sorted(waiting, key=kind_and_length):
-        if batch:
-            (kind, length), (first_kind, shortest) = kind_and_length(live), kind_and_length(batch[0])
-            if kind != first_kind or length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS:
-                yield batch
-                batch = []
+        (kind, length), (first_kind, shortest) = kind_and_length(live), kind_and_length(batch[0] if batch else live)
+        too_many = length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS
+        if batch and (kind != first_kind or too_many):
+            yield batch
+            batch = []
         batch.append(live)
     yield batch
 
 
 @torch.no_grad()
 def rollout(
-    model,
-    chat,
-    problems,
-    allowed,
-    rules,
-    config,
-    temperature=1.0,
-    seed=(0,),
-    first=0,
-    stride=None,
-    ahead=None,
-    progress=None,
+    model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first=0, progress=None, schedule=None
 ) -> Dialogues:
-    """Let the model answer each problem in at most as many attempts as are allowed: Dialogues (paper, section 3).
+    """Let the model answer each problem in at most as many attempts as are allowed (paper, section 3).
 
-    Of `config` it reads slots (rows of the engine), max_new_tokens (budget for all that comes after the prompt, feedback
-    included) and max_attempt_tokens (budget for one attempt). Temperature 0 is greedy. `seed` and the index of a dialogue,
-    counted from `first`, make its random numbers. The host looks every `stride` steps, when `ahead` times as many more
-    are in flight: 8 and 1 on CUDA, where a look stalls the device, 1 and 0 on the CPU. `progress` is the label of a
-    progress bar. ValueError when the model, the cache or a prompt does not fit.
+    Of `config` it reads slots (rows of the engine), max_new_tokens (budget for all after the prompt, feedback included)
+    and max_attempt_tokens (budget for one attempt). Temperature 0 is greedy. `seed` and the index of a dialogue,
+    counted from `first`, make its random numbers. `progress` is the label of a progress bar. `schedule` is
+    (stride, ahead): the host looks every `stride` steps, when `ahead` times as many more are in flight.
+    ValueError when the model, the cache or a prompt does not fit.
     """
     model.set_attn_implementation("engine")
-    stride = stride or (1 if model.device.type == "cpu" else 8)
-    ahead = int(model.device.type == "cuda") if ahead is None else ahead
+    stride, ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(model.device.type, (8, 0))
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first):
         prompt = chat.prompt(problem.question, n)
@@ -562,7 +515,7 @@ def rollout(
                 engine.prefill(batch)
             waiting.clear()
 
-        # The model writes. The host looks at what was written `ahead` calls ago or, when no row is active, at the rest.
+        # The model writes. The host looks at what it wrote `ahead` calls ago or, when no row is active, at the rest.
         writing = bool(engine.active_S.any())
         if writing:
             in_flight.append(engine.decode_async(stride))

@@ -43,22 +43,11 @@ from ppo import Optimizer, informative_groups, reference_logps_and_values, updat
 from reward import extract_boxed, is_equal, reward
 from rollout import Rules, rollout
 from support import ranks
-from support.cli import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    SHARE,
-    check_ranges,
-    fail,
-    one_of,
-    option,
-    parse_run,
-    require,
-    stop_on_signal,
-)
+from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, parse_run, require, stop_on_signal
 from support.files import output_folder, save_json
 from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, plot_training, table
-from support.run import Run, explain_run_memory, open_log, stage_speeds
+from support.run import Run, open_log, stage_speeds
 
 GROUPS = "task", "rollout", "reward", "PPO", "run", "machine"
 task, sampling, rewards, learning, running, machine = (partial(option, group=group) for group in GROUPS)
@@ -84,18 +73,18 @@ class Config:
     max_attempt_tokens: int | None = sampling(None, "token budget of a single attempt; none: no such limit", POSITIVE)
     slots: int = sampling(192, "dialogues written side by side; memory and speed, not results", POSITIVE)
 
-    attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", SHARE)
-    unboxed_reward: float = rewards(
-        -1.0, "of a dialogue that failed without any box", ("lie between -1 and 0", lambda r: -1 <= r <= 0)
-    )
+    attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
+    unboxed_reward: float = rewards(-1.0, "of a dialogue that failed without any box", between(-1, 0))
 
     lr: float = learning(5e-7, "peak learning rate of the actor", POSITIVE)
     critic_lr: float = learning(1e-5, "peak learning rate of the critic", POSITIVE)
-    lr_warmup: float = learning(0.03, "share of the steps with rising learning rate; then cosine to a tenth", SHARE)
+    lr_warmup: float = learning(
+        0.03, "share of the steps with rising learning rate; then cosine to a tenth", between(0, 1)
+    )
     minibatches: int = learning(8, "optimiser steps on the dialogues of a step, in each epoch", POSITIVE)
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
-    gamma: float = learning(1.0, "discount of the reward per token", SHARE)
-    gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", SHARE)
+    gamma: float = learning(1.0, "discount of the reward per token", between(0, 1))
+    gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", between(0, 1))
     clip: float = learning(0.2, "PPO's clip range of the probability ratio", POSITIVE)
     value_clip: float = learning(0.2, "clip range of the critic's change", POSITIVE)
     kl_coef: float = learning(0.01, "weight of the KL to the base model in the loss", NOT_NEGATIVE)
@@ -144,25 +133,22 @@ PRESETS = {  # pieces of command line, read before the user's own
 }
 
 
-class Stream(IntEnum):
-    """Streams of random numbers beside those of the dialogues."""
-
-    QUESTIONS = 1
-    ATTEMPTS = 2
-    MINIBATCHES = 3
+Stream = IntEnum("Stream", "QUESTIONS ATTEMPTS MINIBATCHES")  # of random numbers, beside those of the dialogues
 
 
 # -------------------- The algorithm
-def build_models(config: Config) -> dict:
+def build_run(config: Config) -> Run:
     """Actor, critic and reference start as the same pretrained model, the critic with a scalar head that says 0 (paper,
     section 4). Groups need no critic. The learning rates rise and fall by ppo.lr_schedule."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     torch.manual_seed(config.seed)
     actor, tokenizer = load_model(config.model, device, dtype)
+    chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
     reference = copy.deepcopy(actor).requires_grad_(False)
     total_steps = config.steps * config.epochs * config.minibatches
     schedule = int(config.lr_warmup * total_steps), total_steps, config.max_grad_norm
+    actor_optimizer = Optimizer(actor, config.lr, *schedule)
     critic = critic_optimizer = None
     if config.group_size == 1:
         critic = AutoModelForTokenClassification.from_pretrained(config.model, num_labels=1, dtype=dtype)
@@ -170,20 +156,12 @@ def build_models(config: Config) -> dict:
         for weight in critic.score.parameters():
             torch.nn.init.zeros_(weight)
         critic_optimizer = Optimizer(critic, config.critic_lr, *schedule)
-    return {
-        "chat": Chat(actor, tokenizer, config.chat_template, config.feedback),
-        "actor": actor,
-        "critic": critic,
-        "reference": reference,
-        "actor_optimizer": Optimizer(actor, config.lr, *schedule),
-        "critic_optimizer": critic_optimizer,
-    }
+    return Run(config, chat, actor, critic, reference, actor_optimizer, critic_optimizer)
 
 
 def train(config: Config, run: Run, problems: list[Problem], log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
-    actor, critic, reference = run.actor, run.critic, run.reference
-    actor_optimizer, critic_optimizer = run.actor_optimizer, run.critic_optimizer
+    actor, critic, reference, optimizers = run.actor, run.critic, run.reference, run.optimizers
     reward_rule = partial(reward, discount=config.attempt_discount, unboxed=config.unboxed_reward)
     rules = Rules(extract_boxed, is_equal, reward_rule)
     stopping, quiet = False, ranks.rank() > 0
@@ -195,9 +173,8 @@ def train(config: Config, run: Run, problems: list[Problem], log: Callable, stop
             # 1. The model answers questions, in 1..N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = rank_slice(config)
-            dialogues = rollout(
-                actor, run.chat, asked[mine], allowed[mine], rules, config, config.temperature, seed, first=mine.start
-            )
+            asked, allowed, first = asked[mine], allowed[mine], mine.start
+            dialogues = rollout(actor, run.chat, asked, allowed, rules, config, config.temperature, seed, first)
             dialogues = training_set = ranks.gather_rows(dialogues)
             if config.drop_uniform_groups:
                 training_set = dialogues.select(informative_groups(dialogues.reward_D, config.group_size))
@@ -205,16 +182,13 @@ def train(config: Config, run: Run, problems: list[Problem], log: Callable, stop
 
             # 2. What the frozen base model and the critic say of every action, before anything changes.
             with run.on_device(reference):
-                reference_DT, value_DT = reference_logps_and_values(
-                    training_set, reference, critic, config.temperature, config.micro_batch_tokens
-                )
+                reference_DT, value_DT = reference_logps_and_values(training_set, reference, critic, config)
             clock.append(time.perf_counter())
 
             # 3. Clipped PPO on the model-written tokens.
-            models = actor, critic, actor_optimizer, critic_optimizer
-            with run.on_device(actor_optimizer, critic_optimizer), run.recomputing():
-                order_seed = (*seed, 0, Stream.MINIBATCHES)
-                losses = update(*models, training_set, reference_DT, value_DT, config, order_seed)
+            order = (*seed, 0, Stream.MINIBATCHES)
+            with run.on_device(*optimizers), run.recomputing():
+                losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, order)
             clock.append(time.perf_counter())
 
             metrics = {"step": run.step} | training_metrics(dialogues) | losses
@@ -257,21 +231,15 @@ def rank_slice(config: Config) -> slice:
 
 
 # -------------------- The command line
-def check(config: Config) -> None:
-    """ValueError for options out of range, or that do not fit together."""
-    check_ranges(config)
-    size, groups, processes = config.group_size, config.dialogues // config.group_size, ranks.count()
-    require(config, "max_attempts", "be at least --min_attempts", lambda value: value >= config.min_attempts)
-    require(config, "minibatches", "be at most --dialogues", lambda value: value <= config.dialogues)
-    require(config, "group_size", f"divide --dialogues {config.dialogues}", lambda value: config.dialogues % value == 0)
-    require(config, "drop_uniform_groups", "be false without --group_size", lambda value: not value or size > 1)
-    require(config, "dialogues", f"give each of {processes} processes a question", lambda _: groups >= processes)
-
-
 def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem]]:
     """The options, training and evaluation questions; ValueError or OSError for what is wrong with them."""
     config = parse_run(Config, PRESETS, sys.argv[1:] if argv is None else argv)
-    check(config)
+    require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
+    require(config, "minibatches", "be at most --dialogues", lambda n: n <= config.dialogues)
+    require(config, "group_size", f"divide --dialogues {config.dialogues}", lambda n: config.dialogues % n == 0)
+    require(config, "drop_uniform_groups", "be false without --group_size", lambda on: not on or config.group_size > 1)
+    processes, groups = ranks.count(), config.dialogues // config.group_size
+    require(config, "dialogues", f"give each of {processes} processes a question", lambda _: groups >= processes)
     training = load(config.data)
     held_out = load(config.eval_data)[: config.eval_limit] if config.eval_data else []
     known = {question_key(p.question) for p in training}
@@ -281,24 +249,18 @@ def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem
 
 
 def fitting_problems(config: Config, run: Run, training: list[Problem], held_out: list[Problem]) -> list[Problem]:
-    """The training questions whose prompts are not too long. ValueError when a dialogue does not fit the model. On a GPU
-    it prints the memory plan."""
-
-    def prompt_length(problem, attempts):
-        return len(run.chat.prompt(problem.question, attempts))
-
-    limit, first = config.max_prompt_tokens, ranks.rank() == 0
-    problems = [p for p in training if prompt_length(p, config.max_attempts) <= limit]
+    """The training questions whose prompts are not too long. ValueError when a dialogue does not fit the model."""
+    limit, quiet = config.max_prompt_tokens, ranks.rank() > 0
+    problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
     if not problems:
         raise ValueError(f"no question of {config.data} has a prompt of at most {limit} tokens")
-    if len(problems) < len(training) and first:
+    if len(problems) < len(training) and not quiet:
         print(f"left out {len(training) - len(problems)} questions with prompts of more than {limit} tokens")
     attempts = max(config.max_attempts, config.eval_attempts)
-    longest = max(prompt_length(p, attempts) for p in [*problems, *held_out])
+    longest = max(len(run.chat.prompt(p.question, attempts)) for p in [*problems, *held_out])
     capacity = check_fit(run.actor, longest, config.max_new_tokens)
-    if run.actor.device.type == "cuda" and first:
-        memory = torch.cuda.get_device_properties(run.actor.device).total_memory
-        print(explain_run_memory(memory, config, run.actor, run.critic, capacity))
+    if run.actor.device.type == "cuda" and not quiet:
+        print(run.memory_plan(torch.cuda.get_device_properties(run.actor.device).total_memory, capacity))
     return problems
 
 
@@ -307,9 +269,10 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     plot_training(rows, run.folder / "training.png")
     if held_out:
-        results, numbers = {}, range(1, config.eval_attempts + 1)
+        results = {}
         for name, model in (("base", run.reference), ("trained", run.actor)):
             model.to(run.actor.device)
+            numbers = range(1, config.eval_attempts + 1)
             asked = evaluate(model, run.chat, held_out, numbers, config, progress=f"evaluate {name}")
             results[name] = accuracy_at_k(asked) | {"dialogues": [record for same in asked for record in same]}
         save_json(results, run.folder / "evaluation.json")
@@ -322,7 +285,7 @@ def start(argv: list[str] | None) -> tuple[Config, Run, list[Problem], list[Prob
     ranks.join()
     first = ranks.rank() == 0
     config, training, held_out = ranks.on_rank0(partial(prepare, argv))
-    run = Run(config, **build_models(config))
+    run = build_run(config)
     problems = fitting_problems(config, run, training, held_out)
     log = open_log(config.log_to if first else None, config.out, asdict(config))
     if first:

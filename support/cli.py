@@ -24,7 +24,10 @@ def fail(message: object) -> NoReturn:
 # -------------------- Options
 POSITIVE = "be greater than 0", lambda value: value > 0
 NOT_NEGATIVE = "be 0 or more", lambda value: value >= 0
-SHARE = "lie between 0 and 1", lambda value: 0 <= value <= 1
+
+
+def between(low: float, high: float):
+    return f"lie between {low} and {high}", lambda value: low <= value <= high
 
 
 def one_of(*choices: str):
@@ -102,6 +105,7 @@ def parse_run(kind: type, presets: dict[str, str], argv: list[str]):
     if preset not in presets:
         raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(presets)}")
     options = kind(**(parse(kind, presets[preset].split()) | given))
+    check_ranges(options)
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
     # a part is what a process that was killed before its first step may leave
     if Path(options.out).exists() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):

@@ -1,7 +1,7 @@
 """The journal of an evaluation: what has been asked is not asked again after a kill, or when more is asked.
 
-A text file. Its first line holds the settings that decide the answers and the verdicts; each further line is a chunk of
-dialogues, written by one append when all of it is finished. A line that a kill left without its end counts as not written.
+A text file. Its first line holds the settings that decide the answers and the verdicts; each further line is a chunk
+of dialogues, written by one append when all of it is finished. A line that a kill left without its end does not count.
 """
 
 import hashlib
@@ -33,11 +33,11 @@ def grader_version() -> str:
 
 
 class Journal:
-    """The finished dialogues by question and gold answer, in the order they were asked; kept in a file if there is one.
-    ValueError when that holds an evaluation with other settings, or is damaged."""
+    """The records of finished dialogues, without the keys `left_out`, by question and gold answer, in the order they were
+    asked; in a file if a path is given. ValueError when it holds an evaluation with other settings, or is damaged."""
 
-    def __init__(self, path: Path | None = None, settings: dict | None = None):
-        self.path, self.settings, self.count = path, settings, 0
+    def __init__(self, path: Path | None = None, settings: dict | None = None, left_out: tuple[str, ...] = ()):
+        self.path, self.settings, self.left_out, self.count = path, settings, left_out, 0
         self.finished: dict[tuple[str, str], list[dict]] = defaultdict(list)
         content = path.read_bytes() if path and path.exists() else b""
         self.sound_bytes = content.rfind(b"\n") + 1  # after it there may be a line that was cut off
@@ -45,19 +45,15 @@ class Journal:
             return
         try:
             there, *chunks = map(json.loads, content[: self.sound_bytes].splitlines())
-            changed = [
-                f"{key} ({apart(there.get(key), settings.get(key))})"
-                for key in {**there, **settings}
-                if there.get(key) != settings.get(key)
-            ]
+            keys = [key for key in {**there, **settings} if there.get(key) != settings.get(key)]
+            changed = ", ".join(f"{key} ({apart(there.get(key), settings.get(key))})" for key in keys)
             for chunk in chunks:
                 self.keep(chunk)
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}): delete it, and its questions are asked again") from None
         if changed:
-            raise ValueError(
-                f"{path} holds an evaluation with other settings, {', '.join(changed)}: choose another --out, or delete it"
-            )
+            why = f"{path} holds an evaluation with other settings, {changed}"
+            raise ValueError(f"{why}: choose another --out, or delete it")
 
     def keep(self, chunk: list[dict]) -> None:
         for record in chunk:
@@ -65,7 +61,8 @@ class Journal:
         self.count += len(chunk)
 
     def append(self, chunk: list[dict]) -> None:
-        """Keep these dialogues, on the disk before this returns."""
+        """Keep these records, on the disk before this returns."""
+        chunk = [{key: value for key, value in record.items() if key not in self.left_out} for record in chunk]
         if self.path:
             lines = [chunk] if self.sound_bytes else [self.settings, chunk]
             with open(self.path, "r+b" if self.path.exists() else "wb") as file:

@@ -115,13 +115,6 @@ def cache_bytes(config, rows: int, capacity: int, element: int) -> int:
     return rows * capacity * a_position
 
 
-def explain_cache(config, slots: int, capacity: int, element: int) -> str:
-    """The same as a formula in words."""
-    rows = f"{config.num_hidden_layers} layers x 2 x {slots} slots x {config.num_key_value_heads} heads"
-    factors = f"{rows} x {capacity} positions x {head_size(config)} x {element} bytes"
-    return f"key/value cache of {factors} = {cache_bytes(config, slots, capacity, element) / 1e9:.3g} GB"
-
-
 def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros for a key/value cache, not empty memory: a masked NaN would still poison sums. ValueError in one sentence
     when there is not enough memory."""

@@ -19,13 +19,13 @@ from support.models import move, recompute_activations
 class Run:
     """The state of a run and its folder. Without a critic, that and its optimiser are None."""
 
-    def __init__(self, config, *, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
+    def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.actor, self.critic, self.reference = actor, critic, reference
-        self.actor_optimizer, self.critic_optimizer = actor_optimizer, critic_optimizer
+        self.optimizers = [each for each in (actor_optimizer, critic_optimizer) if each is not None]
         parts = dict(actor=actor, critic=critic, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
         self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
-        self.offload(reference, actor_optimizer, critic_optimizer)
+        self.offload(reference, *self.optimizers)
 
     def offload(self, *things) -> None:
         """With --offload, these models or optimisers go to host memory."""
@@ -45,6 +45,14 @@ class Run:
         models = [model for model in (self.actor, self.critic) if model is not None]
         return recompute_activations(*models) if self.config.gradient_checkpointing else nullcontext()
 
+    def memory_plan(self, available: int, capacity: int) -> str:
+        """In words, for the long work to come: what fits into a device of `available` bytes."""
+        config, model = self.config, self.actor
+        settings = {name: getattr(config, name) for name in ("micro_batch_tokens", "offload", "gradient_checkpointing")}
+        settings |= dict(slots=min(config.slots, config.dialogues), capacity=capacity, critic=self.critic is not None)
+        settings |= dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
+        return explain_memory(available, processes=ranks.count(), **settings)
+
     def save(self) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()} | {"step": self.step}
         if ranks.rank() == 0:
@@ -54,7 +62,7 @@ class Run:
         """Continue from the last checkpoint: metrics written after it are dropped, because those steps come again."""
         if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
             state = torch.load(path, map_location="cpu", weights_only=True)
-            with self.on_device(self.actor_optimizer, self.critic_optimizer):
+            with self.on_device(*self.optimizers):
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
             self.step = state["step"]
@@ -80,7 +88,7 @@ class Run:
 
 def tensors_of(things):
     """All tensors of models, and of optimisers those that only the update needs."""
-    for thing in filter(None, things):
+    for thing in things:
         yield from thing.parameters() if isinstance(thing, torch.nn.Module) else thing.offloadable()
 
 
@@ -118,23 +126,6 @@ def last_checkpoint(folder: Path) -> Path | None:
     if checkpoints:
         raise OSError(f"no checkpoint in {folder} can be read: start again with another --out")
     return None
-
-
-def explain_run_memory(available: float, config, actor, critic, capacity: int) -> str:
-    """The memory plan of a run in words, before the long work starts; `available` bytes of a device."""
-    return explain_memory(
-        available,
-        shape=actor.config,
-        parameters=actor.num_parameters(),
-        element=actor.dtype.itemsize,
-        slots=min(config.slots, config.dialogues),
-        capacity=capacity,
-        micro_batch_tokens=config.micro_batch_tokens,
-        processes=ranks.count(),
-        critic=critic is not None,
-        offload=config.offload,
-        gradient_checkpointing=config.gradient_checkpointing,
-    )
 
 
 def stage_speeds(dialogues, training_set, clock: list[float]) -> dict:
