@@ -11,7 +11,7 @@ def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scalin
     """A decode step in which each row reads as many positions as it holds. The operator below torch.nn.attention.varlen,
     with the arguments that torch 2.11 has as well."""
     query_starts, row_starts, length_R = lengths
-    q, k, v = (query[:, :, 0], *(x.transpose(1, 2).flatten(0, 1) for x in (key, value)))  # of all rows
+    q, k, v = (query[:, :, 0], *(x.transpose(1, 2).flatten(0, 1) for x in (key, value)))
     C = key.shape[2]
     # 1 query a row, at most C keys; no dropout, no causal mask, no debug mask
     out = torch.ops.aten._flash_attention_forward(
