@@ -147,10 +147,6 @@ def plot_accuracy(results: dict, path: str | Path, optimum: Sequence[float] = ()
     figure.savefig(path)
 
 
-def plot_benchmarks(results: dict, path: str | Path, paper: dict) -> None:
-    plot_accuracy(results, path, paper=paper)
-
-
 def plot_training(metrics: list[dict], path: str | Path) -> None:
     """Training curves from the rows of metrics.jsonl: a dot for each step, a line for the running mean."""
     solved = {"accuracy": "by the last attempt", "accuracy_first": "by the first attempt"}
