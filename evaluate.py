@@ -32,7 +32,7 @@ from support.cli import NOT_NEGATIVE, POSITIVE, check_ranges, fail, one_of, opti
 from support.files import output_folder, save_json, save_text
 from support.journal import Journal, fingerprint, grader_version
 from support.models import check_fit, load_model, pick_device, pick_dtype
-from support.plots import BENCHMARK_NAMES, PAPER_CURVES, plot_accuracy, plot_benchmarks, short, tables
+from support.plots import BENCHMARK_NAMES, PAPER_CURVES, plot_accuracy, short, tables
 from support.show import KINDS, page, shown, wants_colour
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
@@ -228,10 +228,8 @@ def save(options: Options, sets: dict[str, list[Problem]], asked: dict[str, dict
             results[f"{name}, pass@k of independent samples"] = mean_over(sampled)
     paired = {f"{a} : {b}": compare(asked[a]["greedy"], asked[b]["greedy"]) for a, b in combinations(asked, 2)}
     save_json({"options": vars(options), "models": results, "paired": paired}, out / "results.json")
-    if len(sets) > 1:
-        plot_benchmarks(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(BENCHMARK_NAMES) else {})
-    else:
-        plot_accuracy(results, out / "accuracy.png")
+    curves = PAPER_CURVES if set(sets) == set(BENCHMARK_NAMES) else {}
+    plot_accuracy(results, out / "accuracy.png", paper=curves)
     text = tables(f"{', '.join(short(sets))}: {sum(map(len, sets.values()))} questions", results, paired)
     save_text(text + "\n", out / "table.md")
     save_text(page(longest), out / "dialogues.html")

@@ -1,10 +1,14 @@
-"""What runs and evaluations show: tables, accuracy against attempts, training curves."""
+"""Tables and figures of runs and evaluations: accuracy against attempts allowed, training curves."""
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
-from math import ceil
 from pathlib import Path
+from statistics import fmean
 
+# The colours of Okabe and Ito are told apart with every kind of colour vision; markers tell the curves apart in print.
+COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
+
+# The five benchmarks of the paper, arXiv 2503.04808: the name of the data set here, and what the paper calls it.
 BENCHMARK_NAMES = {
     "aime24": "AIME 2024",
     "math500": "MATH-500",
@@ -12,16 +16,10 @@ BENCHMARK_NAMES = {
     "minerva": "Minerva Math",
     "olympiadbench": "OlympiadBench",
 }
-
-# Okabe-Ito: told apart with every kind of colour vision; the markers do the same in print.
-COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
-
-# Mean accuracy (%) over its five benchmarks when 1, 2, ... 7 attempts are allowed, in Chung, Du and Fu, "Learning from
-# Failures in Multi-Attempt Reinforcement Learning", arXiv 2503.04808. The first two numbers of each curve stand in the
-# paper; the others are read off its plot, to about half a point.
+# The paper's mean accuracy (%) over the five, with 1, 2, ... 7 attempts allowed. Its plot is read to half a point.
 PAPER_CURVES = {
-    "paper, multi-attempt training": (45.6, 52.5, 51.7, 53.8, 51.6, 52.0, 52.4),
-    "paper, single-attempt training": (42.3, 43.2, 44.3, 44.0, 43.8, 44.6, 42.9),
+    "paper, multi-attempt (from 3 on read off its plot)": (45.6, 52.5, 51.7, 53.8, 51.6, 52.0, 52.4),
+    "paper, single-attempt (from 3 on read off its plot)": (42.3, 43.2, 44.3, 44.0, 43.8, 44.6, 42.9),
 }
 
 
@@ -29,185 +27,139 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def with_interval(row: dict) -> str:
+def accuracy_cell(row: dict) -> str:
     return f"{percent(row['accuracy'])} ({percent(row['low'])} - {percent(row['high'])})"
 
 
-def gain_from(first: dict, row: dict) -> str:
-    """With its own interval where the same questions were asked; independent samples have none."""
+def gain_cell(first: dict, row: dict) -> str:
+    """Independent samples (pass@k) have no interval of their gain."""
     gain = f"{100 * (row['accuracy'] - first['accuracy']):+.1f}"
     return f"{gain} ({percent(row['gain_low'])} - {percent(row['gain_high'])})" if "gain_low" in row else gain
 
 
-def markdown(lines: list[list[str]]) -> str:
-    """Rows of cells, the first one the heads -> a markdown table that reads as plain text."""
+def other_cells(row: dict) -> list[str]:
+    return [percent(row["repeated"]), percent(row["truncated"]), f"{row['tokens']:.0f}"]
+
+
+def markdown(lines: list[Sequence[str]]) -> str:
+    """Lines of cells, the heads first -> a markdown table that reads as plain text."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
     return "\n".join("| " + " | ".join(map(str.ljust, cells, widths)) + " |" for cells in lines)
 
 
 def table(results: dict[str, dict]) -> str:
-    """Results of evaluate() by model name: a column a model, in %."""
-    models = [result["by_attempts"] for result in results.values()]
-    lines = [["attempts allowed", *results]]
-    for rows in zip(*models, strict=True):
-        lines.append([str(rows[0]["attempts"]), *map(with_interval, rows)])
-    for i in sorted({1, len(models[0]) - 1}) if len(models[0]) > 1 else ():
-        lines.append([f"gain from 1 to {models[0][i]['attempts']}", *(gain_from(rows[0], rows[i]) for rows in models)])
-    at = f"at {models[0][-1]['attempts']}"
-    for label, key in (("repeated answers", "repeated"), ("truncated", "truncated")):
-        lines.append([f"{label} {at}", *(percent(rows[-1][key]) for rows in models)])
-    lines.append([f"tokens a question {at}", *(f"{rows[-1]['tokens']:.0f}" for rows in models)])
-    return markdown(lines)
+    """Results of one data set by model name, in %: a column for each model."""
+    columns = []
+    for name, result in results.items():
+        first, *later = rows = result["by_attempts"]
+        gains = later[:1] + later[1:][-1:]  # to 2 attempts and to the most; all models have the same
+        cells = [*map(accuracy_cell, rows), *(gain_cell(first, row) for row in gains), *other_cells(rows[-1])]
+        columns.append([name, *cells])
+    others = [f"{what} at {rows[-1]['attempts']}" for what in ("repeated answers", "truncated", "tokens a question")]
+    heads = [*(str(row["attempts"]) for row in rows), *(f"gain from 1 to {row['attempts']}" for row in gains), *others]
+    return markdown(list(zip(["attempts allowed", *heads], *columns, strict=True)))
 
 
 def short(sets: Iterable[str]) -> list[str]:
-    """Names of data sets for tables and plots: the paper's for its benchmarks; of a path only the file's name, unless
-    two are called the same."""
-    stems = [BENCHMARK_NAMES.get(name, Path(name).stem) for name in sets]
-    return stems if len(set(stems)) == len(stems) else list(sets)
+    """Data sets as tables and figures call them: a benchmark as in the paper, a path by its file if that is unique."""
+    names = [BENCHMARK_NAMES.get(name, Path(name).stem) for name in sets]
+    return names if len(set(names)) == len(names) else list(sets)
 
 
 def benchmark_table(results: dict[str, dict]) -> str:
-    """Results over several data sets: a row a model and number of attempts, a column a data set, then their means."""
+    """Results of several data sets by model name, in %: a row for each model and number of attempts."""
     sets = list(next(iter(results.values()))["by_data"])
-    lines = [["model", "attempts", *short(sets), "mean", "repeated", "truncated", "tokens"]]
+    lines = [["model", "attempts", *short(sets), "mean", "repeated answers", "truncated", "tokens a question"]]
     for name, result in results.items():
         for i, row in enumerate(result["by_attempts"]):
             cells = (percent(result["by_data"][data]["by_attempts"][i]["accuracy"]) for data in sets)
-            means = percent(row["repeated"]), percent(row["truncated"]), f"{row['tokens']:.0f}"
-            lines.append([name, str(row["attempts"]), *cells, with_interval(row), *means])
-    return markdown(lines)
-
-
-def paired_table(paired: dict[str, list[dict]]) -> str:
-    """A comparison of two models: a row for each number of attempts, a column for all questions and each data set."""
-    lines = [["attempts allowed", *short(paired)]]
-    for rows in zip(*paired.values(), strict=True):
-        cells = (f"{row['only_first']} : {row['only_second']}, p = {row['p']:.2g}" for row in rows)
-        lines.append([str(rows[0]["attempts"]), *cells])
+            lines.append([name, str(row["attempts"]), *cells, accuracy_cell(row), *other_cells(row)])
     return markdown(lines)
 
 
 def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str:
-    """All tables of an evaluation; `paired` holds the comparison of every two models."""
-    if "by_data" in next(iter(results.values())):
-        texts = [
-            f"{title}, % solved; over the data sets the mean with 95% interval, % of repeated answers and of "
-            "truncated dialogues, tokens a question",
-            benchmark_table(results),
-        ]
-    else:
-        texts = [f"{title}, % with 95% interval", table(results)]
-    for pair, rows in paired.items():
-        texts += [f"{pair}, questions that only the one or the other solved, exact McNemar test", paired_table(rows)]
+    """All tables of an evaluation; `paired` holds the comparison of every two models, rows by data set."""
+    several = "by_data" in next(iter(results.values()))
+    texts = [f"{title}, % with 95% interval", benchmark_table(results) if several else table(results)]
+    for pair, by_data in paired.items():
+        lines = [["attempts allowed", *short(by_data)]]
+        for rows in zip(*by_data.values(), strict=True):
+            cells = (f"{row['only_first']} : {row['only_second']}, p = {row['p']:.2g}" for row in rows)
+            lines.append([str(rows[0]["attempts"]), *cells])
+        texts += [f"{pair}, questions that only the one or the other solved, exact McNemar test", markdown(lines)]
     return "\n\n".join(texts)
 
 
-def draw(axes, results: dict[str, dict], labelled: bool = True) -> None:
-    """A line a model, its 95% interval as a band; dotted the controls, pass@k of independent samples."""
-    # lines that coincide stay visible: each is a little wider than the one before it, and lies under it
-    for i, ((name, result), colour, marker) in enumerate(zip(results.items(), cycle(COLOURS), cycle(MARKERS))):
-        width, layer = 2 + 0.5 * i, 3 - i / 100
-        allowed = [row["attempts"] for row in result["by_attempts"]]
-        middle, low, high = ([100 * row[key] for row in result["by_attempts"]] for key in ("accuracy", "low", "high"))
+def new_panels(rows: list[list[str]], width: float, height: float, ratios: Sequence[float] | None = None):
+    """A figure in inches, and its panels by the names in `rows`, in which "." leaves a place empty."""
+    from matplotlib.figure import Figure  # imported late, as it is slow; without pyplot, it needs no display
+
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    panels = figure.subplot_mosaic(rows, width_ratios=ratios)
+    for axes in panels.values():
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def draw(axes, results: dict[str, dict]) -> None:
+    """A line for each model, its 95% interval as a band. The controls, pass@k of independent samples, are dotted."""
+    for (name, result), colour, marker in zip(results.items(), cycle(COLOURS), cycle(MARKERS)):
+        rows = result["by_attempts"]
+        allowed = [row["attempts"] for row in rows]
+        middle, low, high = ([100 * row[key] for row in rows] for key in ("accuracy", "low", "high"))
         axes.fill_between(allowed, low, high, color=colour, alpha=0.15, linewidth=0)
-        style = ":" if "pass@k" in name else "-"
-        axes.plot(
-            allowed,
-            middle,
-            style,
-            color=colour,
-            marker=marker,
-            linewidth=width,
-            markersize=4 + width,
-            zorder=layer,
-            label=name if labelled else None,
-        )
-    axes.set(xticks=allowed)
-    axes.grid(axis="y", alpha=0.3)
+        axes.plot(allowed, middle, ":" if "pass@k" in name else "-", color=colour, marker=marker, lw=2, label=name)
+    axes.set_xticks(allowed)
 
 
-def save_with_legend(figure, path: str | Path) -> None:
-    """Save the figure, made higher for a legend below it: the lines would leave it no room."""
-    names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
-    width, needed = figure.get_figwidth(), 0.7 + 0.085 * max(map(len, names))  # inches, of the figure and the longest
-    columns = 2 if 2 * needed < width else 1
-    figure.set_figheight(figure.get_figheight() + 0.25 * ceil(len(names) / columns))
-    size = 10 * min(1, width / needed)
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=size)
+def name_lines(axes) -> None:
+    """Write the name of each line beside its right end, from the top down, lower where two names would overlap."""
+    (_, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    height, place = (top - bottom) / 18, float("inf")  # of a line of text, and where the name above is
+    for line in sorted(axes.lines, key=lambda line: -line.get_ydata()[-1]):
+        end = line.get_xydata()[-1]
+        place = min(end[1], place - height)
+        pointer = {"arrowstyle": "-", "color": line.get_color(), "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 6}
+        axes.annotate(line.get_label(), end, (right, place), va="center", arrowprops=pointer)
+
+
+def plot_accuracy(results: dict, path: str | Path, optimum: Sequence[float] = (), paper: dict = {}) -> None:
+    """Accuracy against attempts allowed, as in the paper's main figure; of several data sets, their mean and each one.
+    Broad and grey: `optimum`, the shares that are possible at best, and `paper`, its curves (%) by name."""
+    sets = next(iter(results.values())).get("by_data", {})
+    names, half, title = list(sets), (len(sets) + 1) // 2, f"mean over {len(sets)} data sets" if sets else ""
+    rows = [[title, *names[:half]], [title, *names[half:], *["."] * (len(names) % 2)]]
+    references = paper | ({"best possible": [100 * share for share in optimum]} if optimum else {})
+    width = 6 + 0.08 * max(map(len, [*results, *references])) + 2.6 * half
+    figure, panels = new_panels(rows, width, 4.5, [3.4] + [1] * half)
+    axes = panels[title]
+    draw(axes, results)
+    for name, curve in references.items():
+        curve = curve[: len(axes.get_xticks())]
+        axes.plot(range(1, len(curve) + 1), curve, color="0.75", linewidth=7, zorder=1.5, label=name)
+    axes.set(xlabel="attempts allowed", ylabel="questions solved (%), 95% interval", title=title, ylim=(0, None))
+    name_lines(axes)
+    for data, label in zip(sets, short(sets)):
+        draw(panels[data], {name: result["by_data"][data] for name, result in results.items()})
+        panels[data].set_title(f"{label}, {sets[data]['questions']} questions", fontsize="medium")
     figure.savefig(path)
 
 
-def plot_accuracy(results: dict[str, dict], path: str | Path, optimum: Sequence[float] = ()) -> None:
-    """Accuracy against attempts allowed (the paper's main figure); dashed what is possible at best, where that is
-    known."""
-    from matplotlib.figure import Figure  # without pyplot: needs no display, leaves no state behind
-
-    axes = Figure(figsize=(6.4, 4.25), dpi=160, layout="constrained").subplots()
-    draw(axes, results)
-    if optimum:
-        allowed = [row["attempts"] for row in next(iter(results.values()))["by_attempts"]]
-        best = [100 * share for share in optimum]
-        axes.plot(allowed, best, color="0.5", linestyle="--", zorder=4, label="best possible")
-    axes.set(xlabel="attempts allowed", ylabel="questions solved (%), 95% interval")
-    save_with_legend(axes.figure, path)
-
-
-def plot_benchmarks(results: dict[str, dict], path: str | Path, paper: dict[str, Sequence[float]]) -> None:
-    """Large the mean over several data sets against attempts allowed, with the paper's curves; small each data set."""
-    from matplotlib.figure import Figure
-
-    sets = list(next(iter(results.values()))["by_data"])
-    columns = (len(sets) + 1) // 2
-    figure = Figure(figsize=(5.6 + 2.3 * columns, 4.7), dpi=160, layout="constrained")
-    grid = figure.add_gridspec(2, columns + 1, width_ratios=[2.4] + [1] * columns)
-    axes = figure.add_subplot(grid[:, 0])
-    draw(axes, results)
-    allowed = [row["attempts"] for row in next(iter(results.values()))["by_attempts"]]
-    for (name, curve), grey, marker in zip(paper.items(), ("0.25", "0.6"), "^v"):
-        curve = curve[: len(allowed)]
-        # white markers for all, then the paper's own two numbers filled
-        axes.plot(
-            allowed[: len(curve)],
-            curve,
-            color=grey,
-            marker=marker,
-            markerfacecolor="white",
-            linestyle="--",
-            label=f"{name} (hollow: read off its plot)",
-        )
-        axes.plot(allowed[:2], curve[:2], color=grey, marker=marker, linestyle="none")
-    axes.set(xlabel="attempts allowed", ylabel="accuracy (%), 95% interval", title=f"mean over {len(sets)} data sets")
-    for i, (data, label) in enumerate(zip(sets, short(sets))):
-        panel = figure.add_subplot(grid[i // columns, 1 + i % columns])
-        draw(panel, {name: result["by_data"][data] for name, result in results.items()}, labelled=False)
-        questions = next(iter(results.values()))["by_data"][data]["questions"]
-        panel.set_title(f"{label}, {questions} questions", fontsize="medium")
-    save_with_legend(figure, path)
-
-
 def plot_training(metrics: list[dict], path: str | Path) -> None:
-    """Training curves from the rows of metrics.jsonl: thin as measured, thick their running mean."""
-    from matplotlib.figure import Figure
-
-    panels = {
-        "reward": {"reward": "reward"},
-        "dialogues solved (%)": {"accuracy": "by the last attempt", "accuracy_first": "by the first attempt"},
-        "repeated answers (%)": {"repeated": "repeated answers"},
-    }
-    figure = Figure(figsize=(9.6, 3), dpi=160, layout="constrained")
-    for axes, (title, curves) in zip(figure.subplots(1, len(panels)), panels.items()):
-        for (key, label), colour in zip(curves.items(), COLOURS):
-            rows = [row for row in metrics if row.get(key) is not None]
-            steps, values = [row["step"] for row in rows], [row[key] * (100 if "%" in title else 1) for row in rows]
-            reach = len(values) // 40  # the running mean looks so far to both sides
-            windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-            axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
-            mark = "." if len(values) < 20 else None  # a line through a single point would be invisible
-            axes.plot(steps, [sum(w) / len(w) for w in windows], color=colour, marker=mark, linewidth=2, label=label)
+    """Training curves from the rows of metrics.jsonl: a dot for each step, a line for the running mean."""
+    solved = {"accuracy": "by the last attempt", "accuracy_first": "by the first attempt"}
+    curves = {"reward": {"reward": ""}, "dialogues solved (%)": solved, "repeated answers (%)": {"repeated": ""}}
+    figure, panels = new_panels([list(curves)], 9.6, 3)
+    for title, axes in panels.items():
+        for (key, label), colour in zip(curves[title].items(), COLOURS):
+            rows, scale = [row for row in metrics if row.get(key) is not None], 100 if "%" in title else 1
+            steps, values = [row["step"] for row in rows], [scale * row[key] for row in rows]
+            reach = len(values) // 40  # the running mean takes in this many steps on both sides
+            means = [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
+            axes.plot(steps, values, ".", color=colour, alpha=0.3, markersize=3)
+            axes.plot(steps, means, color=colour, linewidth=2, label=label)
         axes.set(xlabel="step", title=title)
-        axes.grid(axis="y", alpha=0.3)
-        if len(curves) > 1:
-            axes.legend()
+    panels["dialogues solved (%)"].legend(frameon=False)
     figure.savefig(path)

@@ -1,13 +1,17 @@
-"""Dialogues for people to read: with colour on a terminal, and as one HTML page that needs nothing from outside."""
+"""Dialogues for people to read: on a terminal, in colour, and as an HTML page that loads nothing else.
+
+A dialogue here is what dialogue_record of evaluate.py returns."""
 
 import os
 import re
 import sys
 from html import escape
+from pathlib import Path
+from string import Template
 
 from support.statistics import repeats
 
-KINDS = {  # name of a kind: what it means
+KINDS = {  # of dialogues: what --show_what calls them, and what that means
     "first": "solved by the first attempt",
     "fixed": "solved by a later attempt",
     "never": "never solved",
@@ -15,42 +19,43 @@ KINDS = {  # name of a kind: what it means
     "truncated": "an attempt cut off by a token budget",
 }
 COLOURS = {"prompt": "2", "attempt": "36", "feedback": "33", "right": "1;32", "wrong": "1;31"}  # ANSI codes
-PER_KIND = 100  # dialogues of a kind and a model on the page: one of all benchmarks would be too large for a browser
+PER_KIND = 100  # dialogues of each kind and model on the page; a whole benchmark would be too much for a browser
+PAGE = Path(__file__).with_name("dialogues.html")  # the page without its dialogues
 
 
 def kinds(dialogue: dict) -> list[str]:
-    """The kinds that a dialogue, a record of evaluate.py, belongs to."""
+    """The kinds that a dialogue belongs to."""
     attempts = dialogue["attempts"]
-    holds = {
+    belongs = {
         "first": attempts[0]["correct"],
-        "fixed": dialogue["correct"] and len(attempts) > 1,
+        "fixed": dialogue["correct"] and not attempts[0]["correct"],
         "never": not dialogue["correct"],
         "repeated": any(repeats([attempt["answer"] for attempt in attempts])),
         "truncated": dialogue["truncated"] or any(attempt["truncated"] for attempt in attempts),
     }
-    return [kind for kind in KINDS if holds[kind]]
+    return [kind for kind in KINDS if belongs[kind]]
 
 
 def parts(dialogue: dict) -> list[tuple[str, str]]:
-    """The whole dialogue cut into (prompt, attempt, right or wrong, feedback, attempt, ...) and the text of each."""
+    """A dialogue as (kind of part, text): the prompt, then for each attempt its text, a verdict ("right" or "wrong"),
+    and the feedback after it. Without the verdicts, this is the whole text of the dialogue."""
     text, attempts = dialogue["text"], dialogue["attempts"]
     starts = [attempt["at"] for attempt in attempts] + [len(text)]
+    ends = [start + len(attempt["text"]) for start, attempt in zip(starts, attempts)]
+    ends[-1] = len(text)  # the last attempt and its end token
     pieces = [("prompt", text[: starts[0]])]
-    for i, (attempt, start, following) in enumerate(zip(attempts, starts, starts[1:]), 1):
-        end = start + len(attempt["text"]) if i < len(attempts) else following  # with the last goes its end token
-        verdict = "correct" if attempt["correct"] else "wrong"
+    for i, attempt in enumerate(attempts):
+        verdict, word = ("right", "correct") if attempt["correct"] else ("wrong", "wrong")
         answer = "no closed box" if attempt["answer"] is None else f"answer {attempt['answer']}"
         cut = ", cut off by the token budget" if attempt["truncated"] else ""
-        pieces += [
-            ("attempt", text[start:end]),
-            ("right" if attempt["correct"] else "wrong", f"attempt {i} is {verdict}: {answer}{cut}"),
-            ("feedback", text[end:following]),
-        ]
+        pieces.append(("attempt", text[starts[i] : ends[i]]))
+        pieces.append((verdict, f"attempt {i + 1} is {word}: {answer}{cut}"))
+        pieces.append(("feedback", text[ends[i] : starts[i + 1]]))
     return [(kind, piece) for kind, piece in pieces if piece]
 
 
 def readable(text: str) -> str:
-    """Without the characters that steer a terminal or turn the direction of text: a model may write these as well."""
+    """Without the characters that steer a terminal or turn the direction of text, which a model may write as well."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text).strip("\n")
 
 
@@ -58,89 +63,53 @@ def html(text: str) -> str:
     return escape(readable(text))
 
 
-def shown(dialogues: list[dict], count: int, what: str, colour: bool) -> str:
-    """The first `count` dialogues of a kind ("all": of any) as text, in ANSI colours if wanted."""
-    chosen = [dialogue for dialogue in dialogues if what == "all" or what in kinds(dialogue)][:count]
-    texts = []
-    for i, dialogue in enumerate(chosen, 1):
-        lines = [
-            f"=== {i} of {len(chosen)}: {', '.join(map(KINDS.get, kinds(dialogue)))}; "
-            f"the gold answer is {readable(dialogue['gold'])}"
-        ]
-        for kind, piece in parts(dialogue):
-            line = f"--- {readable(piece)}" if kind in ("right", "wrong") else readable(piece)
-            lines.append(f"\033[{COLOURS[kind]}m{line}\033[0m" if colour else line)
-        texts.append("\n".join(lines))
-    return "\n\n".join(texts) or f"no dialogue is of the kind: {KINDS.get(what, what)}"
-
-
 def wants_colour() -> bool:
-    """Colour is for terminals, and not where NO_COLOR is set (no-color.org)."""
+    """Colour is for terminals, unless NO_COLOR is set (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
-HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Dialogues</title>
-<meta name="viewport" content="width=device-width">
-<style>
-:root { color-scheme: light dark; --back: #fff; --ink: #1b1b1b; --soft: #6a6a6a; --attempt: #eaf3fb;
-        --feedback: #fdf1d6; --right: #00734f; --wrong: #b03a00; --line: #d5d5d5 }
-@media (prefers-color-scheme: dark) { :root { --back: #17191c; --ink: #e6e6e6; --soft: #9a9a9a; --attempt: #1d2a38;
-        --feedback: #382f18; --right: #3ecf9b; --wrong: #ff8f57; --line: #3a3d42 } }
-body { background: var(--back); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; max-width: 60rem;
-       margin: 2rem auto; padding: 0 1rem }
-nav { position: sticky; top: 0; background: var(--back); padding: .5rem 0; border-bottom: 1px solid var(--line) }
-button { font: inherit; margin: .1rem; padding: .1rem .6rem; border: 1px solid var(--line); border-radius: 1rem;
-         background: none; color: inherit; cursor: pointer }
-button[aria-pressed=true] { background: var(--ink); color: var(--back) }
-details { border-bottom: 1px solid var(--line); padding: .3rem 0 }
-summary { cursor: pointer; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .4rem 0; padding: .5rem .8rem; border-radius: .4rem;
-      font: 13px/1.45 ui-monospace, monospace }
-.prompt { color: var(--soft) } .attempt { background: var(--attempt) } .feedback { background: var(--feedback) }
-.right { color: var(--right); font-weight: 600 } .wrong { color: var(--wrong); font-weight: 600 }
-</style></head><body>
-"""
-SCRIPT = """<script>
-const buttons = document.querySelectorAll("button");
-buttons.forEach(button => button.onclick = () => {
-  buttons.forEach(other => other.setAttribute("aria-pressed", other === button));
-  for (const dialogue of document.querySelectorAll("details"))
-    dialogue.hidden = !dialogue.dataset.kinds.split(" ").includes(button.dataset.kind);
-});
-</script></body></html>
-"""
+def shown(dialogues: list[dict], count: int, what: str, colour: bool) -> str:
+    """The first `count` dialogues of the kind `what` ("all": of any kind) as text, in ANSI colours if wanted."""
+    chosen = [dialogue for dialogue in dialogues if what in ("all", *kinds(dialogue))][:count]
+    lines = []
+    for i, dialogue in enumerate(chosen, 1):
+        meanings = ", ".join(KINDS[kind] for kind in kinds(dialogue))
+        lines.append(f"=== {i} of {len(chosen)}: {meanings}; the gold answer is {readable(dialogue['gold'])}")
+        for kind, piece in parts(dialogue):
+            line = f"--- {readable(piece)}" if kind in ("right", "wrong") else readable(piece)
+            lines.append(f"\033[{COLOURS[kind]}m{line}\033[0m" if colour else line)
+        lines.append("")
+    return "\n".join(lines[:-1]) or f"no dialogue is of the kind: {KINDS.get(what, what)}"
+
+
+def first_of_each_kind(dialogues: list[dict]) -> list[dict]:
+    """The first PER_KIND dialogues of each kind. One of several kinds counts in each."""
+    room, chosen = dict.fromkeys(KINDS, PER_KIND), []
+    for dialogue in dialogues:
+        if any(room[kind] > 0 for kind in kinds(dialogue)):
+            chosen.append(dialogue)
+            for kind in kinds(dialogue):
+                room[kind] -= 1
+    return chosen
 
 
 def page(models: dict[str, list[dict]]) -> str:
-    """Dialogues by model name -> an HTML page of its own, with a button for each kind. Of each kind the first PER_KIND
-    of a model are there."""
-    counts, body = dict.fromkeys(["all", *KINDS], 0), []
+    """Dialogues by model name -> an HTML page with the first of each kind and model, and a button for each kind."""
+    body, there = [], []
     for name, dialogues in models.items():
         body.append(f"<h2>{html(name)}</h2>")
-        there = dict.fromkeys(KINDS, 0)
-        for dialogue in dialogues:
-            of = kinds(dialogue)
-            if all(there[kind] >= PER_KIND for kind in of):
-                continue
-            for kind in of:
-                there[kind] += 1
-            for kind in ["all", *of]:
-                counts[kind] += 1
-            mark, solved = ("right", "solved") if dialogue["correct"] else ("wrong", "not solved")
+        for dialogue in first_of_each_kind(dialogues):
+            own = ["all", *kinds(dialogue)]
+            there += own
+            verdict, word = ("right", "solved") if dialogue["correct"] else ("wrong", "not solved")
             used = f"{len(dialogue['attempts'])} of {dialogue['allowed']} attempts"
-            body.append(
-                f'<details data-kinds="all {" ".join(of)}"><summary><b class="{mark}">{solved}</b>, {used}: '
-                f"{html(dialogue['question'][:200])}</summary>"
-            )
+            summary = f'<b class="{verdict}">{word}</b>, {used}: {html(dialogue["question"][:200])}'
+            body.append(f'<details data-kinds="{" ".join(own)}"><summary>{summary}</summary>')
             body += [f'<pre class="{kind}">{html(piece)}</pre>' for kind, piece in parts(dialogue)]
             body.append(f"<p>The gold answer is <code>{html(dialogue['gold'])}</code>.</p></details>")
-    asked = sum(map(len, models.values()))
-    left_out = f" of {asked}: of each kind and model the first {PER_KIND}" if counts["all"] < asked else ""
-    intro = f"<h1>Dialogues</h1><p>{counts['all']}{left_out}</p><nav>"
     buttons = [
-        f'<button data-kind="{kind}" aria-pressed="{str(kind == "all").lower()}">{KINDS.get(kind, "all")} '
-        f"({count})</button>"
-        for kind, count in counts.items()
+        f'<button data-kind="{kind}">{KINDS.get(kind, kind)} ({there.count(kind)})</button>' for kind in ("all", *KINDS)
     ]
-    return HEAD + intro + "\n".join([*buttons, "</nav>", *body]) + "\n" + SCRIPT
+    count = f"{there.count('all')} of {sum(map(len, models.values()))}"
+    texts = {"count": count, "most": PER_KIND, "buttons": "\n".join(buttons), "dialogues": "\n".join(body)}
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(texts)

@@ -1,123 +1,105 @@
-"""Shares of questions: intervals, the mean over data sets, independent samples, and the comparison of two models.
+"""Shares of questions: intervals, means over data sets, pass@k, and the comparison of two models.
 
-A record is what evaluate.py keeps of a dialogue; here its `allowed`, `correct`, `truncated` and `tokens` are read.
+A record is what evaluate.py keeps of a dialogue; `allowed`, `correct`, `truncated` and `tokens` are read here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import comb, dist, sqrt
 from statistics import fmean
+
+Z_95 = 1.959964  # the normal distribution has 95% of its mass within this many standard deviations
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are not None; None when there is no such value."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def wilson(correct: float, n: int) -> tuple[float, float]:
     """95% interval of a share: Wilson's score interval, sound for few questions and near 0 and 1; (0, 1) for n = 0."""
-    z2 = 1.959964**2
-    centre, half = correct + z2 / 2, (z2 * (correct * (n - correct) / max(n, 1) + z2 / 4)) ** 0.5
+    z2 = Z_95**2
+    centre, half = correct + z2 / 2, sqrt(z2 * (correct * (n - correct) / max(n, 1) + z2 / 4))
     return max(0.0, (centre - half) / (n + z2)), min(1.0, (centre + half) / (n + z2))
 
 
 def gain(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
-    """How much larger a share of the same questions is solved in `second`, with its 95% interval. Questions with the
-    same outcome in both do not widen it, so it is narrower than the two shares' own intervals suggest. Wald's, after
-    half a question is added to each of the four outcomes: sound near 0 and 1 as well (Agresti and Min, 2005)."""
-    n, mended, spoiled = len(first) + 2, 0.5, 0.5
-    for before, after in zip(first, second, strict=True):
-        mended, spoiled = mended + (after and not before), spoiled + (before and not after)
-    middle = (mended - spoiled) / n
-    half = 1.959964 * sqrt(((mended + spoiled) / n - middle**2) / n)
+    """How much larger the solved share of the same questions is in `second`, with its 95% interval. It is narrower than
+    the intervals of the two shares suggest, since a question with the same outcome in both adds no width. It is Wald's
+    interval after half a question is added to each of the four outcomes, sound near 0 and 1 (Agresti and Min, 2005)."""
+    outcomes = list(zip(first, second, strict=True))
+    gained, lost, n = outcomes.count((False, True)) + 0.5, outcomes.count((True, False)) + 0.5, len(outcomes) + 2
+    middle = (gained - lost) / n
+    half = Z_95 * sqrt(((gained + lost) / n - middle**2) / n)
     return {"gain": fmean(second) - fmean(first), "gain_low": middle - half, "gain_high": middle + half}
 
 
 def repeats(answers: list[str | None]) -> list[bool]:
-    """For each attempt after the first that has a box: whether it gives an earlier answer of the same dialogue again,
-    letter for letter but for spaces around it."""
+    """Whether an attempt repeats an earlier answer, for each attempt of a dialogue after the first that has a box (an
+    answer that is not None). Answers are compared letter by letter, without the spaces around them."""
     answers = [None if answer is None else answer.strip() for answer in answers]
     return [answer in answers[:i] for i, answer in enumerate(answers) if i and answer is not None]
 
 
 def repeated_share(dialogues: list[list[str | None]]) -> float | None:
-    """Of the attempts after the first that have a box: the share that repeats an answer, over all dialogues, each given
-    by the answers of its attempts. None when there is no such attempt."""
-    repeated = [again for answers in dialogues for again in repeats(answers)]
-    return sum(repeated) / len(repeated) if repeated else None
+    """Of all attempts after the first that have a box, the share that repeats an earlier answer of its dialogue."""
+    return mean(repeated for answers in dialogues for repeated in repeats(answers))
 
 
 def mean_over(by_data: dict[str, dict]) -> dict:
-    """The numbers of several data sets -> their means, each data set with the same weight, as in the paper; of a single
-    one its own. The 95% interval combines theirs: the sets are independent, so their variances add up. A variance is
-    recovered from each interval's end, below from the lower and above from the upper one (Zou and Donner, 2008); the
-    binomial p (1 - p) / n itself would take a set with 0 of 30 solved for certain."""
+    """The results of several data sets -> their means, each set with the same weight, as in the paper; the results of a
+    single set as they are. The sets are independent, so their variances add up. Each end of the 95% interval has its
+    own variance, recovered from that end of the sets' intervals (Zou and Donner, 2008). The binomial p (1 - p) / n
+    would call 0 of 30 solved certain."""
     if len(by_data) == 1:
         return next(iter(by_data.values()))
-    rows = []
+    means = []
     for same in zip(*(result["by_attempts"] for result in by_data.values())):
-        means = {}
-        for names in (("accuracy", "low", "high"), ("gain", "gain_low", "gain_high")):
-            if names[0] in same[0]:
-                middles, lows, highs = ([row[name] for row in same] for name in names)
-                below, above = (dist(middles, ends) / len(same) for ends in (lows, highs))
-                means |= zip(names, (fmean(middles), fmean(middles) - below, fmean(middles) + above))
-        repeated = [row["repeated"] for row in same if row["repeated"] is not None]
-        rows.append(
-            {
-                "attempts": same[0]["attempts"],
-                "questions": sum(row["questions"] for row in same),
-                **means,
-                "repeated": fmean(repeated) if repeated else None,
-                **{key: fmean(row[key] for row in same) for key in ("truncated", "attempts_used", "tokens")},
-            }
-        )
-    return {"questions": rows[0]["questions"], "by_attempts": rows, "by_data": by_data}
+        columns = {key: [row[key] for row in same] for key in same[0]}
+        found = {"attempts": same[0]["attempts"], "questions": sum(columns["questions"])}
+        found |= {key: mean(columns[key]) for key in ("repeated", "truncated", "attempts_used", "tokens")}
+        for key, low, high in (("accuracy", "low", "high"), ("gain", "gain_low", "gain_high")):
+            if key in columns:
+                middle = fmean(columns[key])
+                below, above = (dist(columns[key], columns[end]) / len(same) for end in (low, high))
+                found |= {key: middle, low: middle - below, high: middle + above}
+        means.append(found)
+    return {"questions": means[0]["questions"], "by_attempts": means, "by_data": by_data}
 
 
 def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
-    """The control for attempts with feedback: would k answers do that know nothing of each other? `asked` holds for
-    every question n independent single-attempt dialogues at temperature 1. When c of them are correct, k of them hold a
-    correct one with probability 1 - C(n - c, k) / C(n, k), unbiased for pass@k (Chen et al., arXiv 2107.03374). A row
-    for each k = 1 .. attempts: the mean over the questions with its 95% interval, Wilson's as if each question gave a
-    yes or a no. Probabilities vary less, so it is rather too wide; their own spread would call 0 of 10 certain."""
+    """The control for attempts with feedback: what do k independent answers solve, k = 1 .. attempts? `asked` holds n
+    records of every question, sampled with 1 attempt allowed. If c of them are correct, k of them include a correct one
+    with probability 1 - C(n - c, k) / C(n, k), an unbiased estimate (Chen et al., arXiv 2107.03374). The 95% interval
+    is Wilson's, as if each question were solved or not; probabilities vary less, so it is rather too wide."""
     n, rows = len(asked[0]), []
-    truncated, tokens = (fmean(dialogue[key] for same in asked for dialogue in same) for key in ("truncated", "tokens"))
+    solved = [sum(record["correct"] for record in same) for same in asked]
+    truncated, tokens = (fmean(record[key] for same in asked for record in same) for key in ("truncated", "tokens"))
     for k in range(1, attempts + 1):
-        shares = [1 - comb(n - sum(dialogue["correct"] for dialogue in same), k) / comb(n, k) for same in asked]
-        middle = fmean(shares)
-        low, high = wilson(middle * len(shares), len(shares))
-        rows.append(
-            {
-                "attempts": k,
-                "questions": len(asked),
-                "accuracy": middle,
-                "low": low,
-                "high": high,
-                "repeated": None,
-                "truncated": truncated,
-                "attempts_used": k,
-                "tokens": k * tokens,
-            }
-        )
+        accuracy = fmean(1 - comb(n - c, k) / comb(n, k) for c in solved)
+        low, high = wilson(accuracy * len(asked), len(asked))
+        row = {"attempts": k, "questions": len(asked), "accuracy": accuracy, "low": low, "high": high}
+        rows.append(row | {"repeated": None, "truncated": truncated, "attempts_used": k, "tokens": k * tokens})
     return {"questions": len(asked), "samples": n, "by_attempts": rows}
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar test: were the two equally good, each question that only one of them solved would be a
-    toss of a fair coin. The probability of a split at least as uneven as this one."""
+    """Exact two-sided McNemar test: the probability of a split at least as uneven as this one. If two models are
+    equally good, each question that only one of them solved is the toss of a fair coin."""
     n = only_first + only_second
     tail = sum(comb(n, i) for i in range(min(only_first, only_second) + 1))
     return min(1.0, 2 * tail / 2**n)
 
 
 def compare(first: dict[str, list], second: dict[str, list]) -> dict[str, list[dict]]:
-    """Two models on the same questions. Both hold, for each data set, every question's records by attempts allowed. A
-    row for each number of attempts, for each data set and, where there are several, for all questions together."""
+    """Two models on the same questions. Both hold, for each data set, every question's records by attempts allowed.
+    Returns for each data set, and where there are several for "all" together, a row for each number of attempts."""
     if len(first) > 1:
-        first, second = (
-            {"all": [same for those in found.values() for same in those], **found} for found in (first, second)
-        )
+        first, second = ({"all": sum(sets.values(), [])} | sets for sets in (first, second))
     rows = {data: [] for data in first}
     for data in first:
-        for a, b in zip(zip(*first[data]), zip(*second[data]), strict=True):
-            pairs = [(x["correct"], y["correct"]) for x, y in zip(a, b, strict=True)]
-            one, two = pairs.count((True, False)), pairs.count((False, True))
-            rows[data].append(
-                {"attempts": a[0]["allowed"], "only_first": one, "only_second": two, "p": mcnemar(one, two)}
-            )
+        for one, other in zip(zip(*first[data]), zip(*second[data]), strict=True):
+            pairs = [(a["correct"], b["correct"]) for a, b in zip(one, other, strict=True)]
+            counts = {"only_first": pairs.count((True, False)), "only_second": pairs.count((False, True))}
+            rows[data].append({"attempts": one[0]["allowed"], **counts, "p": mcnemar(*counts.values())})
     return rows

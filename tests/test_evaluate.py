@@ -7,7 +7,6 @@ an `update` method that returns all that its row has been fed, and this model st
 import errno
 import json
 import re
-import runpy
 import struct
 import sys
 from collections import defaultdict
@@ -17,7 +16,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.hf_argparser import HfArg
@@ -27,8 +25,7 @@ import evaluate as ev
 from data import Problem
 from reward import is_equal
 from rollout import rollout
-from support import cli, journal, plots, show
-from support import statistics as shares
+from support import cli, journal, plots
 
 CHARACTERS = [chr(c) for c in range(32, 127)] + ["\n"]
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]
@@ -107,51 +104,7 @@ def grade(answer, gold):
     return future
 
 
-def attempts(*answers):
-    return list(answers)
-
-
 # ---- The numbers
-
-
-@pytest.mark.parametrize(
-    "correct, n, low, high",
-    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962), (0, 0, 0.0, 1.0)],
-)
-def test_wilson_interval(correct, n, low, high):
-    assert ev.wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
-
-
-@pytest.mark.parametrize(
-    "dialogues, share",
-    [
-        ([], None),
-        ([attempts("1")], None),  # no second attempt
-        ([attempts("1", None)], None),  # no second answer
-        ([attempts(None, None)], None),  # no box is no answer that could be repeated
-        ([attempts("1", "1")], 1.0),
-        ([attempts(" 1", "1 ")], 1.0),
-        ([attempts("1", "1.0")], 0.0),  # letter for letter
-        ([attempts("", "")], 1.0),  # an empty box is an answer
-        ([attempts("1", "2", "1")], 0.5),  # any earlier one, not only the last
-        ([attempts(None, "1", "1", None)], 0.5),
-        ([attempts("1", "1"), attempts("2", "3"), attempts("1"), attempts("3", "1")], 1 / 3),  # not of another dialogue
-    ],
-)
-def test_repeated_share(dialogues, share):
-    assert ev.repeated_share(dialogues) == (None if share is None else pytest.approx(share))
-
-
-def test_gain_by_hand():
-    """Of 8 questions the first answered 3 and the second 5: 3 are new, 1 is lost. With half a question more in each of
-    the four outcomes, (3.5 - 1.5) / 10 is the middle, and (5 / 10 - 0.2^2) / 10 the variance."""
-    first, second = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 1, 1, 0, 0]
-    half = 1.959964 * 0.046**0.5
-    assert ev.gain(first, second) == pytest.approx({"gain": 0.25, "gain_low": 0.2 - half, "gain_high": 0.2 + half})
-    none = ev.gain([1, 0], [1, 0])
-    assert none["gain"] == 0 and none["gain_low"] == -none["gain_high"] < 0  # two questions are no certainty
-    with pytest.raises(ValueError):
-        ev.gain([1], [1, 0])
 
 
 def test_the_gain_is_that_over_the_first_number_of_attempts():
@@ -166,79 +119,6 @@ def test_the_gain_is_that_over_the_first_number_of_attempts():
     assert "gain" not in first and (second["gain"], third["gain"]) == pytest.approx((1 / 3, 2 / 3))
     for row, solved in ((second, [1, 1, 0]), (third, [1, 1, 1])):
         assert row["gain_low"] == ev.gain([1, 0, 0], solved)["gain_low"]
-
-
-def numbers(accuracy, low, high, questions, repeated=None, tokens=10.0):
-    return {
-        "questions": questions,
-        "by_attempts": [
-            {
-                "attempts": 1,
-                "questions": questions,
-                "accuracy": accuracy,
-                "low": low,
-                "high": high,
-                "repeated": repeated,
-                "truncated": 0.5,
-                "attempts_used": 1.0,
-                "tokens": tokens,
-            }
-        ],
-    }
-
-
-def test_mean_over_data_sets():
-    by_data = {"a": numbers(0.5, 0.3, 0.7, 30, None, 10.0), "b": numbers(0.1, 0.04, 0.25, 500, 0.4, 30.0)}
-    found = ev.mean_over(by_data)
-    (row,) = found["by_attempts"]
-    assert row["accuracy"] == pytest.approx(0.3) and row["questions"] == found["questions"] == 530
-    assert row["low"] == pytest.approx(0.3 - (0.2**2 + 0.06**2) ** 0.5 / 2)
-    assert row["high"] == pytest.approx(0.3 + (0.2**2 + 0.15**2) ** 0.5 / 2) == pytest.approx(0.425)
-    assert row["repeated"] == pytest.approx(0.4)  # of the sets that have later attempts
-    assert row["tokens"] == 20 and row["truncated"] == 0.5 and row["attempts"] == 1
-    assert found["by_data"] == by_data and "gain" not in row
-    for name, (middle, low, high) in {"a": (0.3, 0.2, 0.5), "b": (0.1, 0.05, 0.2)}.items():
-        by_data[name]["by_attempts"][0] |= {"gain": middle, "gain_low": low, "gain_high": high}
-    (row,) = ev.mean_over(by_data)["by_attempts"]
-    assert row["gain"] == pytest.approx(0.2) and row["low"] == found["by_attempts"][0]["low"]
-    assert row["gain_low"] == pytest.approx(0.2 - (0.1**2 + 0.05**2) ** 0.5 / 2)
-    assert row["gain_high"] == pytest.approx(0.2 + (0.2**2 + 0.1**2) ** 0.5 / 2)
-    assert ev.mean_over({"a": by_data["a"]}) == by_data["a"]
-    none = ev.mean_over({name: numbers(0.0, *ev.wilson(0, 30), 30) for name in "abcde"})["by_attempts"][0]
-    assert none["low"] == 0 and none["high"] == pytest.approx(ev.wilson(0, 30)[1] / 5**0.5)  # not certain
-    assert none["repeated"] is None
-
-
-@pytest.mark.parametrize(
-    "first, second, p",
-    [
-        (0, 0, 1.0),  # nothing tells them apart
-        (1, 0, 1.0),
-        (5, 0, 2 / 32),
-        (0, 6, 2 / 64),
-        (2, 8, 2 * (1 + 10 + 45) / 1024),
-        (5, 5, 1.0),  # both tails hold the middle: more than 1
-        (300, 200, 8.9e-6),
-    ],
-)
-def test_mcnemar(first, second, p):
-    assert shares.mcnemar(first, second) == shares.mcnemar(second, first) == pytest.approx(p, rel=0.01)
-
-
-def test_compare():
-    def asked(*solved):  # a question a word: a letter for each number of attempts
-        return [[{"allowed": k, "correct": mark == "+"} for k, mark in enumerate(word, 1)] for word in solved]
-
-    first = {"a": asked("-+", "--", "++"), "b": asked("+-")}
-    second = {"a": asked("+-", "--", "+-"), "b": asked("-+")}
-    rows = ev.compare(first, second)
-    assert list(rows) == ["all", "a", "b"]
-    assert [(row["attempts"], row["only_first"], row["only_second"]) for row in rows["a"]] == [(1, 0, 1), (2, 2, 0)]
-    assert [(row["attempts"], row["only_first"], row["only_second"]) for row in rows["all"]] == [(1, 1, 1), (2, 2, 1)]
-    assert [row["p"] for row in rows["a"]] == [1.0, 0.5]
-    assert list(ev.compare({"a": first["a"]}, {"a": second["a"]})) == ["a"]
-    with pytest.raises(ValueError):  # never questions that do not match
-        ev.compare({"a": first["a"]}, {"a": second["b"]})
 
 
 # ---- A whole evaluation
@@ -355,137 +235,10 @@ def test_pass_at_k(tokenizer):
 # ---- Showing
 
 
-def made_up(*accuracies, n=1000):
-    rows = []
-    for k, share in enumerate(accuracies, 1):
-        low, high = ev.wilson(round(share * n), n)
-        repeated = None if k == 1 else 0.98 - share
-        rows.append(
-            {
-                "attempts": k,
-                "questions": n,
-                "accuracy": share,
-                "low": low,
-                "high": high,
-                "repeated": repeated,
-                "truncated": 0.004,
-                "attempts_used": 1.5,
-                "tokens": 31.4,
-            }
-        )
-    return {"questions": n, "by_attempts": rows}
-
-
-def test_table():
-    assert (
-        plots.table({"base": made_up(0.406, 0.419), "trained": made_up(0.417, 0.654)})
-        == """\
-| attempts allowed       | base               | trained            |
-| ---------------------- | ------------------ | ------------------ |
-| 1                      | 40.6 (37.6 - 43.7) | 41.7 (38.7 - 44.8) |
-| 2                      | 41.9 (38.9 - 45.0) | 65.4 (62.4 - 68.3) |
-| gain from 1 to 2       | +1.3               | +23.7              |
-| repeated answers at 2  | 56.1               | 32.6               |
-| truncated at 2         | 0.4                | 0.4                |
-| tokens a question at 2 | 31                 | 31                 |"""
-    )
-
-
-def test_the_gains_of_the_table_have_their_own_intervals():
-    trained = made_up(0.4, 0.5, 0.7)
-    trained["by_attempts"][1] |= {"gain": 0.1, "gain_low": -0.012, "gain_high": 0.213}
-    lines = plots.table({"base": made_up(0.5, 0.5, 0.4), "trained": trained}).splitlines()
-    gains = [[cell.strip() for cell in line.split("|")[1:4]] for line in lines if "gain" in line]
-    assert gains == [["gain from 1 to 2", "+0.0", "+10.0 (-1.2 - 21.3)"], ["gain from 1 to 3", "-10.0", "+30.0"]]
-
-
-def test_table_of_a_single_attempt_has_no_gain():
-    text = plots.table({"base": made_up(0.5)})
-    assert "gain" not in text and re.search(r"repeated answers at 1 +\| - ", text)
-
-
-def test_tables_of_several_data_sets_and_models():
-    one, two = numbers(0.5, 0.3, 0.7, 30, None, 10.0), numbers(0.1, 0.04, 0.25, 500, 0.4, 30.0)
-    by_data = {"base": {"a": one, "my/b.jsonl": two}, "trained": {"a": two, "my/b.jsonl": one}}
-    results = {name: ev.mean_over(sets) for name, sets in by_data.items()}
-    paired = {"base : trained": {"all": [{"attempts": 1, "only_first": 2, "only_second": 8, "p": 0.109375}]}}
-    assert (
-        plots.tables("two sets", results, paired)
-        == """\
-two sets, % solved; over the data sets the mean with 95% interval, % of repeated answers and of truncated dialogues, \
-tokens a question
-
-| model   | attempts | a    | b    | mean               | repeated | truncated | tokens |
-| ------- | -------- | ---- | ---- | ------------------ | -------- | --------- | ------ |
-| base    | 1        | 50.0 | 10.0 | 30.0 (19.6 - 42.5) | 40.0     | 50.0      | 20     |
-| trained | 1        | 10.0 | 50.0 | 30.0 (19.6 - 42.5) | 40.0     | 50.0      | 20     |
-
-base : trained, questions that only the one or the other solved, exact McNemar test
-
-| attempts allowed | all             |
-| ---------------- | --------------- |
-| 1                | 2 : 8, p = 0.11 |"""
-    )
-    assert plots.tables("one set", {"base": one}, {}) == f"one set, % with 95% interval\n\n{plots.table({'base': one})}"
-
-
-def test_short_names_of_data_sets():
-    assert plots.short(["math500", "amc23", "mine/a.jsonl"]) == ["MATH-500", "AMC 2023", "a"]
-    assert plots.short(["mine/a.jsonl", "b.jsonl", "yours/a.jsonl"]) == ["mine/a.jsonl", "b.jsonl", "yours/a.jsonl"]
-
-
 def png_size(path):
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 10_000  # an empty frame is smaller
     return struct.unpack(">II", content[16:24])
-
-
-def test_plots(tmp_path):
-    two = {"base": made_up(0.4, 0.42, 0.42), "trained": made_up(0.4, 0.6, 0.7)}
-    plots.plot_accuracy(two, tmp_path / "accuracy.png")
-    assert png_size(tmp_path / "accuracy.png") == (1024, 720)
-    plots.plot_accuracy({"base": made_up(0.4, 0.42, 0.42)}, tmp_path / "best.png", optimum=[0.5, 0.7, 0.9])
-    plots.plot_accuracy({"base": made_up(0.4, 0.42, 0.42)}, tmp_path / "plain.png")
-    assert (tmp_path / "best.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
-    metrics = [{"step": i, "reward": i / 50, "accuracy": 0.5, "accuracy_first": None} for i in range(50)]
-    plots.plot_training(metrics + [{"step": 50}], tmp_path / "training.png")  # a key may be None, or missing
-    assert png_size(tmp_path / "training.png") == (1536, 480)
-    plots.plot_training([], tmp_path / "nothing.png")
-
-
-def test_plot_of_the_benchmarks(tmp_path):
-    results = {
-        name: ev.mean_over({data: made_up(*accuracies) for data in "abcde"})
-        for name, accuracies in (("base", (0.4, 0.42, 0.42)), ("trained", (0.4, 0.6, 0.7)))
-    }
-    plots.plot_benchmarks(results, tmp_path / "with.png", plots.PAPER_CURVES)
-    plots.plot_benchmarks(results, tmp_path / "without.png", {})
-    assert png_size(tmp_path / "with.png") == (2000, 832) and png_size(tmp_path / "without.png") == (2000, 792)
-    # more attempts than the paper's curves have
-    longer = {"base": ev.mean_over({data: made_up(*[0.5] * 9) for data in "ab"})}
-    plots.plot_benchmarks(longer, tmp_path / "long.png", plots.PAPER_CURVES)
-    assert png_size(tmp_path / "long.png")
-
-
-@pytest.mark.parametrize("length, columns", [(4, 2), (40, 1), (150, 1)])
-def test_the_legend_stays_within_the_figure(length, columns, tmp_path):
-    axes = Figure(figsize=(6.4, 4), dpi=160, layout="constrained").subplots()
-    for i in range(4):
-        axes.plot([1, 2], [1, 2], label=str(i) + "m" * (length // 2) + "/" * (length // 2))
-    height = axes.get_window_extent().height
-    plots.save_with_legend(axes.figure, tmp_path / "a.png")
-    (legend,) = axes.figure.legends
-    box, figure = legend.get_window_extent(), axes.figure.bbox
-    assert legend._ncols == columns and 0 <= box.x0 < box.x1 <= figure.width and 0 <= box.y0
-    assert box.y1 < axes.get_window_extent().y0 and axes.get_window_extent().height > 0.8 * height  # below the lines
-
-
-def test_matplotlib_is_imported_only_to_plot(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails from here on
-    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
-    runpy.run_path(ev.__file__)
-    with pytest.raises(ImportError):
-        plots.plot_training([], "nowhere.png")
 
 
 def test_save_json_replaces_the_whole_file(tmp_path):
@@ -867,97 +620,6 @@ def test_progress_shows_the_fewest_and_the_most_attempts():
 
 
 # ---- Dialogues to look at
-
-
-def test_kinds(result):
-    kinds = {(d["question"], d["allowed"]): show.kinds(d) for d in result["dialogues"]}
-    assert kinds["first", 3] == kinds["named", 2] == ["first"]
-    assert kinds["second", 1] == ["never"] and kinds["second", 2] == kinds["second", 3] == ["fixed"]
-    assert kinds["repeats", 3] == ["never", "repeated"]
-    assert kinds["mute", 3] == ["never"]  # no box is no answer that could be repeated
-
-
-def test_truncated_kind(tokenizer):
-    model = ScriptedModel(tokenizer, script)
-    cut = ev.evaluate(model, tokenizer, PROBLEMS[:1], attempts=2, grade=grade, max_new_tokens=500, max_attempt_tokens=5)
-    assert [show.kinds(d) for d in cut["dialogues"]] == [["never", "truncated"]] * 2
-    text = show.shown(cut["dialogues"], 1, "truncated", colour=False)
-    assert "attempt 1 is wrong: no closed box, cut off by the token budget" in text
-
-
-def test_parts_are_the_whole_dialogue(result):
-    for dialogue in result["dialogues"]:
-        parts = show.parts(dialogue)
-        assert "".join(piece for kind, piece in parts if kind not in ("right", "wrong")) == dialogue["text"]
-    second = next(d for d in result["dialogues"] if (d["question"], d["allowed"]) == ("second", 3))
-    assert show.parts(second)[1:] == [
-        ("attempt", "So \\boxed{6}"),
-        ("wrong", "attempt 1 is wrong: answer 6"),
-        (
-            "feedback",
-            "<|im_end|>\n<|im_start|>system\nYour answer is incorrect. You have 2 attempts left. Try an "
-            "alternative.<|im_end|>\n<|im_start|>assistant\n",
-        ),
-        ("attempt", "So \\boxed{7}"),
-        ("right", "attempt 2 is correct: answer 7"),
-    ]
-
-
-def test_shown_in_colour_and_plain(result):
-    plain = show.shown(result["dialogues"], 5, "fixed", colour=False)
-    assert plain.count("=== ") == 2 and "=== 2 of 2: solved by a later attempt; the gold answer is 7\n" in plain
-    assert "\033" not in plain and "\n--- attempt 2 is correct: answer 7" in plain
-    colour = show.shown(result["dialogues"], 5, "fixed", colour=True)
-    assert "\033[1;31m--- attempt 1 is wrong: answer 6\033[0m" in colour and "\033[36mSo \\boxed{7}\033[0m" in colour
-    assert re.sub(r"\033\[[\d;]*m", "", colour) == plain
-    assert show.shown(result["dialogues"], 2, "all", colour=False).count("=== ") == 2
-    assert show.shown(result["dialogues"], 2, "truncated", colour=False) == (
-        "no dialogue is of the kind: an attempt cut off by a token budget"
-    )
-
-
-NASTY = {
-    "question": "<script>alert(1)</script>",
-    "gold": "<b>",
-    "allowed": 1,
-    "correct": False,
-    "truncated": False,
-    "text": "<script>alert(1)</script>A\033[2J\x9b & <i>",
-    "attempts": [{"text": "A\033[2J\x9b & <i>", "answer": "&", "correct": False, "truncated": False, "at": 25}],
-}
-
-
-def test_control_characters_do_not_reach_the_terminal():
-    text = show.shown([NASTY], 1, "all", colour=False)
-    assert "A\ufffd[2J\ufffd & <i>" in text and "\033" not in text and "\x9b" not in text
-
-
-def test_page(result):
-    page = show.page({"base": result["dialogues"], "<trained>": [NASTY]})
-    assert "<h2>&lt;trained&gt;</h2>" in page and "A\ufffd[2J\ufffd &amp; &lt;i&gt;" in page
-    assert "alert(1)</script>" not in page and "&lt;script&gt;alert(1)" in page and "<code>&lt;b&gt;</code>" in page
-    assert page.count("<script>") == 1 and not re.search(r"https?:|src=|@import|<link", page)
-    buttons = dict(re.findall(r'<button data-kind="(\w+)" aria-pressed="\w+">[^<]*\((\d+)\)', page))
-    assert buttons == {"all": "16", "first": "4", "fixed": "2", "never": "10", "repeated": "3", "truncated": "0"}
-    assert page.count('<details data-kinds="all ') == 16 and page.count('<details data-kinds="all fixed">') == 2
-    assert page.count("<details") == page.count("</details>") and page.count("<pre") == page.count("</pre>")
-
-
-def test_page_has_so_many_of_each_kind(result, monkeypatch):
-    monkeypatch.setattr(show, "PER_KIND", 1)
-    page = show.page({"base": result["dialogues"]})
-    kinds = re.findall(r'<details data-kinds="all ([\w ]+)">', page)
-    assert kinds == ["first", "never", "fixed", "never repeated"]
-    assert "<p>4 of 15: of each kind and model the first 1</p>" in page
-    monkeypatch.undo()
-    assert "<p>15</p>" in show.page({"base": result["dialogues"]})
-
-
-@pytest.mark.parametrize("terminal, no_color, wanted", [(True, "", True), (True, "1", False), (False, "", False)])
-def test_colour_is_for_terminals(terminal, no_color, wanted, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: terminal))
-    monkeypatch.setenv("NO_COLOR", no_color)
-    assert show.wants_colour() == wanted
 
 
 def test_main_shows_dialogues(evaluation, tmp_path, capsys):
