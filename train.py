@@ -16,7 +16,6 @@ Each step: rollout (rollout.py) -> reward (reward.py) -> one PPO update (ppo.py)
     evaluation.json, accuracy.png, training.png     base and trained model at 1, 2, ... attempts
 
 Ctrl-C or SIGTERM let the step end, save and stop; a second one stops at once.
-
 All randomness is derived from (seed, step), so a resumed run has no random state to restore: dialogue d of a step uses
 the stream (seed, step, d), everything else (seed, step or pass, 0, a `Stream`).
 """
