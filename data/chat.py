@@ -73,10 +73,10 @@ class Chat:
             )
         self.turn_end = end[0]
         eos = model.generation_config.eos_token_id if model.generation_config else None
-        self.ends = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        self.end_tokens = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         # An attempt can only end at an end token or at one that contains a closing brace, so a rollout looks for a box
         # after these alone. "<0x7D>" is the byte token of "}".
-        self.closing = {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
+        self.brace_tokens = {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
         self.feedback_tokens = cache(lambda left: self.encode(feedback_text(self.template, left, feedback)))
 
     def encode(self, text: str) -> list[int]:

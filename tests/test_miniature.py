@@ -157,7 +157,7 @@ def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
     for text in TEXTS:
         assert reloaded.encode(text) == chat.encode(text) and reloaded.text(reloaded.encode(text)) == text
     assert (loaded.eos_token_id, loaded.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
-    assert (reloaded.ends, reloaded.closing) == (chat.ends, chat.closing)
+    assert (reloaded.end_tokens, reloaded.brace_tokens) == (chat.end_tokens, chat.brace_tokens)
 
 
 def test_worked_attempts_end_where_a_rollout_ends_them(chat, drawn):
@@ -167,7 +167,7 @@ def test_worked_attempts_end_where_a_rollout_ends_them(chat, drawn):
             tokens = chat.encode(solution(riddle.candidates, candidate))
             answers = [extract_boxed(chat.text(tokens[:i])) for i in range(1, len(tokens) + 1)]
             assert answers == [None] * (len(tokens) - 1) + [str(candidate)]
-            assert tokens[-1] in chat.closing and not chat.ends & set(tokens)
+            assert tokens[-1] in chat.brace_tokens and not chat.end_tokens & set(tokens)
 
 
 def test_a_worked_dialogue_by_hand(chat):
