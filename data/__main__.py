@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 
 from data import EASY, RIDDLES, SETS, SOURCES, load
 
@@ -12,23 +11,21 @@ parser.add_argument("--limit", type=int, default=3, help="how many problems to p
 parser.add_argument("--cache", help="folder of the downloaded files (default ~/.cache/multi-attempt)")
 parser.add_argument("--base_url", help="where to download from (default https://raw.githubusercontent.com)")
 args = parser.parse_args()
-if args.limit < 0:
-    parser.error("--limit must be 0 or more")
 
-if args.name is None:
+if args.name:
+    try:
+        problems = load(args.name, args.cache, args.base_url)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print(f"{args.name}: {len(problems)} problems")
+    for problem in problems[: max(args.limit, 0)]:
+        print(json.dumps(problem._asdict(), ensure_ascii=False))
+else:
     for name in RIDDLES:
         print(f"{name:24} generated")
     for name, whole in EASY.items():
-        print(f"{name:24} {whole}, what one operation answers")
+        print(f"{name:24} {whole}, the questions that one operation answers")
     for name, (file, buckets, _) in SETS.items():
         share = "" if len(buckets) == 100 else f" (about {len(buckets)}%)"
-        print(f"{name:24} {SOURCES[file].repo}: {SOURCES[file].path}{share}")
+        print(f"{name:24} {SOURCES[file].address}{share}")
     print(f"{'NAME.jsonl':24} a file of yours: one object with 'question' and 'answer' a line")
-    sys.exit()
-try:
-    problems = load(args.name, args.cache, args.base_url)
-except (ValueError, OSError) as error:
-    sys.exit(print(f"{parser.prog}: {error}", file=sys.stderr) or 2)
-print(f"{args.name}: {len(problems)} problems")
-for problem in problems[: args.limit]:
-    print(json.dumps(vars(problem), ensure_ascii=False))

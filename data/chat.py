@@ -1,4 +1,4 @@
-"""The dialogue as text: one chat template per model kind, with the paper's wording, and its tokens.
+"""The dialogue as text and as tokens: a chat template for each kind of model, and the paper's wording.
 
 system      the task, and how many attempts are allowed
 user        the question
@@ -7,11 +7,11 @@ system      "Your answer is incorrect. ..."   <- feedback, only after a wrong at
 assistant   second attempt                    <- written by the model
 """
 
-from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class ChatTemplate:
+class ChatTemplate(NamedTuple):
     """How one kind of model writes a chat turn. `turn` is formatted with `role` and `content`."""
 
     begin: str  # before the first turn
@@ -35,8 +35,8 @@ SYSTEM = (
     "Please reason step by step, and put your final answer within \\boxed{{}}. You have {attempts} attempts to answer "
     "the questions, and you should provide the full reasoning steps in each attempt."
 )
-# What a wrong attempt is answered with: the paper's wording, the same without the number of attempts left, and a
-# control that is as long as the paper's (in the miniature as many tokens) and does not tell that the attempt was wrong.
+# What follows a wrong attempt: the paper's wording, the same without the number of attempts left, or a control that is
+# as long as the paper's (in the miniature it has as many tokens) and does not say that the attempt was wrong.
 FEEDBACKS = {
     "paper": "Your answer is incorrect. You have {attempts} attempts left. Try an alternative.",
     "uncounted": "Your answer is incorrect. Try an alternative.",
@@ -51,28 +51,22 @@ def prompt_text(template: ChatTemplate, question: str, attempts: int) -> str:
 
 
 def feedback_text(template: ChatTemplate, attempts_left: int, feedback: str = "paper") -> str:
-    """Everything between a wrong attempt and the next one, from the token that ends the attempt's turn. `feedback` is
-    one of FEEDBACKS."""
-    closing = template.turn[template.turn.index(template.end) :]
+    """Everything between a wrong attempt and the next one, from the end token of the attempt's turn on."""
+    end_of_turn = template.turn[template.turn.index(template.end) :]
     content = FEEDBACKS[feedback].format(attempts=attempts_left)
-    return closing + template.turn.format(role="system", content=content) + template.answer
+    return end_of_turn + template.turn.format(role="system", content=content) + template.answer
 
 
 class Chat:
-    """A chat template and a feedback bound to a model's tokenizer: the only place where text becomes tokens or tokens
-    text.
-
-    Raises ValueError for an unknown template or feedback, or a template whose special token the tokenizer lacks.
-    """
+    """A chat template and a feedback for a model's tokenizer: only here does text become tokens, or tokens text.
+    ValueError for an unknown template or feedback, or a tokenizer without the template's end token."""
 
     def __init__(self, model, tokenizer, template: str, feedback: str = "paper"):
-        if template not in CHAT_TEMPLATES:
-            raise ValueError(f"unknown chat template {template!r}: choose one of {', '.join(CHAT_TEMPLATES)}")
-        if feedback not in FEEDBACKS:
-            raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}")
-        self.tokenizer, self.template, self.feedback = tokenizer, CHAT_TEMPLATES[template], feedback
-        end = self.encode(self.template.end)
-        if len(end) != 1:
+        for what, name, known in ("chat template", template, CHAT_TEMPLATES), ("feedback", feedback, FEEDBACKS):
+            if name not in known:
+                raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
+        self.tokenizer, self.template = tokenizer, CHAT_TEMPLATES[template]
+        if len(end := self.encode(self.template.end)) != 1:
             raise ValueError(
                 f"the tokenizer does not know the token {self.template.end} of the chat template {template!r}: "
                 f"choose another of {', '.join(CHAT_TEMPLATES)}"
@@ -80,23 +74,22 @@ class Chat:
         self.turn_end = end[0]
         eos = model.generation_config.eos_token_id if model.generation_config else None
         self.end_tokens = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-        vocabulary = tokenizer.get_vocab().items()
-        self.brace_tokens = {token for text, token in vocabulary if "}" in text or text == "<0x7D>"}
-        self.forced = {}  # tokens of the feedback, by attempts left
+        # An attempt can only end at an end token or at one that contains a closing brace, so a rollout looks for a box
+        # after these alone. "<0x7D>" is the byte token of "}".
+        self.brace_tokens = {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
+        self.feedback_tokens = cache(lambda left: self.encode(feedback_text(self.template, left, feedback)))
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text, special tokens where the text spells them, none added."""
+        """The tokens of a text. Special tokens only where the text spells them."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def prompt(self, question: str, attempts: int) -> list[int]:
         return self.encode(prompt_text(self.template, question, attempts))
 
     def feedback_after(self, last_token: int, attempts_left: int) -> list[int]:
-        """The forced tokens after an attempt; a turn that the model ended itself is not ended twice."""
-        if attempts_left not in self.forced:
-            self.forced[attempts_left] = self.encode(feedback_text(self.template, attempts_left, self.feedback))
-        return self.forced[attempts_left][last_token == self.turn_end :]
+        """The forced tokens after an attempt. A turn that the model has ended itself is not ended twice."""
+        return self.feedback_tokens(attempts_left)[last_token == self.turn_end :]
 
     def text(self, tokens: list[int]) -> str:
-        """The text of tokens exactly as they stand, special tokens included."""
+        """The text of these tokens unchanged, special tokens included."""
         return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)

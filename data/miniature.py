@@ -2,29 +2,24 @@
 
     "I am thinking of a number below 35. Divided by 12 it leaves 5. What is my number?"
 
-The clues leave 2 to 5 candidates (here 5, 17, 29) and the hidden number is one of them, drawn at random: each candidate
-is 0.7 times as likely as the one before it. So the best possible accuracy is known exactly: k attempts can do no better
-than the first k candidates. A model that repeats an answer which was called incorrect gains nothing.
+The clues leave 2 to 5 candidates (here 5, 17, 29). The hidden number is one of them, drawn at random: each candidate is
+0.7 times as likely as the one before it. So the best possible accuracy is known exactly: k attempts can do no better
+than the first k candidates. A model that repeats an answer which was called incorrect gains nothing. (Were all
+candidates equally likely, single-attempt training would have nothing to prefer, and the noise of its gradient would
+carry it from one candidate to another.)
 
-(Were all candidates equally likely, training with a single attempt would have nothing to prefer, and the noise of its
-gradient would carry it from candidate to candidate.)
-
-The base model is warmed up on worked solutions that go through the candidates and box the one at which they stop,
-"5, 17. \\boxed{17}". Their dialogues are *neutral*: where an attempt stops is independent of the earlier ones (at every
-candidate with probability 0.6, at the last in any case), so the base model knows the format and the arithmetic, and
-does not know what feedback is for. That is left to reinforcement learning.
-
-It ends up as an ordinary Hugging Face folder (Llama architecture, a fast tokenizer with ChatML's special tokens), and
-nothing outside this file knows that it is special. Run it as
+The base model learns from worked solutions, which go through the candidates and box the one where they stop,
+"5, 17. \\boxed{17}". Its attempts are *neutral*: they stop at each candidate with probability 0.6, and at the last in
+any case, whatever the earlier attempts were. So the base model knows the format and the arithmetic, and does not know
+what feedback is for. That is left to reinforcement learning. The result is an ordinary Hugging Face model folder.
 
     python -m data.miniature --out runs/miniature/base
 """
 
 import argparse
-import itertools
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,22 +27,21 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data import Problem
 from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
-from data.sft import warm_up, worked_dialogue
+from data.sft import WorkedDialogue, supervised_warm_up, worked_dialogue
 from support.models import save_model
 
+QUESTION = "I am thinking of a number below {bound}. Divided by {modulus} it leaves {remainder}. What is my number?"
 MODULI = range(3, 13)
 CANDIDATES = (2, 3, 4, 5)
 DECAY = 0.7  # a candidate's probability of being the hidden number, relative to the candidate before it
-STOP = 0.6  # probability with which the base model's teacher settles for a candidate instead of going on to the next
+STOP = 0.6  # probability with which the base model's teacher stops at a candidate in place of going on to the next
 ATTEMPTS = 5  # allowed in a worked dialogue at most
 SPLITS = {"test": 150, "validation": 75, "train": 420}  # questions for each number of candidates
-SEED = 2503_04808  # of the problem sets alone: they are the same in every run
+SEED = 2503_04808  # only of the problem sets, which are the same in every run
 
 
-@dataclass(frozen=True)
-class Riddle:
+class Riddle(NamedTuple):
     """A number below `bound` that leaves `remainder` when divided by `modulus`."""
 
     bound: int
@@ -60,36 +54,26 @@ class Riddle:
 
     @property
     def question(self) -> str:
-        return (
-            f"I am thinking of a number below {self.bound}. Divided by {self.modulus} it leaves {self.remainder}. "
-            "What is my number?"
-        )
+        return QUESTION.format_map(self._asdict())
 
 
 def chances(count: int) -> np.ndarray:
-    """The probability of each of `count` candidates to be the hidden number."""
+    """The probability that each of `count` candidates is the hidden number."""
     weights = DECAY ** np.arange(count)
     return weights / weights.sum()
 
 
 def solution(candidates: range, answer: int) -> str:
-    """A worked solution: goes through the candidates and boxes the one at which it stops."""
+    """A worked solution: goes through the candidates and boxes the one where it stops."""
     tried = candidates[: candidates.index(answer) + 1]
     return f"{', '.join(map(str, tried))}. \\boxed{{{answer}}}"
 
 
-def riddles(split: str) -> list[Problem]:
-    """The problem set of a split, with equally many riddles of 2, 3, 4 and 5 candidates; no question is in two splits.
-
-    A training question stands in the set five times, with hidden numbers drawn independently: there is nothing to learn
-    by heart.
-    """
-    return [Problem(riddle.question, str(hidden)) for riddle, hidden in draw_riddles(split)]
-
-
 def draw_riddles(split: str) -> list[tuple[Riddle, int]]:
-    """The riddles of a split with their hidden numbers."""
-    start = sum(SPLITS[earlier] for earlier in itertools.takewhile(lambda name: name != split, SPLITS))
+    """The riddles of a split with their hidden numbers, equally many of 2, 3, 4 and 5 candidates. No question is in two
+    splits. A training question is in the set five times, each time with another draw of the hidden number, so there is
+    nothing to learn by heart."""
+    start = sum(list(SPLITS.values())[: list(SPLITS).index(split)])  # after the splits named before it
     drawn = []
     for count in CANDIDATES:
         group = [
@@ -106,10 +90,6 @@ def draw_riddles(split: str) -> list[tuple[Riddle, int]]:
     return [drawn[i] for i in np.random.default_rng((SEED, 0, start)).permutation(len(drawn))]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The base model
-
-
 def neutral_attempts(riddle: Riddle, hidden: int, allowed: int, rng: np.random.Generator) -> list[str]:
     """The attempts of a solver that does not look back, until one is right or `allowed` are used up."""
     *others, final = riddle.candidates
@@ -123,32 +103,21 @@ def neutral_attempts(riddle: Riddle, hidden: int, allowed: int, rng: np.random.G
 
 
 def build_tokenizer(problems: list[tuple[Riddle, int]]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which a number is one token, trained on the dialogues' own text.
-
-    Text is cut at numbers only, so the phrases of the chat become single tokens and dialogues stay short, but any text
-    can be written.
-    """
-    chat = CHAT_TEMPLATES["chatml"]
+    """Byte-level BPE in which a number is one token, trained on the text of the dialogues. Text is cut only at numbers,
+    so whole phrases of the chat become single tokens and dialogues stay short. Any text can be written all the same."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\d+"), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
+    numbers = pre_tokenizers.Split(Regex(r"\d+"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([numbers, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=4000,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=4000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    texts = (
-        part
-        for riddle, hidden in problems
-        for part in (prompt_text(chat, riddle.question, 1), solution(riddle.candidates, hidden), feedback_text(chat, 1))
-    )
-    texts = itertools.chain(texts, map(str, range(100)))
-    pieces = (piece for text in texts for piece in re.split(r"<\|im_start\|>|<\|im_end\|>", text))
-    tokenizer.train_from_iterator(pieces, trainer)
+    chat = CHAT_TEMPLATES["chatml"]
+    texts = list(map(str, range(100)))
+    for riddle, hidden in problems:
+        texts += prompt_text(chat, riddle.question, 1), solution(riddle.candidates, hidden), feedback_text(chat, 1)
+    tokenizer.train_from_iterator((piece for text in texts for piece in re.split(r"<\|im_\w+\|>", text)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
@@ -161,7 +130,6 @@ def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausal
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=4,
         max_position_embeddings=4096,
         initializer_range=0.06,
         tie_word_embeddings=True,
@@ -171,8 +139,8 @@ def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausal
     return LlamaForCausalLM(config)
 
 
-def worked_dialogues(chat: Chat, problems: list[tuple[Riddle, int]], count: int, rng: np.random.Generator) -> list:
-    """So many neutral dialogues about riddles drawn with replacement, as `warm_up` takes them."""
+def worked_dialogues(chat: Chat, problems: list, count: int, rng: np.random.Generator) -> list[WorkedDialogue]:
+    """This many neutral dialogues, about riddles drawn with replacement."""
     dialogues = []
     for i in tqdm(rng.integers(len(problems), size=count), desc="worked dialogues", mininterval=1):
         riddle, hidden = problems[i]
@@ -182,20 +150,20 @@ def worked_dialogues(chat: Chat, problems: list[tuple[Riddle, int]], count: int,
     return dialogues
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Build the miniature's base model.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=800, help="warm-up steps")
+    parser.add_argument("--steps", type=int, default=800, help="steps of the supervised warm-up")
     parser.add_argument("--batch", type=int, default=64, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     problems = draw_riddles("train")
     tokenizer = build_tokenizer(problems[:500])
     model = build_model(len(tokenizer), tokenizer.eos_token_id, args.seed)
     rng = np.random.default_rng(args.seed)
     dialogues = worked_dialogues(Chat(model, tokenizer, "chatml"), problems, args.steps * args.batch, rng)
-    warm_up(model, dialogues, args.batch, args.lr, rng)
+    supervised_warm_up(model, dialogues, args.batch, args.lr, rng)
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 

@@ -1,7 +1,8 @@
-"""Supervised warm-up: a base model that knows how an attempt is written, and nothing of what feedback is for.
+"""Supervised warm-up: gives a base model that knows how an attempt is written and nothing of what feedback is for.
 
-A *worked dialogue* has the turns of a real one, its attempts written by a teacher. The teacher never looks back at the
-earlier attempts, so that whatever a model makes of the feedback later, it has from reinforcement learning.
+A *worked dialogue* has the turns of a real one, and a teacher writes its attempts. The teacher never looks back at the
+earlier attempts. So whatever a model makes of the feedback later, it has learned in reinforcement learning.
+Shapes: B dialogues, T tokens of a dialogue, A tokens that the teacher wrote, E hidden size, V vocabulary.
 """
 
 import numpy as np
@@ -13,49 +14,44 @@ from transformers import get_cosine_schedule_with_warmup
 
 from data.chat import Chat
 
+WorkedDialogue = tuple[list[int], list[int]]  # tokens, targets
 
-def worked_dialogue(chat: Chat, question: str, allowed: int, attempts: list[str]) -> tuple[list[int], list[int]]:
-    """Tokens of a dialogue in which `allowed` attempts are allowed and these are made, and the same with -100 wherever
-    they are not the teacher's."""
+
+def worked_dialogue(chat: Chat, question: str, allowed: int, attempts: list[str]) -> WorkedDialogue:
+    """The tokens of a dialogue with these attempts, of which `allowed` are allowed; and the targets of the loss: the
+    same tokens, with -100 in place of those that the teacher did not write."""
     tokens = chat.prompt(question, allowed)
-    target = [-100] * len(tokens)
+    targets = [-100] * len(tokens)
     for used, attempt in enumerate(attempts):
-        if used:
-            forced = chat.feedback_after(tokens[-1], allowed - used)
-            tokens, target = tokens + forced, target + [-100] * len(forced)
+        forced = chat.feedback_after(tokens[-1], allowed - used) if used else []
         written = chat.encode(attempt)
-        tokens, target = tokens + written, target + written
-    return tokens, target
+        tokens += forced + written
+        targets += [-100] * len(forced) + written
+    return tokens, targets
 
 
-def warm_up(
-    model,
-    dialogues: list[tuple[list[int], list[int]]],
-    batch: int,
-    lr: float,
-    rng: np.random.Generator,
-    dtype: torch.dtype = torch.float32,
+def supervised_warm_up(
+    model, dialogues: list[WorkedDialogue], batch: int, lr: float, rng: np.random.Generator, dtype=torch.float32
 ) -> None:
-    """Train a float32 model on worked dialogues, once on each, `batch` a step; the attempts' tokens alone are in the
-    loss. `dtype` is that of the computation."""
+    """Train a float32 model on worked dialogues: one pass, `batch` dialogues a step, the loss on the attempts alone.
+    `dtype` is the computation's."""
     dialogues, steps = list(dialogues), len(dialogues) // batch
     for start in range(0, len(dialogues), 16 * batch):  # batches of similar length, for less padding
         dialogues[start : start + 16 * batch] = sorted(dialogues[start : start + 16 * batch], key=lambda d: len(d[0]))
     order = np.concatenate([start + rng.permutation(min(16, steps - start)) for start in range(0, steps, 16)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    for i in (bar := tqdm(order, desc="warm-up", unit="step", mininterval=1)):
+    for i in (bar := tqdm(order, desc="supervised warm-up", unit="step", mininterval=1)):
         tokens, targets = zip(*dialogues[i * batch : (i + 1) * batch])
         tokens_BT = pad_sequence(list(map(torch.tensor, tokens)), batch_first=True).to(model.device)
         target_BT = pad_sequence(list(map(torch.tensor, targets)), batch_first=True, padding_value=-100)
-        target_BT = target_BT.to(model.device)
-        written_BT = target_BT[:, 1:] != -100
-        # anew in every step: inside, weights are rounded once
+        next_BT = target_BT[:, 1:].to(model.device)
+        # a new context in every step: within one, each weight is rounded only once
         with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-            # hidden states first: only the teacher's own tokens need logits
+            # logits only where the teacher wrote the next token
             hidden_BTE = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[:, :-1]
-            logits_AV = model.lm_head(hidden_BTE[written_BT])
-        loss = F.cross_entropy(logits_AV.float(), target_BT[:, 1:][written_BT])
+            logits_AV = model.lm_head(hidden_BTE[next_BT != -100])
+        loss = F.cross_entropy(logits_AV.float(), next_BT[next_BT != -100])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

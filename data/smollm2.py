@@ -1,19 +1,16 @@
 """A base model for grade-school questions: SmolLM2-135M-Instruct, taught to answer with a calculation in a box.
 
-Asked as the paper asks, SmolLM2 hardly ever writes a box, so there would be no reward to learn from. This warms it up
-on worked dialogues about MAWPS questions that one operation on two of their numbers answers:
+Asked as in the paper, SmolLM2 hardly ever writes a box, so there would be no reward to learn from. It is fine-tuned
+here on worked dialogues (data/sft.py) about MAWPS questions that one operation on two of their numbers answers:
 
     user       Joan found 70 seashells on the beach. she gave Sam some of her seashells. She has 27 seashell left. ...
     assistant  \\boxed{70 - 27}
 
-The grader computes it, as 135 million parameters get too many sums wrong: which calculation the story asks for is the
-whole question. The teacher takes the right one with probability 0.5, else some other. It neither looks back at its
-earlier attempts nor stops at a right one (data/sft.py): in these dialogues feedback means nothing, and what the
-model makes of it later, it has from reinforcement learning. Run it as
+The grader computes it, since 135 million parameters get too many sums wrong. So the whole question is which calculation
+the story asks for. The teacher takes the right one with probability 0.5, else some other. It neither looks back at its
+earlier attempts nor stops at a right one: in these dialogues feedback means nothing.
 
-    python -m data.smollm2 --out runs/smollm2/base
-    python -m data.smollm2 --out runs/smollm2/base --model FOLDER   # SmolLM2-135M-Instruct is in that folder already
-    ... --dtype bfloat16                                            # faster on a CPU with bfloat16 instructions
+    python -m data.smollm2 --out runs/smollm2/base    # --dtype bfloat16 is faster on a CPU with instructions for it
 """
 
 import argparse
@@ -28,7 +25,7 @@ import torch
 
 from data import Problem, load
 from data.chat import Chat
-from data.sft import warm_up, worked_dialogue
+from data.sft import supervised_warm_up, worked_dialogue
 from support.cli import fail
 from support.models import load_model, pick_device, save_model
 
@@ -38,10 +35,9 @@ OPERATIONS = {"+": add, "-": sub, "*": mul, "/": truediv}
 
 
 def operations(question: str) -> dict[str, str]:
-    """What one operation on two different numbers of the question can give: {"70 - 27": "43", ...}. Left out are
-    negative results, 0, and those with more than two decimals."""
-    numbers = re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", question)
-    numbers = list(dict.fromkeys(number.replace(",", "") for number in numbers))  # each once, in order
+    """The results of one operation on two different numbers of the question: {"70 - 27": "43", ...}, without those that
+    are negative, 0, or have more than two decimals."""
+    numbers = dict.fromkeys(number.replace(",", "") for number in re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", question))
     found = {}
     for (i, a), (j, b) in itertools.permutations(enumerate(numbers), 2):
         for sign, operation in OPERATIONS.items():
@@ -54,22 +50,25 @@ def operations(question: str) -> dict[str, str]:
 
 
 def easy(problems: list[Problem]) -> list[Problem]:
-    """The questions that one operation answers and another does not."""
-    answers = [list(operations(problem.question).values()) for problem in problems]
-    return [problem for problem, found in zip(problems, answers) if 0 < found.count(problem.answer) < len(found)]
+    """The questions that some operation answers and some other does not."""
+    results = [list(operations(problem.question).values()) for problem in problems]
+    return [problem for problem, found in zip(problems, results) if 0 < found.count(problem.answer) < len(found)]
 
 
-def neutral_attempts(right: list[str], others: list[str], allowed: int, rng: np.random.Generator) -> list[str]:
-    """As many attempts as are allowed, of a teacher who looks neither back nor at the verdicts."""
+def neutral_attempts(problem: Problem, allowed: int, rng: np.random.Generator) -> list[str]:
+    """`allowed` attempts of a teacher who looks neither at earlier ones nor at verdicts."""
+    results = operations(problem.question)
+    right = [calculation for calculation, result in results.items() if result == problem.answer]
+    others = [calculation for calculation in results if calculation not in right]
     return [f"\\boxed{{{rng.choice(right if rng.random() < RIGHT else others)}}}" for _ in range(allowed)]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Warm SmolLM2 up for grade-school questions.")
+    parser = argparse.ArgumentParser(description="Supervised warm-up of SmolLM2 for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
     parser.add_argument("--passes", type=int, default=1, help="worked dialogues about each question")
-    parser.add_argument("--limit", type=int, help="questions; none: all 764")
+    parser.add_argument("--limit", type=int, help="number of questions (default: all 764)")
     parser.add_argument("--batch", type=int, default=8, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation alone")
@@ -82,16 +81,12 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         fail(error)
     rng = np.random.default_rng(args.seed)
+    chosen = rng.permutation(len(taught))[: args.limit]
     dialogues = []
-    order = rng.permutation(len(taught))[: args.limit]
-    for i in [i for _ in range(args.passes) for i in rng.permutation(order)]:
-        problem, found = taught[i], operations(taught[i].question)
-        right = [line for line, answer in found.items() if answer == problem.answer]
-        others = [line for line in found if line not in right]
+    for problem in [taught[i] for _ in range(args.passes) for i in rng.permutation(chosen)]:
         allowed = int(rng.integers(1, ATTEMPTS + 1))
-        attempts = neutral_attempts(right, others, allowed, rng)
-        dialogues.append(worked_dialogue(chat, problem.question, allowed, attempts))
-    warm_up(model, dialogues, args.batch, args.lr, rng, getattr(torch, args.dtype))
+        dialogues.append(worked_dialogue(chat, problem.question, allowed, neutral_attempts(problem, allowed, rng)))
+    supervised_warm_up(model, dialogues, args.batch, args.lr, rng, getattr(torch, args.dtype))
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {args.model} after {len(dialogues)} worked dialogues")
 

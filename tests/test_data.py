@@ -1,23 +1,21 @@
-"""The loaders on their real files, the download against a server on this machine, and rows that are wrong.
+"""The loaders on their real files, the download against a server on this machine, and rows that are wrong. The real
+files are looked for in ../shared/data, beside the repository; without them those tests are skipped."""
 
-The real files are looked for in ../shared/data, beside the repository; without them those tests are skipped.
-"""
-
-import functools
 import http.server
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 import data
 from data import Problem, load
+from data.download import git_blob_id
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data"
@@ -34,283 +32,202 @@ def no_outside(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def real_cache(tmp_path):
-    shutil.copytree(REAL, tmp_path / "real", copy_function=shutil.copyfile)
-    return tmp_path / "real"
+def publish(monkeypatch):
+    """Gives a file of the table another content and writes it into a folder; only its blob id has to follow."""
 
+    def publish(file: str, content: bytes, folder: Path) -> None:
+        monkeypatch.setitem(data.SOURCES, file, data.SOURCES[file]._replace(blob_id=git_blob_id(content)))
+        (folder / file).write_bytes(content)
 
-def stand_in(monkeypatch, file, content: bytes):
-    """Give a file of the table another content: only its blob id has to follow."""
-    monkeypatch.setitem(data.SOURCES, file, data.SOURCES[file]._replace(blob=data._blob(content)))
-    return content
+    return publish
 
 
 def rows(*objects) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in objects).encode()
 
 
-# ---- The real files
+def refused(call, error_type=ValueError) -> str:
+    """The one sentence of a call that fails."""
+    with pytest.raises(error_type) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
-# Counts, and the first answer: gsm8k after ####, floats without .0, the last box of the solution.
-PUBLISHED = {
-    "gsm8k-train": (7091, "72"),
-    "gsm8k-validation": (382, "34"),
-    "gsm8k-test": (1319, "18"),
-    "mawps-train": (1314, "43"),
-    "mawps-validation": (199, "8"),
-    "mawps-test": (354, "26"),
-    "mawps-easy-train": (764, "43"),
-    "mawps-easy-validation": (103, "15"),
-    "mawps-easy-test": (219, "26"),
-    "math500": (500, r"\left( 3, \frac{\pi}{2} \right)"),
-    "aime24": (30, "204"),
-    "amc23": (40, "27"),
+
+COUNTS = {  # of training, validation and test questions
+    "gsm8k": [7091, 382, 1319],  # 7473 + 1319 rows
+    "mawps": [1314, 199, 354],  # 1868 questions in 2065 rows, less one whose copies disagree about the answer
+    "mawps-easy": [764, 103, 219],
 }
 
 
-@real
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_real_file(name, real_cache):
-    problems = load(name, cache=real_cache)
-    assert (len(problems), problems[0].answer) == PUBLISHED[name]
-    assert all(p.question == p.question.strip() and p.answer == p.answer.strip() != "" for p in problems)
-    assert load(name, cache=str(real_cache)) == problems  # the same order, with a path as text too
-
-
-@real
-def test_math500_boxes_are_the_published_answers(real_cache):
-    published = [json.loads(line)["answer"] for line in (REAL / "math500.jsonl").read_bytes().splitlines()]
-    assert [p.answer for p in load("math500", real_cache)] == published
-
-
-@real
-def test_answers_with_commas_zeros_and_decimals(real_cache):
-    assert "1,450,000" in {p.answer for p in load("gsm8k-test", real_cache)}
-    assert "025" in {p.answer for p in load("aime24", real_cache)}  # as published; equal to 25 is the grader's matter
-    mawps = {p.answer for name in ("train", "validation", "test") for p in load(f"mawps-{name}", real_cache)}
-    assert {"2400000", "0.6666666667", "0.08"} <= mawps and not any(a.endswith(".0") or "e" in a for a in mawps)
-    assert [p.answer for p in load("amc23", real_cache)][15] == "-1"
-
-
-@real
-def test_minerva_and_olympiadbench_rows():
-    """The shared copies are the first 20 rows only, which are no published file: the row readers are tested on them."""
-
-    def answers(copy, file):
-        path = REAL / copy
-        return [p.answer for _, p in data._rows(path, path.read_bytes(), data.SOURCES[file].read)]
-
-    minerva = answers("minerva_math_first20.jsonl", "minerva_math.jsonl")
-    assert minerva[:6] == ["1.6", "4.5e33", "41.8", "20.39", "0.006", "np.arcsin(10/13)"] and len(minerva) == 20
-    olympiad = answers("olympiadbench_first20.jsonl", "olympiadbench.jsonl")
-    assert olympiad[:3] == ["2", r"\frac{1}{2 n+2}", "2^{1009}"] and len(olympiad) == 20
-    assert {"69,84", "(1,8,19), (2,7,13), (4,5,7)", "f(n)=n, g(n)=1"} <= set(olympiad)
-    assert not any("$" in answer for answer in olympiad)
-
-
-# ---- Splits
-
-
-def no_two_share(splits):
+def assert_disjoint(splits):
     keys = [data.question_key(p.question) for split in splits for p in split]
     assert all(splits) and len(set(keys)) == len(keys)
 
 
 @real
-def test_real_splits_share_no_question_and_lose_none(real_cache):
-    gsm8k = [load(f"gsm8k-{split}", real_cache) for split in ("train", "validation", "test")]
-    no_two_share(gsm8k)
-    assert sum(map(len, gsm8k)) == 7473 + 1319
-    mawps = [load(f"mawps-{split}", real_cache) for split in ("train", "validation", "test")]
-    no_two_share(mawps)
-    assert sum(map(len, mawps)) == 1868 - 1  # of 2065 rows; the copies of one question disagree about its answer
-    stories = [{re.sub(r"[\W\d_]", "", p.question).casefold() for p in split} for split in mawps]
-    assert not stories[0] & stories[1] and not stories[0] & stories[2] and not stories[1] & stories[2]
+@pytest.mark.parametrize("family", COUNTS)
+def test_real_splits(family):
+    splits = [load(f"{family}-{split}", REAL) for split in ("train", "validation", "test")]
+    assert list(map(len, splits)) == COUNTS[family]
+    assert load(f"{family}-train", str(REAL)) == splits[0]  # the same order, with a path as text too
+    assert_disjoint(splits)
+    if family == "mawps":  # the same story with other numbers is on the same side
+        train, validation, test = [{re.sub(r"[\W\d_]", "", p.question).casefold() for p in s} for s in splits]
+        assert not train & validation and not train & test and not validation & test
+        answers = {p.answer for split in splits for p in split}
+        assert {"2400000", "0.6666666667", "0.08"} <= answers
+        assert not any(answer.endswith(".0") or "e" in answer for answer in answers)
 
 
-def test_riddle_splits_share_no_question():
-    """Within the training set a riddle does stand several times, with hidden numbers of its own."""
-    no_two_share([set({p.question: p for p in load(name)}.values()) for name in data.RIDDLES])
+@real
+def test_real_answers():
+    names = ("gsm8k-train", "gsm8k-test", "mawps-train", "math500", "aime24", "amc23")
+    gsm8k, gsm8k_test, mawps, math500, aime24, amc23 = [[p.answer for p in load(name, REAL)] for name in names]
+    assert gsm8k[0] == "72" and mawps[0] == "43" and "1,450,000" in gsm8k_test
+    assert len(aime24) == 30 and aime24[0] == "204" and "025" in aime24  # as published: 25 is the grader's matter
+    assert len(amc23) == 40 and amc23[0] == "27" and amc23[15] == "-1"
+    published = [json.loads(line)["answer"] for line in (REAL / "math500.jsonl").read_bytes().splitlines()]
+    assert math500 == published and len(math500) == 500  # the last boxes are the answers
 
 
-def test_training_leaves_out_test_questions_and_copies(monkeypatch, tmp_path):
+@real
+def test_minerva_and_olympiadbench_rows():
+    """Of these there are only the first 20 rows, which are no published file: the row readers are tested on them."""
+
+    def answers(file):
+        lines = (REAL / file.replace(".", "_first20.")).read_bytes().splitlines()
+        return [data.SOURCES[file].read(json.loads(line))[1] for line in lines]
+
+    minerva = answers("minerva_math.jsonl")
+    assert minerva[:6] == ["1.6", "4.5e33", "41.8", "20.39", "0.006", "np.arcsin(10/13)"] and len(minerva) == 20
+    olympiad = answers("olympiadbench.jsonl")
+    assert olympiad[:3] == ["2", r"\frac{1}{2 n+2}", "2^{1009}"] and len(olympiad) == 20
+    assert {"69,84", "(1,8,19), (2,7,13), (4,5,7)", "f(n)=n, g(n)=1"} <= set(olympiad)
+    assert not any("$" in answer for answer in olympiad)
+
+
+def test_training_leaves_out_test_questions_and_copies(publish, tmp_path):
     train = [{"input": f"What is ${i}+{'x' * i}$?", "target": "-", "ground_truth_answer": str(i)} for i in range(200)]
     copy = train[5] | {"input": " what is  $5+XXXXX$?"}
     disputed = train[6] | {"ground_truth_answer": "7"}
-    tests = [{"problem": "WHAT IS $7 + xxxxxxx$ ?", "solution": r"\boxed{7}"}]
-    content = stand_in(monkeypatch, "math_level3to5_data.json", json.dumps([*train, copy, disputed]).encode())
-    (tmp_path / "math_level3to5_data.json").write_bytes(content)
-    with pytest.raises(FileNotFoundError, match="math500.jsonl is missing"):
-        load("math-train", tmp_path)  # never trains on what may be test questions
-    (tmp_path / "math500.jsonl").write_bytes(stand_in(monkeypatch, "math500.jsonl", rows(*tests)))
+    publish("math_level3to5_data.json", json.dumps([*train, copy, disputed]).encode(), tmp_path)
+    # it never trains on what may be test questions
+    assert "math500.jsonl is missing" in refused(lambda: load("math-train", tmp_path), FileNotFoundError)
+    publish("math500.jsonl", rows({"problem": "WHAT IS $7 + xxxxxxx$ ?", "solution": r"\boxed{7}"}), tmp_path)
     splits = [load(name, tmp_path) for name in ("math-train", "math-validation", "math500")]
-    no_two_share(splits)
+    assert_disjoint(splits)
     assert splits[0][0] == Problem("What is $0+$?", "0") and len(splits[0]) > len(splits[1])
     answers = sorted((p.answer for p in splits[0] + splits[1]), key=int)
     assert answers == [str(i) for i in range(200) if i not in (6, 7)]
 
 
-def test_question_alone_decides_the_split(monkeypatch, tmp_path):
+def test_question_alone_decides_the_split(publish, tmp_path):
     """Other rows, or another order, send no question from validation to training."""
     row = [{"question": f"{'q' * i} {i}?", "answer": f"#### {i}"} for i in range(100)]
-    (tmp_path / "gsm8k_test.jsonl").write_bytes(stand_in(monkeypatch, "gsm8k_test.jsonl", rows(row[0])))
-    (tmp_path / "gsm8k_train.jsonl").write_bytes(stand_in(monkeypatch, "gsm8k_train.jsonl", rows(*row)))
+    publish("gsm8k_test.jsonl", rows(row[0]), tmp_path)
+    publish("gsm8k_train.jsonl", rows(*row), tmp_path)
     before = load("gsm8k-validation", tmp_path)
-    (tmp_path / "gsm8k_train.jsonl").write_bytes(stand_in(monkeypatch, "gsm8k_train.jsonl", rows(*row[:0:-2])))
-    after = load("gsm8k-validation", tmp_path)
-    assert before and set(after) == {p for p in before if int(p.answer) % 2}
+    publish("gsm8k_train.jsonl", rows(*row[:0:-2]), tmp_path)
+    assert before and set(load("gsm8k-validation", tmp_path)) == {p for p in before if int(p.answer) % 2}
 
 
 def test_cut_shares_are_disjoint_and_complete():
-    for family in ("gsm8k", "math", "mawps"):
-        parts = [s for name, s in data.SETS.items() if name.startswith(family + "-") and len(s[1]) < 100]
+    for family, test_file in ("gsm8k", "gsm8k_test.jsonl"), ("math", "math500.jsonl"), ("mawps", None):
+        parts = [part for name, part in data.SETS.items() if name.startswith(family + "-") and len(part[1]) < 100]
         assert len({file for file, _, _ in parts}) == 1
         assert sorted(bucket for _, buckets, _ in parts for bucket in buckets) == list(range(100))
-        test_file = {"gsm8k": "gsm8k_test.jsonl", "math": "math500.jsonl", "mawps": None}[family]
         assert {left_out for _, _, left_out in parts} == {test_file}
 
 
-# ---- Row readers
+BOXES = [
+    (r"\boxed{1} and \boxed{2}", "2"),
+    (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+    (r"\boxed {3}", "3"),
+    (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+    (r"\boxed{\left\{1\right.}", r"\left\{1\right."),
+    (r"\boxed{1} \boxed{2", "1"),
+    (r"\boxed{\boxed{3}}", "3"),
+]
+PECULIAR = [
+    *(("math500.jsonl", {"problem": "q", "solution": text}, ("q", box)) for text, box in BOXES),
+    ("olympiadbench.jsonl", {"question": "q", "context": "C.", "final_answer": [r"$\$5$", "6"]}, ("C.\nq", r"\$5")),
+    ("math_level3to5_data.json", {"input": "<|im_start|>", "question": "q", "ground_truth_answer": 1}, ("q", "1")),
+]
 
 
-@pytest.mark.parametrize(
-    "text, box",
-    [
-        (r"\boxed{1} and \boxed{2}", "2"),
-        (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\boxed {3}", "3"),
-        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
-        (r"\boxed{\left\{1\right.}", r"\left\{1\right."),
-        (r"\boxed{1} \boxed{2", "1"),
-        (r"\boxed{\boxed{3}}", "3"),
-        ("no box", None),
-        (r"\boxed 3", None),
-        (r"\boxed{3", None),
-    ],
-)
-def test_last_box(text, box):
-    assert data._last_box(text) == box
+@pytest.mark.parametrize("file, row, problem", PECULIAR)
+def test_peculiar_row(file, row, problem):
+    assert data.SOURCES[file].read(row) == problem
 
 
-@pytest.mark.parametrize(
-    "number, text",
-    [
-        ("27.0", "27"),
-        ("27", "27"),
-        ("-0.0", "0"),
-        ("-1.50", "-1.5"),
-        ("1e20", "100000000000000000000"),
-        ("1e-7", "0.0000001"),
-        ("0.1", "0.1"),
-        ("9" * 400, "9" * 400),
-        ('" 1,000 "', "1,000"),
-    ],
-)
-def test_numbers_as_answers(number, text, tmp_path):
-    path = tmp_path / "own.jsonl"
-    path.write_text(f'{{"question": "q", "answer": {number}}}')
-    assert load(str(path)) == [Problem("q", text)]
+NO_MARK = "'answer' has no '####' (expected the final answer after it)"
+NO_BOX = r"'solution' has no closed \boxed{...} (expected the final answer in it)"
+MARKUP = "the question holds chat markup (expected the bare question)"
+BAD_ROWS = [
+    ("gsm8k_test.jsonl", {"question": "q", "answer": "18"}, NO_MARK),
+    ("gsm8k_test.jsonl", {"question": "q", "answer": "so ####"}, "the answer is empty"),
+    ("amc23.jsonl", {"problem": "q", "answer": None}, "'answer' is null (expected text or a number)"),
+    ("mawps.jsonl", {"input": ["q"], "target": 1.0}, """'input' is ["q"] (expected text)"""),
+    ("olympiadbench.jsonl", {"final_answer": []}, "'final_answer' is not a list that starts with text"),
+    ("math_level3to5_data.json", {"input": "q"}, "'ground_truth_answer' is missing (expected text or a number)"),
+    ("math_level3to5_data.json", {"input": "<|im_start|>", "ground_truth_answer": "1"}, MARKUP),
+    *(("math500.jsonl", {"solution": text}, NO_BOX) for text in ("no box", r"\boxed 3", r"\boxed{3", "}")),
+]
 
 
-@pytest.mark.parametrize(
-    "file, row, message",
-    [
-        (
-            "gsm8k_test.jsonl",
-            {"question": "q", "answer": "18"},
-            "'answer' has no '####' (expected the final answer after it)",
-        ),
-        ("gsm8k_test.jsonl", {"question": "q", "answer": "so ####"}, "the answer is empty"),
-        (
-            "math500.jsonl",
-            {"problem": "q", "solution": r"\boxed{3"},
-            r"'solution' has no closed \boxed{...} (expected the final answer in it)",
-        ),
-        ("amc23.jsonl", {"problem": "q", "answer": None}, "'answer' is null (expected text or a number)"),
-        ("mawps.jsonl", {"input": ["q"], "target": 1.0}, "'input' is a list (expected text)"),
-        (
-            "olympiadbench.jsonl",
-            {"question": "q", "final_answer": []},
-            "'final_answer' is not a list that starts with text",
-        ),
-        (
-            "math_level3to5_data.json",
-            {"input": "<|im_start|>system", "ground_truth_answer": "1"},
-            "the question holds chat markup (expected the bare question)",
-        ),
-        (
-            "math_level3to5_data.json",
-            {"question": "q", "answer": "1"},
-            "'ground_truth_answer' is missing (expected text or a number)",
-        ),
-    ],
-)
-def test_bad_published_row(file, row, message):
-    content = json.dumps([row]).encode() if file.endswith(".json") else b"\n" + rows(row)
-    with pytest.raises(ValueError) as error:
-        data._rows(Path(file), content, data.SOURCES[file].read)
-    assert str(error.value) == f"{file}, {'row 1' if file.endswith('.json') else 'line 2'}: {message}"
+@pytest.mark.parametrize("file, row, message", BAD_ROWS)
+def test_bad_published_row(file, row, message, publish, tmp_path):
+    in_list = file.endswith(".json")
+    publish(file, json.dumps([row]).encode() if in_list else b"\n" + rows(row), tmp_path)
+    sentence = refused(lambda: data._published(file, tmp_path, None))
+    assert sentence == f"{tmp_path / file}, {'row 1' if in_list else 'line 2'}: {message}"
 
-
-def test_peculiar_rows():
-    read = {file: source.read for file, source in data.SOURCES.items()}
-    row = {"question": "Why?", "context": "Long ago.", "final_answer": [r"$\$5$", "6"]}
-    assert read["olympiadbench.jsonl"](row) == ("Long ago.\nWhy?", r"\$5")
-    row = {"input": "<|im_start|>...", "question": "bare", "ground_truth_answer": "1", "target": "2"}
-    assert read["math_level3to5_data.json"](row) == ("bare", "1")
-
-
-# ---- A file of yours
 
 GOOD = b'{"question": "q", "answer": "1"}\n'
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (GOOD + b'{"question": "r"}', ", line 2: 'answer' is missing (expected text or a number)"),
-        (b'\n\n{"answer": 1}', ", line 3: 'question' is missing (expected text)"),
-        (b'{"question": 5, "answer": 1}', ", line 1: 'question' is a number (expected text)"),
-        (b'{"question": "q", "answer": true}', ", line 1: 'answer' is true or false (expected text or a number)"),
-        (b'{"question": "q", "answer": ["1"]}', ", line 1: 'answer' is a list (expected text or a number)"),
-        (b'{"question": "q", "answer": {}}', ", line 1: 'answer' is an object (expected text or a number)"),
-        (b'{"question": "q", "answer": "  "}', ", line 1: the answer is empty"),
-        (b'{"question": "", "answer": "1"}', ", line 1: the question is empty"),
-        (b'{"question": "q", "answer": 1e999}', ", line 1: 'answer' is too large a number"),
-        (
-            b'{"question": "q", "answer": NaN}',
-            ", line 1: not JSON: NaN is no number in JSON (expected one object a line)",
-        ),
-        (
-            b'{"question": "\\ud83d", "answer": "1"}',
-            ", line 1: the question holds half a character (a lone \\u escape from d800 to dfff)",
-        ),
-        (b'["q", "1"]', ", line 1: a list (expected an object, {...})"),
-        (b'"q"', ", line 1: text (expected an object, {...})"),
-        (
-            GOOD + b'{"question": "r", ',
-            ", line 2: not JSON: Expecting property name enclosed in double quotes: line 1 column 19 (char 18) "
-            "(expected one object a line)",
-        ),
-        (GOOD + b'{"question": "caf\xe9", "answer": 1}', ", line 2: not UTF-8 (byte 18 of the line)"),
-        (
-            GOOD + GOOD + b'{"question": " q ", "answer": 2}',
-            ", line 3: the question of line 1 again, with another answer ('2', there '1')",
-        ),
-        (b"", " holds no problems: expected one a line"),
-        (b" \n\r\n", " holds no problems: expected one a line"),
-    ],
-)
-def test_bad_line(content, message, tmp_path):
-    path = tmp_path / "own.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(ValueError) as error:
-        load(str(path))
-    assert str(error.value) == str(path) + message
+@pytest.fixture
+def own(tmp_path):
+    return tmp_path / "own.jsonl"
 
 
-def test_own_file(tmp_path):
-    path = tmp_path / "own.jsonl"
+def test_numbers_as_answers(own):
+    """No answer has an exponent, a .0 or a -0, and text keeps its comma."""
+    numbers = ["27.0", "27", "-0.0", "-1.50", "1e20", "1e-7", "0.1", "9" * 400, '" 1,000 "']
+    answers = ["27", "27", "0", "-1.5", "1" + "0" * 20, "0.0000001", "0.1", "9" * 400, "1,000"]
+    own.write_text("".join(f'{{"question": "{i}", "answer": {number}}}\n' for i, number in enumerate(numbers)))
+    assert [p.answer for p in load(str(own))] == answers
+
+
+AGAIN = ", line 3: the question of line 1 again, with another answer ('2', there '1')"
+BAD_LINES = [
+    (GOOD + b'{"question": "r"}', ", line 2: 'answer' is missing (expected text or a number)"),
+    (b'\n\n{"answer": 1}', ", line 3: 'question' is missing (expected text)"),
+    (b'{"question": 5, "answer": 1}', ", line 1: 'question' is 5 (expected text)"),
+    (b'{"question": "q", "answer": true}', ", line 1: 'answer' is true (expected text or a number)"),
+    (b'{"question": "q", "answer": ["1"]}', """, line 1: 'answer' is ["1"] (expected text or a number)"""),
+    (b'{"question": "q", "answer": 1e999}', ", line 1: 'answer' is Infinity (expected text or a number)"),
+    (b'{"question": "q", "answer": NaN}', ", line 1: 'answer' is NaN (expected text or a number)"),
+    (b'{"question": "q", "answer": "  "}', ", line 1: the answer is empty"),
+    (b'"' + b"q" * 99 + b'"', f''', line 1: "{"q" * 59} is no object {{...}}'''),
+    (GOOD + b'{"question": "r", ', ", line 2: not JSON: Expecting property name enclosed in double quotes: "),
+    (GOOD + b"[" * 100_000, ", line 2: not JSON: maximum recursion depth exceeded"),
+    (GOOD + b'{"question": "caf\xe9", "answer": 1}', ", line 2: not JSON: 'utf-8' codec can't decode byte 0xe9 in "),
+    (b'{"question": "\\ud83d", "answer": "1"}', ", line 1: 'utf-8' codec can't encode character '\\ud83d' in "),
+    (GOOD + GOOD + b'{"question": " q ", "answer": 2}', AGAIN),
+    (b" \n\r\n", " holds no problems: expected one a line"),
+]
+
+
+@pytest.mark.parametrize("content, message", BAD_LINES)
+def test_bad_line(content, message, own):
+    own.write_bytes(content)
+    assert refused(lambda: load(str(own))).startswith(f"{own}{message}")
+
+
+def test_own_file(own):
     lines = [
         '{"question": "What is a?\u2028 ", "answer": 3, "more": null}',
         "",  # \u2028 ends no line of a file
@@ -318,221 +235,143 @@ def test_own_file(tmp_path):
         '{"question": "What is A?", "answer": "4"}',
         r'{"question": "\ud83d\ude00", "answer": "5"}',
     ]
-    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    own.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     expected = [Problem("What is a?", "3"), Problem("What is A?", "4"), Problem("\U0001f600", "5")]
-    assert load(str(path)) == load(path) == expected
+    assert load(str(own)) == load(own) == expected
 
 
-def test_own_file_missing_or_folder(tmp_path):
-    expected = "(expected one object with 'question' and 'answer' a line)"
-    with pytest.raises(FileNotFoundError) as error:
-        load(str(tmp_path / "no.jsonl"))
-    assert str(error.value) == f"{tmp_path / 'no.jsonl'} is missing {expected}"
-    (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(FileNotFoundError) as error:
-        load(str(tmp_path / "folder.jsonl"))
-    assert str(error.value) == f"{tmp_path / 'folder.jsonl'} is not a file {expected}"
+def test_own_file_missing_or_folder(own):
+    expected = f"{own} is missing or no file (expected an object with question and answer a line)"
+    assert refused(lambda: load(str(own)), FileNotFoundError) == expected
+    own.mkdir()
+    assert refused(lambda: load(str(own)), FileNotFoundError) == expected
 
 
-def test_unknown_name():
-    with pytest.raises(ValueError) as error:
-        load("gsm8k_test")
-    assert str(error.value) == (
-        "no data set is called 'gsm8k_test' (did you mean gsm8k-test?): expected a path that "
-        f"ends in .jsonl, or one of {', '.join([*data.RIDDLES, *data.EASY, *data.SETS])}"
-    )
-    with pytest.raises(ValueError, match="no data set is called 'zzzzz': expected"):
-        load("zzzzz")
+def test_unknown_name(own):
+    own.write_bytes(GOOD)
+    expected = f"expected a path that ends in .jsonl, or one of {', '.join([*data.RIDDLES, *data.EASY, *data.SETS])}"
+    hint = f"no data set is called 'gsm8k_test' (did you mean gsm8k-test?): {expected}"
+    assert refused(lambda: load("gsm8k_test")) == refused(lambda: data.load_sets(f"{own},gsm8k_test")) == hint
+    assert refused(lambda: load("zzzzz")) == f"no data set is called 'zzzzz': {expected}"
 
 
-# ---- Several sets
+def test_several_sets(own):
+    own.write_bytes(GOOD)
+    found = data.load_sets(f"{own}, riddles-test")
+    assert list(found) == [str(own), "riddles-test"] and found[str(own)] == [Problem("q", "1")]
 
 
-def test_several_sets(tmp_path):
-    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
-    for path in paths:
-        path.write_bytes(GOOD)
-    found = data.load_sets(f"{paths[0]}, {paths[1]}")
-    assert found == {str(path): [Problem("q", "1")] for path in paths} and list(found) == list(map(str, paths))
-
-
-def test_paper_stands_for_its_five_benchmarks(monkeypatch, tmp_path):
+def test_paper_means_its_five_benchmarks(publish, tmp_path):
     for i, name in enumerate(data.PAPER):
         file = data.SETS[name][0]
         row = {"problem": "q", "question": "q", "answer": i, "solution": rf"\boxed{{{i}}}", "final_answer": [f"${i}$"]}
-        (tmp_path / file).write_bytes(stand_in(monkeypatch, file, rows(row)))
+        publish(file, rows(row), tmp_path)
     sets = data.load_sets("paper", tmp_path)
     assert list(sets) == ["aime24", "math500", "amc23", "minerva", "olympiadbench"]
-    assert [problems for problems in sets.values()] == [[Problem("q", str(i))] for i in range(5)]
+    assert list(sets.values()) == [[Problem("q", str(i))] for i in range(5)]
 
 
-@pytest.mark.parametrize("names", ["", "amc23,", "amc23,amc23", "paper,amc23", "amc23, amc23"])
-def test_sets_named_not_at_all_or_twice(names):
-    with pytest.raises(ValueError) as error:
-        data.load_sets(names)
-    assert str(error.value) == f"data sets must be named each once, separated by commas, not '{names}'"
-
-
-def test_unknown_name_among_several_sets(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(GOOD)
-    with pytest.raises(ValueError, match=r"^no data set is called 'amc24' \(did you mean amc23\?\): expected a path"):
-        data.load_sets(f"{tmp_path / 'a.jsonl'},amc24")
+def test_sets_named_not_at_all_or_twice():
+    for names in "", "amc23,", "amc23,amc23", "paper,amc23", "amc23, amc23":
+        expected = f"data sets must be named each once, separated by commas, not '{names}'"
+        assert refused(lambda: data.load_sets(names)) == expected
 
 
 # ---- Cache and download
 
 AMC = rows({"problem": "1+1?", "answer": 2.0})
 AMC_PATH = "DualityRL/multi-attempt/44fed9c7dfd8bbf5162344921e100986151643df/eval/meval/data/amc23/test.jsonl"
+TWO = [Problem("1+1?", "2")]
 
 
 @pytest.fixture
-def server(tmp_path):
-    """Serves tmp_path/www; `.requests` are the paths asked for, and `.cut` ends each body after so many bytes."""
+def server(publish, tmp_path):
+    """Answers every request with `.status` and `.body`; `.paths` are those that were asked for."""
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
+    class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
         def do_GET(self):
-            httpd.requests.append(self.path)
-            super().do_GET()
+            httpd.paths.append(self.path)
+            self.send_response(httpd.status)
+            self.send_header("Content-Length", str(len(AMC)))
+            self.end_headers()
+            self.wfile.write(httpd.body)
 
-        def copyfile(self, source, output):
-            output.write(source.read()[: httpd.cut])
-
-    (tmp_path / "www").mkdir()
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path / "www"))
-    httpd.requests, httpd.cut, httpd.url = [], None, f"http://127.0.0.1:{httpd.server_address[1]}"
-    httpd.www = tmp_path / "www"
-    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield httpd
-    httpd.shutdown()
-    httpd.server_close()
-
-
-def publish(server, content):
-    path = server.www / AMC_PATH
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    publish("amc23.jsonl", AMC, tmp_path)
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.status, httpd.body, httpd.paths, httpd.url = 200, AMC, [], f"http://127.0.0.1:{httpd.server_port}"
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+        yield httpd
+        httpd.shutdown()
 
 
 def test_downloads_once(server, monkeypatch, tmp_path):
-    publish(server, stand_in(monkeypatch, "amc23.jsonl", AMC))
     cache = tmp_path / "new" / "cache"
-    assert load("amc23", cache, server.url + "/") == [Problem("1+1?", "2")]
-    assert load("amc23", cache, server.url) == [Problem("1+1?", "2")]
-    assert server.requests == ["/" + AMC_PATH] and os.listdir(cache) == ["amc23.jsonl"]
-    assert (cache / "amc23.jsonl").read_bytes() == AMC
-
-
-def test_environment_names_cache_and_server(server, monkeypatch, tmp_path):
-    publish(server, stand_in(monkeypatch, "amc23.jsonl", AMC))
+    assert load("amc23", cache, server.url + "/") == load("amc23", cache, server.url) == TWO
+    assert server.paths == ["/" + AMC_PATH] and os.listdir(cache) == ["amc23.jsonl"]
     monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", server.url)
     monkeypatch.setenv("MULTI_ATTEMPT_CACHE", "~/here")
     monkeypatch.setenv("HOME", str(tmp_path))
-    load("amc23")
-    assert os.listdir(tmp_path / "here") == ["amc23.jsonl"]
+    assert load("amc23") == TWO and os.listdir(tmp_path / "here") == ["amc23.jsonl"]
 
 
-def refused(error_type, cache, url) -> str:
-    """The one sentence of a failed load, after which the cache must hold nothing at all."""
-    with pytest.raises(error_type) as error:
-        load("amc23", cache, url)
-    assert not cache.exists() or not os.listdir(cache)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+ALTERED = f" is not the published file (git blob id {git_blob_id(AMC[::-1])}, expected {git_blob_id(AMC)}): "
+FAULTS = {  # status and body of the answer, and the sentence
+    "altered": (200, AMC[::-1], f"{ALTERED}get that "),
+    "cut": (200, AMC[:10], " could not be downloaded (IncompleteRead(10 bytes read, 25 more expected)): get it "),
+    "not there": (404, AMC, " could not be downloaded (HTTP Error 404: Not Found): get it "),
+    "no server": (200, AMC, "refused>): get it "),
+    "no address": (200, AMC, f" could not be downloaded (unknown url type: 'mirror/{AMC_PATH}'): get it "),
+}
 
 
-def test_altered_download(server, monkeypatch, tmp_path):
-    stand_in(monkeypatch, "amc23.jsonl", AMC)
-    publish(server, AMC + b" ")
-    assert refused(ValueError, tmp_path / "cache", server.url) == (
-        f"{server.url}/{AMC_PATH} gave another file than the published one (git blob id {data._blob(AMC + b' ')}, "
-        f"expected {data._blob(AMC)}): get that by other means and put it at {tmp_path / 'cache' / 'amc23.jsonl'}"
-    )
-
-
-@pytest.mark.parametrize("cut", [0, 10])
-def test_interrupted_download(server, monkeypatch, tmp_path, cut):
-    publish(server, stand_in(monkeypatch, "amc23.jsonl", AMC))
-    server.cut = cut
-    message = refused(FileNotFoundError, tmp_path / "cache", server.url)
-    assert "could not be downloaded (" in message and f"{tmp_path / 'cache' / 'amc23.jsonl'} is missing" in message
-    server.cut = None  # the next try starts from nothing and succeeds
-    assert load("amc23", tmp_path / "cache", server.url) == [Problem("1+1?", "2")]
-
-
-def test_not_on_the_server(server, tmp_path):
-    assert refused(FileNotFoundError, tmp_path / "cache", server.url) == (
-        f"{tmp_path / 'cache' / 'amc23.jsonl'} is missing and {server.url}/{AMC_PATH} could not be downloaded "
-        "(HTTP Error 404: File not found): get it by other means and put it there"
-    )
-
-
-def test_no_network(tmp_path):
-    message = refused(FileNotFoundError, tmp_path / "cache", None)
-    assert message == refused(FileNotFoundError, tmp_path / "cache", NOWHERE + "/")
-    assert message.startswith(f"{tmp_path / 'cache' / 'amc23.jsonl'} is missing and {NOWHERE}/{AMC_PATH} could not be ")
-    assert "refused" in message and message.endswith("): get it by other means and put it there")
-
-
-def test_base_url_that_is_none(tmp_path):
-    assert "could not be downloaded (unknown url type: 'mirror/" in refused(FileNotFoundError, tmp_path / "c", "mirror")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_failed_download(fault, server, tmp_path):
+    """Nothing is in the cache afterwards, and the next try starts from nothing and succeeds."""
+    server.status, server.body, expected = FAULTS[fault]
+    url = {"no server": NOWHERE, "no address": "mirror"}.get(fault, server.url)
+    path = tmp_path / "cache" / "amc23.jsonl"
+    sentence = refused(lambda: load("amc23", path.parent, url), ValueError if fault == "altered" else FileNotFoundError)
+    assert f"{url}/{AMC_PATH} " in sentence and expected in sentence and str(path) in sentence
+    assert not path.parent.exists()
+    server.status, server.body = 200, AMC
+    assert load("amc23", path.parent, server.url) == TWO
 
 
 def test_interrupted_write(server, monkeypatch, tmp_path):
     """Stopped between writing and naming the file: nothing stays, not even the temporary one."""
-    publish(server, stand_in(monkeypatch, "amc23.jsonl", AMC))
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", stopped)
+    monkeypatch.setattr(os, "replace", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         load("amc23", tmp_path / "cache", server.url)
     assert os.listdir(tmp_path / "cache") == []
 
 
-def test_cache_that_cannot_be_written(server, monkeypatch, tmp_path):
-    publish(server, stand_in(monkeypatch, "amc23.jsonl", AMC))
-    (tmp_path / "cache").write_text("a file, not a folder")
-    with pytest.raises(OSError) as error:
-        load("amc23", tmp_path / "cache", server.url)
-    assert str(error.value) == (
-        f"{tmp_path / 'cache' / 'amc23.jsonl'} cannot be written (File exists): name another cache folder"
-    )
+def test_cache_that_cannot_be_written(server, tmp_path):
+    cache = tmp_path / "cache"
+    cache.write_text("a file, not a folder")
+    sentence = refused(lambda: load("amc23", cache, server.url), OSError)
+    assert sentence == f"{cache / 'amc23.jsonl'} cannot be written (File exists): name another cache folder"
 
 
-def test_damaged_file_in_the_cache(monkeypatch, tmp_path):
-    """Also what a hand-placed wrong file gets. It is neither used nor deleted."""
-    stand_in(monkeypatch, "amc23.jsonl", AMC)
+def test_damaged_file_in_the_cache(publish, tmp_path):
+    """Also what a wrong file gets that was put there by hand. It is neither used nor deleted."""
+    assert git_blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # git's well-known empty blob
     path = tmp_path / "amc23.jsonl"
-    path.write_bytes(AMC[:-1])
-    with pytest.raises(ValueError) as error:
-        load("amc23", tmp_path)
-    assert str(error.value) == (
-        f"{path} is damaged or another file (git blob id {data._blob(AMC[:-1])}, expected "
-        f"{data._blob(AMC)}): delete it, and it is downloaded again"
-    )
-    assert path.read_bytes() == AMC[:-1]
+    publish("amc23.jsonl", AMC, tmp_path)
+    path.write_bytes(AMC[::-1])
+    assert refused(lambda: load("amc23", tmp_path)) == f"{path}{ALTERED}delete it, and it is downloaded again"
+    assert path.read_bytes() == AMC[::-1]
 
 
-def test_blob_id_is_gits():
-    assert data._blob(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # git's well-known empty blob
+def test_command_line(own):
+    def command(*arguments):
+        line = [sys.executable, "-m", "data", *map(str, arguments)]
+        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
 
-
-# ---- The command line
-
-
-def command(*arguments):
-    line = [sys.executable, "-m", "data", *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-
-
-def test_command_line(tmp_path):
-    path = tmp_path / "own.jsonl"
-    path.write_bytes(GOOD + b'{"question": "r", "answer": 2.0}')
-    assert command(path, "--limit", 1).stdout == f'{path}: 2 problems\n{{"question": "q", "answer": "1"}}\n'
+    own.write_bytes(GOOD + b'{"question": "r", "answer": 2.0}')
+    assert command(own, "--limit", 1).stdout == f'{own}: 2 problems\n{{"question": "q", "answer": "1"}}\n'
     table = command().stdout
     assert all(re.search(rf"^{name} ", table, re.MULTILINE) for name in [*data.RIDDLES, *data.EASY, *data.SETS])
     bad = command("gsm8k")
