@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.utils.rnn import pad_sequence
 
-PATIENCE = timedelta(minutes=30)  # a rank may wait so long for the slowest
+PATIENCE = timedelta(minutes=30)  # how long a rank waits for the slowest
 
 
 def join() -> None:
