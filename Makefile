@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-.PHONY: help train baseline reproduce ablations bench-rollout bench-ppo bench-evaluate bench-memory bench-gpu evaluate test smoke clean
+.PHONY: help train baseline reproduce ablations bench-rollout bench-ppo bench-gpu memory evaluate test smoke clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -49,11 +49,8 @@ bench-rollout: .venv/ready  ## the rollout beside transformers' ways to generate
 bench-ppo: .venv/ready  ## speed and memory of the PPO update against a plain loop
 	$(PY) bench/ppo.py $(ARGS)
 
-bench-evaluate: .venv/ready runs/miniature/base  ## what an evaluation costs beyond its rollout
-	$(PY) bench/evaluate.py $(ARGS)
-
-bench-memory: .venv/ready  ## what fits where: models, GPUs, the options needed, seconds a step (computed)
-	$(PY) bench/memory.py $(ARGS)
+memory: .venv/ready  ## what fits on one GPU: the GB that Qwen2.5's sizes need, and the options that help (computed)
+	$(PY) -m support.memory
 
 bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU, beside their targets: 8 minutes
 	$(PY) bench/gpu.py $(ARGS)
