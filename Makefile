@@ -44,16 +44,17 @@ ablations: .venv/ready runs/miniature/base  ## variants of the multi-attempt run
 	$(PY) bench/ablations.py --seeds $(or $(SEEDS),0 1 2)
 
 bench-rollout: .venv/ready  ## the rollout beside transformers' ways to generate: about 10 minutes
-	$(PY) bench/rollout.py $(ARGS)
+	$(PY) -m bench.rollout $(ARGS)
 
+# without the settings above: freed memory goes back at once, so that the peak is what is held and not the heap
 bench-ppo: .venv/ready  ## speed and memory of the PPO update against a plain loop
-	$(PY) bench/ppo.py $(ARGS)
+	env -u MALLOC_MMAP_THRESHOLD_ -u MALLOC_TRIM_THRESHOLD_ $(PY) -m bench.ppo $(ARGS)
 
 memory: .venv/ready  ## what fits on one GPU: the GB that Qwen2.5's sizes need, and the options that help (computed)
 	$(PY) -m support.memory
 
-bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU, beside their targets: 8 minutes
-	$(PY) bench/gpu.py $(ARGS)
+bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU, beside their targets: 6 minutes
+	$(PY) -m bench.gpu $(ARGS)
 
 evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (BENCHMARKS=paper: its five) ATTEMPTS=7
 	@test -n "$(MODEL)" -a -n "$(or $(DATA),$(BENCHMARKS))" || { echo 'make evaluate needs a model and a data set: make evaluate MODEL=runs/NAME/model DATA=riddles-test, or BENCHMARKS=paper' >&2; exit 2; }
