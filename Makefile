@@ -38,10 +38,10 @@ baseline:  ## the same with a single attempt, the paper's baseline
 	@$(MAKE) train ARGS="--max_attempts 1 $(ARGS)"
 
 reproduce: .venv/ready $(BASE)  ## multi-attempt against single-attempt training: SEEDS="0 1 2 3 4", PRESET=smollm2
-	$(PY) bench/reproduce.py --preset $(PRESET) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
+	$(PY) -m bench.reproduce --preset $(PRESET) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
 
 ablations: .venv/ready runs/miniature/base  ## variants of the multi-attempt run, one option each: SEEDS="0 1 2"
-	$(PY) bench/ablations.py --seeds $(or $(SEEDS),0 1 2)
+	$(PY) -m bench.ablations --seeds $(or $(SEEDS),0 1 2)
 
 bench-rollout: .venv/ready  ## the rollout beside transformers' ways to generate: about 10 minutes
 	$(PY) -m bench.rollout $(ARGS)
@@ -53,7 +53,7 @@ bench-ppo: .venv/ready  ## speed and memory of the PPO update against a plain lo
 memory: .venv/ready  ## what fits on one GPU: the GB that Qwen2.5's sizes need, and the options that help (computed)
 	$(PY) -m support.memory
 
-bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU, beside their targets: 6 minutes
+bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU, beside their targets: a few minutes
 	$(PY) -m bench.gpu $(ARGS)
 
 evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (BENCHMARKS=paper: its five) ATTEMPTS=7
