@@ -3,9 +3,8 @@
     python -m bench.gpu [--json FILE]     # make bench-gpu; the targets in its table are for one H100
     python -m bench.gpu --small           # tiny numbers, seconds on the CPU: what runs where there is no CUDA
 
-The shape is Qwen2.5-1.5B's, with random weights in bfloat16, so nothing is downloaded. As in bench/rollout.py, a script
-decides prompts, feedback and the length of every attempt. When a section fails, the others still run, and the exit code
-is 1.
+The shape is Qwen2.5-1.5B's, with random weights in bfloat16, so nothing is downloaded. A script decides prompts,
+feedback and the length of every attempt (bench/rollout.py). A section that fails stops no other; the exit code is 1.
 
     exact     in float32: is every token the one that the full forward pass and the dialogue's uniform numbers give, and
               how far are the log-probabilities apart? In bfloat16: the same up to ties, where the probability between a
@@ -38,15 +37,15 @@ from transformers import Qwen2Config
 
 import ppo
 import rollout
-from bench.ppo import build_models, made_up, measure, written
-from bench.rollout import MORE, draw_script, play_generate, play_ours, random_model, run_engine
+from bench.ppo import build_models, clock_and_memory, made_up, measure, written
+from bench.rollout import COMMON, draw_script, play_generate, play_ours, random_model, run_engine
 from support.cli import save_json
 from support.memory import QWEN25, SHAPE
 from support.models import cache_bytes
 
-SMALL_SHAPE = MORE | dict(zip(SHAPE, (64, 96, 2, 4, 2, 512)), initializer_range=0.3)
+SMALL_SHAPE = COMMON | dict(zip(SHAPE, (64, 96, 2, 4, 2, 512)), initializer_range=0.3)
 FULL = dict(
-    shape=MORE | QWEN25["1.5B"],
+    shape=COMMON | QWEN25["1.5B"],
     decode=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)],
     slots=256,
     rollout=dict(dialogues=1024, prompt=(60, 300), length=(8, 2000), median=450, longest=3700, feedback=30),
@@ -79,12 +78,9 @@ TARGETS = {  # by the end of the measure's name
 
 def timed(run) -> float:
     """Seconds until the device has done all that `run` gives it."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    wait()
-    start = time.perf_counter()
+    start, _ = clock_and_memory()
     run()
-    wait()
-    return time.perf_counter() - start
+    return clock_and_memory()[0] - start
 
 
 # -------------------- The sections: each returns {measure: value}
@@ -251,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     machine = torch.cuda.get_device_name() if cuda else "CPU, small numbers: nothing here says anything about a GPU"
     figures = {"device": machine, "torch": torch.__version__, "transformers": transformers.__version__, "sections": {}}
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}\n")
-    print("| section | measure | value | target |\n|---|---|---|---|", flush=True)
+    print("| section | measure | value | target |\n|---|---|---|---|")
     for name in options.sections:
         start = time.perf_counter()
         try:

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 
 import ppo
 import train
-from bench.rollout import MORE, random_model
+from bench.rollout import COMMON, random_model
 from data.optimizer import Optimizer
 from support.cli import save_json
 from support.memory import SHAPE
@@ -139,7 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.side:
         torch.set_num_threads(1)
-        models = build_models(LlamaConfig(**MORE, **dict(zip(SHAPE, (64, 192, 2, 4, 2, options.vocabulary)))))
+        models = build_models(LlamaConfig(**COMMON, **dict(zip(SHAPE, (64, 192, 2, 4, 2, options.vocabulary)))))
         dialogues = made_up(options.dialogues, options.mean, options.longest, options.vocabulary)
         sizes = options.minibatches, options.micro_batch_tokens
         return print(json.dumps(measure(options.side, *models, dialogues, *sizes)))

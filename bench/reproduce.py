@@ -76,7 +76,7 @@ def run(folder: Path, options: list[str]) -> list[dict]:
 
 
 def control(arm: Path, name: str) -> list[dict]:
-    """One control of a finished run, unless it is there already, on the run's test questions. Returns the same."""
+    """One control of a finished run on its test questions, unless it is there already. Returns its rows by attempts."""
     out = arm / slug(name.removeprefix(f"{CONTROLS[name][0]}, "))
     if not (out / "results.json").exists():
         config = read(arm / "config.json")
@@ -94,19 +94,19 @@ def read(path: Path) -> dict:
 
 
 def metrics(folder: Path, key: str) -> list[float | None]:
-    """What a run noted of its steps."""
+    """A value for each step of a run."""
     return [json.loads(line)[key] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> dict[str, dict]:
-    """The runs of a seed and their controls. Returns their accuracy by name, and the arms' training curves."""
+    """The runs of a seed and their controls. Returns their rows by name, and the arms' training curves."""
     folders = {arm: args.out / f"{slug(arm)}-{seed}" for arm in (*ARMS, SAME_TOKENS)}
     multi, single, same_tokens = folders.values()
     options = ["--preset", args.preset, "--seed", str(seed), *args.extra]
     baseline = [*options, "--max_attempts", "1"]
     rows = dict(zip(ARMS, pool.map(run, (multi, single), (options, baseline))))
     futures = {}
-    if args.preset == "miniature":  # as many tokens in all dialogues: the update goes through them
+    if args.preset == "miniature":  # all tokens of a dialogue count: the update goes through them all
         seen = [sum(metrics(folder, "tokens_total")) for folder in (multi, single)]
         steps = round(read(single / "config.json")["steps"] * seen[0] / seen[1])
         futures[SAME_TOKENS] = pool.submit(run, same_tokens, [*baseline, "--steps", str(steps)])

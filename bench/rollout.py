@@ -38,7 +38,8 @@ from data.miniature import build_model
 from support.cli import fail, save_json
 from support.memory import SHAPE
 
-MORE = dict(tie_word_embeddings=True, max_position_embeddings=4096, eos_token_id=None, bos_token_id=None)
+# what the models of all benchmarks have in common; without end tokens, nothing ends before its script
+COMMON = dict(tie_word_embeddings=True, max_position_embeddings=4096, eos_token_id=None, bos_token_id=None)
 
 
 # -------------------- The script of a rollout
@@ -85,10 +86,10 @@ def draw_script(
 
 # -------------------- The sides: (model, script, dialogues at a time) -> tokens of every attempt of every dialogue
 def run_engine(model, script: Script, slots: int, temperature: float = 1.0) -> rollout.Dialogues:
-    """The one place where the engine is bent to the script.
+    """The script played by the engine: the only place that knows its inside.
 
-    There are no end tokens, so an attempt ends at its limit, as when a budget runs out: that is its scripted end. Then
-    `find_end` hands out a boxed answer, right or wrong.
+    There are no end tokens, so an attempt ends only at its limit, which is its scripted end. `find_end` then gives it a
+    boxed answer: right for the last attempt of a dialogue, wrong for those before it.
     """
     chat = SimpleNamespace(ends=set(), closing=set(), feedback_after=lambda *_: script.feedback)
     chat.prompt = lambda question, allowed: script.prompts[int(question)]
@@ -146,7 +147,7 @@ def play_continuous(model, script: Script, requests: int, temperature: float = 1
     longest, page = max(map(len, script.prompts)) + script.budget, 32
     pages = ContinuousBatchingConfig(
         page_size=page,
-        num_blocks=requests * (-(-longest // page) + 1),  # all of them fit into the cache
+        num_blocks=requests * (-(-longest // page) + 1),  # so that all of them fit
         max_batch_tokens=max(256, 2 * requests),
         max_requests_per_batch=requests,
     )
@@ -182,8 +183,8 @@ class Workload:
     median: float = 30
 
 
-QWEN2_5M = Qwen2Config(**dict(zip(SHAPE, (256, 704, 6, 4, 2, 4096))), **MORE)
-SMOLLM2 = LlamaConfig(**dict(zip(SHAPE, (576, 1536, 30, 9, 3, 49152))), **MORE)
+QWEN2_5M = Qwen2Config(**dict(zip(SHAPE, (256, 704, 6, 4, 2, 4096))), **COMMON)
+SMOLLM2 = LlamaConfig(**dict(zip(SHAPE, (576, 1536, 30, 9, 3, 49152))), **COMMON)
 MINIATURE = build_model(704, None, seed=0).config
 WORKLOADS = {  # of 112 dialogues 112, 62, 34, 14, 3 come to a first, second ... attempt: well filled batches of 64
     "qwen2-5m": Workload(QWEN2_5M, (64, 256), rows=64, requests=32, dialogues=112, share=0.79),

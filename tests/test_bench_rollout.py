@@ -9,7 +9,7 @@ from transformers import ContinuousBatchingConfig, Qwen2Config
 from bench import rollout as bench
 from support.memory import SHAPE
 
-TINY = Qwen2Config(**bench.MORE, **dict(zip(SHAPE, (32, 48, 2, 4, 2, 96))), initializer_range=0.3)
+TINY = Qwen2Config(**bench.COMMON, **dict(zip(SHAPE, (32, 48, 2, 4, 2, 96))), initializer_range=0.3)
 PEERS = [bench.play_generate]
 if hasattr(ContinuousBatchingConfig, "page_size"):  # transformers batches on the CPU
     PEERS.append(bench.play_continuous)
