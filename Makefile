@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-.PHONY: help train baseline reproduce ablations bench-rollout bench-ppo bench-evaluate bench-memory bench-gpu evaluate test smoke clean
+.PHONY: help train baseline reproduce ablations bench-rollout bench-ppo bench-gpu memory evaluate test smoke clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -38,25 +38,23 @@ baseline:  ## the same with a single attempt, the paper's baseline
 	@$(MAKE) train ARGS="--max_attempts 1 $(ARGS)"
 
 reproduce: .venv/ready $(BASE)  ## multi-attempt against single-attempt training: SEEDS="0 1 2 3 4", PRESET=smollm2
-	$(PY) bench/reproduce.py --preset $(PRESET) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
+	$(PY) -m bench.reproduce --preset $(PRESET) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
 
 ablations: .venv/ready runs/miniature/base  ## variants of the multi-attempt run, one option each: SEEDS="0 1 2"
-	$(PY) bench/ablations.py --seeds $(or $(SEEDS),0 1 2)
+	$(PY) -m bench.ablations --seeds $(or $(SEEDS),0 1 2)
 
 bench-rollout: .venv/ready  ## the rollout beside transformers' ways to generate: about 10 minutes
-	$(PY) bench/rollout.py $(ARGS)
+	$(PY) -m bench.rollout $(ARGS)
 
+# without the settings above: freed memory goes back at once, so that the peak is what is held and not the heap
 bench-ppo: .venv/ready  ## speed and memory of the PPO update against a plain loop
-	$(PY) bench/ppo.py $(ARGS)
+	env -u MALLOC_MMAP_THRESHOLD_ -u MALLOC_TRIM_THRESHOLD_ $(PY) -m bench.ppo $(ARGS)
 
-bench-evaluate: .venv/ready runs/miniature/base  ## what an evaluation costs beyond its rollout
-	$(PY) bench/evaluate.py $(ARGS)
+memory: .venv/ready  ## what fits on one GPU: the GB that Qwen2.5's sizes need, and the options that help (computed)
+	$(PY) -m support.memory
 
-bench-memory: .venv/ready  ## what fits where: models, GPUs, the options needed, seconds a step (computed)
-	$(PY) bench/memory.py $(ARGS)
-
-bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU, beside their targets: 8 minutes
-	$(PY) bench/gpu.py $(ARGS)
+bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU, beside their targets: a few minutes
+	$(PY) -m bench.gpu $(ARGS)
 
 evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (BENCHMARKS=paper: its five) ATTEMPTS=7
 	@test -n "$(MODEL)" -a -n "$(or $(DATA),$(BENCHMARKS))" || { echo 'make evaluate needs a model and a data set: make evaluate MODEL=runs/NAME/model DATA=riddles-test, or BENCHMARKS=paper' >&2; exit 2; }

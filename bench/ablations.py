@@ -1,24 +1,21 @@
 """What each part of the recipe is worth: variants of the miniature's multi-attempt run, one option away from it.
 
-    python bench/ablations.py --seeds 0 1 2         # make ablations
+    python -m bench.ablations --seeds 0 1 2               # make ablations
+    python -m bench.ablations --draw SUMMARY.json OUT     # no runs: the table of finished ones
 
-The reference is the multi-attempt arm of bench/reproduce.py; its finished runs are used where they are there. Every run
-has the same steps and dialogues, and is evaluated on the test questions with the feedback that it was trained with.
-Two processes of one thread each go side by side, and what is finished is not repeated. Writes summary.json (accuracy of
-each variant and seed at each number of attempts, repeated answers, final training reward) and table.md into --out.
+The reference is the multi-attempt arm of bench/reproduce.py; its finished runs are used where they are there. All runs
+have the same steps and dialogues. Each is evaluated on the test questions with the feedback that it was trained with.
+Two processes of one thread run side by side, and what is finished is not repeated. Written into --out: summary.json
+(accuracy, repeated answers and final training reward of each variant and seed) and table.md.
 """
 
-import json
+import argparse
 import statistics
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from reproduce import arguments, interval, mean_of, parsed, run, steps_of  # noqa: E402
-
-from support.cli import fail, save_json  # noqa: E402
+from bench.reproduce import command, interval, mean_of, metrics, run, slug
+from support.plots import markdown, percent
 
 REFERENCE = "multi-attempt"
 VARIANTS = {
@@ -34,65 +31,51 @@ SHOWN = (1, 2, 5)  # attempts allowed
 FINAL = 10  # steps of which the final training reward is the mean
 
 
-def outcome(folder: Path) -> dict:
-    """The numbers of a finished run. Rewards of variants that change the reward or N are not those of the others."""
-    rows = json.loads((folder / "evaluation.json").read_text())["trained"]["by_attempts"]
-    return {
-        "accuracy": [row["accuracy"] for row in rows],
-        "questions": rows[0]["questions"],
-        "repeated": rows[-1]["repeated"],
-        "reward": statistics.mean(row["reward"] for row in steps_of(folder)[-FINAL:]),
-    }
+def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
+    """All runs, and the numbers of each by variant and seed. Rewards of variants that change the reward or the number
+    of attempts do not compare with the others."""
+    jobs = {}
+    for seed in args.seeds:
+        for name, options in VARIANTS.items():
+            folder = (args.reference if name == REFERENCE else args.out) / f"{slug(name)}-{seed}"
+            jobs[name, str(seed)] = folder, ["--preset", "miniature", "--seed", str(seed), *args.extra, *options]
+    summary = {name: {} for name in VARIANTS}
+    with ThreadPoolExecutor(2) as processes:
+        for (name, seed), (folder, _), rows in zip(jobs, jobs.values(), processes.map(run, *zip(*jobs.values()))):
+            summary[name][seed] = {
+                "accuracy": [row["accuracy"] for row in rows],
+                "questions": rows[0]["questions"],
+                "repeated": rows[-1]["repeated"],
+                "reward": statistics.mean(metrics(folder, "reward")[-FINAL:]),
+            }
+    return summary
 
 
-def table(summary: dict[str, dict[str, dict]]) -> str:
-    """A markdown table: a row a variant, means over the seeds, 95% t interval over them in brackets."""
-    evaluated = len(next(iter(summary[REFERENCE].values()))["accuracy"])
+def draw(summary: dict[str, dict[str, dict]], out: Path) -> None:
+    """The table: a row a variant, means over the seeds, their 95% t interval in brackets."""
+    seeds = list(summary[REFERENCE])
+    evaluated = len(summary[REFERENCE][seeds[0]]["accuracy"])
     shown = [k for k in SHOWN if k <= evaluated]
     lines = [["variant", "option", *(f"accuracy at {k}" for k in shown), f"repeated at {evaluated}", "final reward"]]
     for name, by_seed in summary.items():
         cells = [name, f"`{' '.join(VARIANTS[name])}`" if VARIANTS[name] else ""]
         for k in shown:
-            values = [100 * result["accuracy"][k - 1] for result in by_seed.values()]
-            low, high = interval(values)
-            cells.append(f"{statistics.mean(values):.1f}" + (f" ({low:.1f} - {high:.1f})" if len(values) > 1 else ""))
-        repeated = mean_of([result["repeated"] for result in by_seed.values()])
-        cells.append("-" if repeated is None else f"{100 * repeated:.1f}")
+            values = [result["accuracy"][k - 1] for result in by_seed.values()]
+            low, high = map(percent, interval(values))
+            cells.append(percent(statistics.mean(values)) + (f" ({low} - {high})" if len(values) > 1 else ""))
+        cells.append(percent(mean_of([result["repeated"] for result in by_seed.values()])))
         lines.append([*cells, f"{statistics.mean(result['reward'] for result in by_seed.values()):.2f}"])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    (out / "table.md").write_text(f"{markdown(lines)}\n")
+    over = ", 95% t interval over them" if len(seeds) > 1 else ""
+    print(f"\nriddles-test, % (mean of seeds {', '.join(seeds)}{over})\n\n{markdown(lines)}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments("Variants of the miniature's multi-attempt run.", "runs/ablations", [0, 1, 2])
+    parser = argparse.ArgumentParser(description="Variants of the miniature's multi-attempt run.")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--reference", type=Path, default=Path("runs/reproduce"), help="folder of bench/reproduce.py")
-    args = parsed(parser, argv)
-    folders = {
-        name: {
-            seed: (args.reference if name == REFERENCE else args.out) / f"{name.replace(' ', '-')}-{seed}"
-            for seed in args.seeds
-        }
-        for name in VARIANTS
-    }
-    with ThreadPoolExecutor(2) as processes:
-        futures = [
-            processes.submit(
-                run, folders[name][seed], ["--preset", "miniature", "--seed", str(seed), *args.extra, *options]
-            )
-            for seed in args.seeds
-            for name, options in VARIANTS.items()
-        ]
-    try:
-        for future in futures:
-            future.result()
-    except RuntimeError as error:
-        fail(error)
-    summary = {name: {str(s): outcome(folder) for s, folder in by_seed.items()} for name, by_seed in folders.items()}
-    for path in (args.out / "summary.json", *([args.json] if args.json else [])):
-        save_json(summary, path)
-    (args.out / "table.md").write_text(table(summary) + "\n")
-    over = ", 95% t interval over them" if len(args.seeds) > 1 else ""
-    print(f"\nriddles-test, % (mean of seeds {args.seeds}{over})\n\n{table(summary)}")
+    parser.set_defaults(seeds=[0, 1, 2])
+    command(parser, argv, measure, draw)
 
 
 if __name__ == "__main__":

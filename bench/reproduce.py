@@ -1,29 +1,25 @@
-"""The paper's comparison, small: multi-attempt training against single-attempt training, over several seeds.
+"""The paper's comparison, small: multi-attempt against single-attempt training, over several seeds.
 
-    python bench/reproduce.py --seeds 0 1 2 3 4         # make reproduce SEEDS="0 1 2 3 4": the miniature
-    python bench/reproduce.py --preset smollm2          # make reproduce PRESET=smollm2: without the longest arm
+    python -m bench.reproduce --seeds 0 1 2 3 4           # make reproduce SEEDS="0 1 2 3 4": the miniature
+    python -m bench.reproduce --preset smollm2            # make reproduce PRESET=smollm2: without the longest arm
+    python -m bench.reproduce --draw SUMMARY.json OUT     # no runs: table and figures of a finished comparison
 
-All arms start from the same base model, train on the same questions with the same settings, and answer the same test
-questions greedily:
+All arms train on the same questions from the same base model, and answer the same test questions greedily:
 
     multi-attempt      1 to 5 attempts allowed in a dialogue (smollm2: 1 to 3)
     single-attempt     the paper's baseline: as many steps and dialogues, always one attempt
-    ... same tokens    (miniature) the baseline trained for more steps, until it has seen as many tokens as the
-                       multi-attempt arm
+    ... same tokens    (miniature) the baseline trained until it has seen as many tokens as the multi-attempt arm
 
 Controls, none of which the paper has:
 
-    base                                           before any training
-    base, pass@k of 20 samples                     k answers that know nothing of each other, at temperature 1
-    single-attempt, pass@k of 20 samples           the same after training, which has made its answers more alike
-    multi-attempt, uninformative feedback          as long as the real one, without a word on the answer: is it read?
+    base                                     before any training
+    base, pass@k of 20 samples               k answers that know nothing of each other, at temperature 1
+    single-attempt, pass@k of 20 samples     the same after training, which has made its answers more alike
+    multi-attempt, uninformative feedback    as long as the real one, without a word on the answer: is it read?
 
-Two processes of one thread each go side by side. What is finished is not repeated, so an interrupted call can be given
-again, and a finished one only draws again. Writes into --out:
-
-    summary.json                 accuracy of each arm, control and seed at each number of attempts
-    training.json                reward, first-attempt accuracy and repeated answers of each step, by arm and seed
-    table.md, accuracy.png, training.png
+Two processes of one thread each run side by side. What is finished is not repeated: give an interrupted command again.
+Written into --out: summary.json (all numbers, enough to draw the rest), table.md, accuracy.png (all arms and controls),
+readme.png (four curves of it) and training.png.
 """
 
 import argparse
@@ -33,105 +29,112 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from data.miniature import chances, draw_riddles  # noqa: E402
-from support.cli import fail, save_json  # noqa: E402
-from support.plots import COLOURS, plot_accuracy, table  # noqa: E402
+from data.miniature import chances, draw_riddles
+from support.cli import fail
+from support.plots import COLOURS, plot_accuracy, table
 
 ARMS = ("multi-attempt", "single-attempt")
 SAME_TOKENS = "single-attempt, same tokens"
 SAMPLES = 20  # of a question, for pass@k
-PASS_AT_K = ["--samples", str(SAMPLES)], ", pass@k of independent samples"
-CONTROLS = {  # name: (arm whose run it belongs to, options of evaluate.py, suffix of the model's name in its results)
-    f"base, pass@k of {SAMPLES} samples": ("single-attempt", *PASS_AT_K),
-    f"single-attempt, pass@k of {SAMPLES} samples": ("single-attempt", *PASS_AT_K),
-    "multi-attempt, uninformative feedback": ("multi-attempt", ["--feedback", "uninformative"], ""),
+CONTROLS = {  # name: (arm whose run it belongs to, options of evaluate.py)
+    f"base, pass@k of {SAMPLES} samples": ("single-attempt", ["--samples", str(SAMPLES)]),
+    f"single-attempt, pass@k of {SAMPLES} samples": ("single-attempt", ["--samples", str(SAMPLES)]),
+    "multi-attempt, uninformative feedback": ("multi-attempt", ["--feedback", "uninformative"]),
 }
-CURVES = {"reward": "reward", "accuracy_first": "solved by the first attempt (%)", "repeated": "repeated answers (%)"}
+README = {name: f"{name} training" for name in ARMS} | {f"base, pass@k of {SAMPLES} samples": "base model, pass@k"}
+CURVES = {"reward": "reward", "accuracy_first": "solved by the first attempt", "repeated": "repeated answers"}
 T_95 = (0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, by degrees of freedom
 
 
-def process(command: list[str], log: Path) -> None:
-    """A python process of one thread, with all it prints in a file. RuntimeError when it fails."""
+# -------------------- Runs
+def slug(name: str) -> str:
+    """The name as one of a folder."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def process(command: list[str], out: Path) -> None:
+    """A Python process of one thread. What it prints goes into a file beside `out`. RuntimeError when it fails."""
+    log = Path(f"{out}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
+    command, env = [sys.executable, *command, "--out", str(out)], os.environ | {"OMP_NUM_THREADS": "1"}
     with open(log, "w") as file:
-        done = subprocess.run(
-            [sys.executable, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=file, stderr=file
-        )
+        done = subprocess.run(command, env=env, stdout=file, stderr=file)
     if done.returncode:
-        raise RuntimeError(f"{log.with_suffix('')} failed: see {log}")
-    print(f"{log.with_suffix('')} is done", flush=True)
+        raise RuntimeError(f"{out} failed: see {log}")
+    print(f"{out} is done", flush=True)
 
 
-def run(folder: Path, options: list[str]) -> None:
-    """One training run, unless it is there already; one that was cut off is resumed."""
+def run(folder: Path, options: list[str]) -> list[dict]:
+    """One training run, unless it is there already; one that was cut off is resumed. Returns its rows by attempts."""
     if not (folder / "evaluation.json").exists():
-        resume = ["--resume"] if (folder / "config.json").exists() else options
-        process(["train.py", "--out", str(folder), *resume], folder.with_name(f"{folder.name}.log"))
+        process(["train.py", *(["--resume"] if (folder / "config.json").exists() else options)], folder)
+    return read(folder / "evaluation.json")["trained"]["by_attempts"]
 
 
-def place(arm: Path, name: str) -> tuple[Path, str]:
-    """The folder of a control in the folder of its run, and the model that it asks."""
-    folder = name.removeprefix(f"{CONTROLS[name][0]}, ").replace(", ", "-").replace(" ", "-")
-    base = json.loads((arm / "config.json").read_text())["model"]
-    return arm / folder, base if name.startswith("base") else str(arm / "model")
-
-
-def control(arm: Path, name: str) -> None:
-    """One control of a finished run, unless it is there already, on the run's test questions."""
-    out, model = place(arm, name)
+def control(arm: Path, name: str) -> list[dict]:
+    """One control of a finished run on its test questions, unless it is there already. Returns its rows by attempts."""
+    out = arm / slug(name.removeprefix(f"{CONTROLS[name][0]}, "))
     if not (out / "results.json").exists():
-        config = json.loads((arm / "config.json").read_text())
-        options = ["--attempts", str(config["eval_attempts"]), "--data", config["eval_data"]]
-        for option in ("seed", "slots", "max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype"):
-            options += [f"--{option}", str(config[option])]
-        command = ["evaluate.py", "--model", model, "--out", str(out), *options, *CONTROLS[name][1]]
-        process(command, out.with_name(f"{out.name}.log"))
+        config = read(arm / "config.json")
+        model = config["model"] if name.startswith("base") else arm / "model"
+        options = dict(model=model, data=config["eval_data"], attempts=config["eval_attempts"])
+        same = ("seed", "slots", "max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype")
+        options |= {option: config[option] for option in same}
+        process(["evaluate.py", *(f"--{key}={value}" for key, value in options.items()), *CONTROLS[name][1]], out)
+    *_, last = read(out / "results.json")["models"].values()  # pass@k comes after the greedy answers
+    return last["by_attempts"]
 
 
-def control_rows(arm: Path, name: str) -> list[dict]:
-    """What `control` found, a row for each number of attempts."""
-    out, model = place(arm, name)
-    return json.loads((out / "results.json").read_text())["models"][f"{model}{CONTROLS[name][2]}"]["by_attempts"]
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
-def steps_of(folder: Path) -> list[dict]:
-    """The rows of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def metrics(folder: Path, key: str) -> list[float | None]:
+    """A value for each step of a run."""
+    return [json.loads(line)[key] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def tokens_seen(folder: Path) -> float:
-    """Mean tokens of a dialogue, summed over the steps: all that the update of every step went through."""
-    return sum(row["tokens_total"] for row in steps_of(folder))
-
-
-def arms_of_seed(args: argparse.Namespace, arms: Sequence[str], seed: int, pool: Executor) -> dict[str, Path]:
-    """The runs of a seed and their controls; the arm of the same tokens needs to know how many the others saw."""
-    folders = {arm: args.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}" for arm in arms}
+def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> dict[str, dict]:
+    """The runs of a seed and their controls. Returns their rows by name, and the arms' training curves."""
+    folders = {arm: args.out / f"{slug(arm)}-{seed}" for arm in (*ARMS, SAME_TOKENS)}
+    multi, single, same_tokens = folders.values()
     options = ["--preset", args.preset, "--seed", str(seed), *args.extra]
-    first = [
-        pool.submit(run, folders["multi-attempt"], options),
-        pool.submit(run, folders["single-attempt"], [*options, "--max_attempts", "1"]),
-    ]
-    for future in first:
-        future.result()
-    last = []
-    if SAME_TOKENS in arms:
-        single = folders["single-attempt"]
-        steps = json.loads((single / "config.json").read_text())["steps"]
-        steps = round(steps * tokens_seen(folders["multi-attempt"]) / tokens_seen(single))
-        last.append(pool.submit(run, folders[SAME_TOKENS], [*options, "--max_attempts", "1", "--steps", str(steps)]))
-    last += [pool.submit(control, folders[arm], name) for name, (arm, *_) in CONTROLS.items()]
-    for future in last:
-        future.result()
-    return folders
+    baseline = [*options, "--max_attempts", "1"]
+    rows = dict(zip(ARMS, pool.map(run, (multi, single), (options, baseline))))
+    futures = {}
+    if args.preset == "miniature":  # all tokens of a dialogue count: the update goes through them all
+        seen = [sum(metrics(folder, "tokens_total")) for folder in (multi, single)]
+        steps = round(read(single / "config.json")["steps"] * seen[0] / seen[1])
+        futures[SAME_TOKENS] = pool.submit(run, same_tokens, [*baseline, "--steps", str(steps)])
+    futures |= {name: pool.submit(control, folders[arm], name) for name, (arm, _) in CONTROLS.items()}
+    base = {"base": read(multi / "evaluation.json")["base"]["by_attempts"]}
+    return {
+        "rows": base | rows | {name: future.result() for name, future in futures.items()},
+        "training": {arm: {key: metrics(folders[arm], key) for key in CURVES} for arm in ARMS},
+    }
 
 
+def optimum(attempts: int) -> list[float]:
+    """The best possible expected accuracy on the test riddles: k attempts at the k likeliest candidates."""
+    counts = [len(riddle.candidates) for riddle, _ in draw_riddles("test")]
+    return [statistics.mean(float(chances(c)[:k].sum()) for c in counts) for k in range(1, attempts + 1)]
+
+
+def compare(args: argparse.Namespace) -> dict:
+    """The summary of all runs. Three seeds are under way at a time, so that the two processes always have work."""
+    args.out = args.out or Path("runs/reproduce" if args.preset == "miniature" else f"runs/reproduce-{args.preset}")
+    with ThreadPoolExecutor(2) as processes, ThreadPoolExecutor(3) as seeds:
+        results = list(seeds.map(lambda seed: run_seed(args, seed, processes), args.seeds))
+    config = read(args.out / f"multi-attempt-{args.seeds[0]}" / "config.json")
+    best = {"optimum": optimum(config["eval_attempts"])} if args.preset == "miniature" else {}
+    return {"data": config["eval_data"]} | best | {"seeds": dict(zip(map(str, args.seeds), results))}
+
+
+# -------------------- Means over seeds
 def interval(values: list[float]) -> tuple[float, float]:
     """95% t interval of the mean over the seeds; of a single one the value itself."""
     mean = statistics.mean(values)
@@ -140,139 +143,92 @@ def interval(values: list[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def mean_of(values: list[float | None]) -> float | None:
+def mean_of(values: Sequence[float | None]) -> float | None:
     """Mean of those that are there."""
     there = [value for value in values if value is not None]
     return statistics.mean(there) if there else None
 
 
 def over_seeds(runs: list[list[dict]]) -> dict:
-    """Rows of several evaluations at the same attempts -> their means, with a 95% t interval of the accuracy over the
-    seeds; a single one keeps its interval over the questions."""
+    """Rows of several evaluations at the same attempts -> their means, with 95% t intervals over the seeds; a single
+    one keeps its intervals over the questions."""
+    if len(runs) == 1:
+        return {"by_attempts": runs[0]}
     rows = []
     for same in zip(*runs, strict=True):
-        accuracies = [row["accuracy"] for row in same]
-        low, high = interval(accuracies) if len(same) > 1 else (same[0]["low"], same[0]["high"])
-        means = {key: mean_of([row[key] for row in same]) for key in ("repeated", "truncated", "tokens")}
-        if "gain" in same[0]:
-            one = same[0]["gain_low"], same[0]["gain_high"]
-            means |= zip(("gain_low", "gain_high"), interval([row["gain"] for row in same]) if len(same) > 1 else one)
-        rows.append(
-            {
-                "attempts": same[0]["attempts"],
-                "accuracy": statistics.mean(accuracies),
-                "low": low,
-                "high": high,
-                **means,
-            }
-        )
+        row = {key: mean_of([each[key] for each in same]) for key in same[0]}
+        for middle, low, high in (("accuracy", "low", "high"), ("gain", "gain_low", "gain_high")):
+            if middle in row:
+                row[low], row[high] = interval([each[middle] for each in same])
+        rows.append(row)
     return {"by_attempts": rows}
 
 
-def optimum(attempts: int) -> list[float]:
-    """The best possible expected accuracy on the test questions: k attempts at the k likeliest candidates."""
-    counts = [len(riddle.candidates) for riddle, _ in draw_riddles("test")]
-    return [statistics.mean(float(chances(c)[:k].sum()) for c in counts) for k in range(1, attempts + 1)]
+# -------------------- Table and figures
+def draw(summary: dict, out: Path) -> None:
+    """All files but the summary itself, and the table on the screen."""
+    seeds, best = summary["seeds"], summary.get("optimum", ())
+    runs = [seed["rows"] for seed in seeds.values()]
+    results = {name: over_seeds([rows[name] for rows in runs]) for name in runs[0]}
+    results["base"] = {"by_attempts": runs[0]["base"]}  # which is the same for all seeds
+    text = f"{table(results)}\n"
+    if best:
+        text += f"\nBest possible at 1, 2, ... attempts: {' / '.join(f'{100 * share:.1f}' for share in best)}\n"
+    (out / "table.md").write_text(text)
+    plot_accuracy(results, out / "accuracy.png", best)
+    plot_accuracy({label: results[name] for name, label in README.items()}, out / "readme.png", best)
+    plot_training([seed["training"] for seed in seeds.values()], out / "training.png")
+    over = "seeds (base: over questions)" if len(seeds) > 1 else "questions"
+    print(f"\n{summary['data']}, mean of seeds {', '.join(seeds)}, % with 95% interval over {over}\n\n{text}")
 
 
-def curves_of(folder: Path) -> dict[str, list[float | None]]:
-    """What a run's training curves are drawn from: a value a step, to 4 digits."""
-    rows = steps_of(folder)
-    return {key: [None if row[key] is None else round(row[key], 4) for row in rows] for key in CURVES}
-
-
-def smoothed(values: list[float | None], reach: int) -> list[float | None]:
-    """Running mean that looks so far to both sides."""
-    return [mean_of(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
-
-
-def plot_curves(training: dict[str, dict[str, dict]], path: Path) -> None:
-    """Training curves of the arms: running mean over 5 steps, mean over seeds, 95% t interval over seeds as a band."""
+def plot_training(training: list[dict], path: Path) -> None:
+    """Training curves of the arms, a line for each seed: the running mean over 5 steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 3.2), dpi=160, layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(CURVES)), CURVES.items()):
-        # the colour of an arm in accuracy.png, where the base model has the first
-        for (arm, seeds), colour in zip(training.items(), COLOURS[1:]):
-            scale = 100 if "%" in title else 1
-            by_step = zip(*(smoothed(curves[key], reach=2) for curves in seeds.values()))
-            points = [(i, [scale * v for v in values]) for i, values in enumerate(by_step, 1) if None not in values]
-            if points:  # a single attempt repeats nothing
-                steps, values = zip(*points)
-                low, high = zip(*map(interval, values))
-                axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-                axes.plot(steps, list(map(statistics.mean, values)), color=colour, linewidth=1.5, label=arm)
+        for arm, colour in zip(ARMS, COLOURS):  # as in readme.png
+            for curves in training:
+                values = [curves[arm][key][max(0, i - 2) : i + 3] for i in range(len(curves[arm][key]))]
+                axes.plot(range(1, len(values) + 1), list(map(mean_of, values)), color=colour, linewidth=1)
+            axes.plot([], color=colour, label=arm)
         axes.set(xlabel="step", title=title)
+        axes.yaxis.set_major_formatter("{x:.1f}" if key == "reward" else "{x:.0%}")
         axes.grid(axis="y", alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path)
 
 
-def arguments(description: str, out: str | None, seeds: list[int]) -> argparse.ArgumentParser:
-    """The options that reproduce.py and ablations.py share."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
-    parser.add_argument("--out", type=Path, default=out)
-    parser.add_argument("--json", type=Path, help="write the figures of summary.json to this file as well")
+# -------------------- The command line, shared with ablations.py
+def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Callable, draw: Callable) -> None:
+    """Add the options, then either measure(args) -> summary or read one, and draw(summary, folder)."""
+    parser.add_argument("--seeds", type=int, nargs="+", help="one run of each kind for each")
+    parser.add_argument("--draw", nargs=2, type=Path, metavar=("SUMMARY", "OUT"), help="only draw again, into OUT")
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="options of train.py; comes last")
-    return parser
-
-
-def parsed(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if len(set(args.seeds)) < len(args.seeds) or len(args.seeds) > len(T_95):
         parser.error(f"--seeds takes 1 to {len(T_95)} different numbers")
     if any(word.replace("-", "_").startswith("__eval_limit") for word in args.extra):
         parser.error("all arms and controls are asked all questions of --eval_data: leave out --eval_limit")
-    return args
-
-
-def write(results: dict, summary: dict, training: dict, data: str, args: argparse.Namespace) -> None:
-    """All files, and the table on the screen."""
-    for path in (args.out / "summary.json", *([args.json] if args.json else [])):
-        save_json(summary, path)
-    (args.out / "training.json").write_text(json.dumps(training) + "\n")
-    text, best = f"{table(results)}\n", summary.get("optimum", ())
-    if best:
-        text += f"\nBest possible at 1, 2, ... attempts: {' / '.join(f'{100 * share:.1f}' for share in best)}\n"
-    (args.out / "table.md").write_text(text)
-    plot_accuracy(results, args.out / "accuracy.png", best)
-    plot_curves(training, args.out / "training.png")
-    over = "seeds (base: over questions)" if len(args.seeds) > 1 else "questions"
-    print(f"\n{data}, mean of seeds {args.seeds}, % with 95% interval over {over}\n\n{text}")
+    try:
+        summary = read(args.draw[0]) if args.draw else measure(args)
+        out = args.draw[1] if args.draw else args.out
+        out.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        fail(error)
+    if not args.draw:
+        lines = (f"{json.dumps(part)}: {json.dumps(value)}" for part, value in summary.items())
+        (out / "summary.json").write_text("{" + ",\n".join(lines) + "}\n")
+    draw(summary, out)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments("Multi-attempt against single-attempt training.", None, [0])
+    parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
     parser.add_argument("--preset", choices=("miniature", "smollm2"), default="miniature", help="of train.py")
-    args = parsed(parser, argv)
-    args.out = args.out or Path("runs/reproduce" if args.preset == "miniature" else f"runs/reproduce-{args.preset}")
-    arms = (*ARMS, SAME_TOKENS) if args.preset == "miniature" else ARMS
-    # Three seeds are under way at a time, so that the two processes always have work.
-    try:
-        with ThreadPoolExecutor(2) as processes, ThreadPoolExecutor(3) as seeds:
-            folders = list(seeds.map(lambda seed: arms_of_seed(args, arms, seed, processes), args.seeds))
-    except RuntimeError as error:
-        fail(error)
-    evaluations = {arm: [json.loads((paths[arm] / "evaluation.json").read_text()) for paths in folders] for arm in arms}
-    rows = {arm: [run["trained"]["by_attempts"] for run in runs] for arm, runs in evaluations.items()}
-    rows |= {name: [control_rows(paths[arm], name) for paths in folders] for name, (arm, *_) in CONTROLS.items()}
-    base = evaluations["multi-attempt"][0]["base"]["by_attempts"]
-    summary = {"base": {"accuracy": [row["accuracy"] for row in base], "questions": base[0]["questions"]}}
-    for name, runs in rows.items():
-        summary[name] = {
-            str(seed): {"accuracy": [row["accuracy"] for row in run], "questions": run[0]["questions"]}
-            for seed, run in zip(args.seeds, runs, strict=True)
-        }
-    if args.preset == "miniature":
-        summary["optimum"] = optimum(len(base))
-    training = {
-        arm: {str(seed): curves_of(paths[arm]) for seed, paths in zip(args.seeds, folders, strict=True)} for arm in ARMS
-    }
-    results = {"base": {"by_attempts": base}} | {name: over_seeds(runs) for name, runs in rows.items()}
-    data = json.loads((folders[0]["multi-attempt"] / "config.json").read_text())["eval_data"]
-    write(results, summary, training, data, args)
+    parser.add_argument("--out", type=Path, help="none: runs/reproduce or runs/reproduce-PRESET")
+    parser.set_defaults(seeds=[0])
+    command(parser, argv, compare, draw)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""bench/reproduce.py and bench/ablations.py: the numbers they make of several runs, by hand, and the whole scripts with
-tiny runs in this process."""
+"""bench/reproduce.py and bench/ablations.py: means over seeds by hand, and the whole scripts with tiny runs."""
 
 import json
 import statistics
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,47 +11,25 @@ from conftest import small_model
 
 import evaluate
 import train
-from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat, feedback_text
-
-# at the end: bench/reward.py and bench/rollout.py must not stand before the stages of the same name
-sys.path.append(str(Path(__file__).parents[1] / "bench"))
-import ablations  # noqa: E402
-import reproduce  # noqa: E402
+from bench import ablations, reproduce
+from data.chat import FEEDBACKS, Chat
 
 
-def row(accuracy: float, repeated: float | None = None, attempts: int = 1) -> dict:
-    return dict(
-        attempts=attempts,
-        accuracy=accuracy,
-        low=0.1,
-        high=0.9,
-        repeated=repeated,
-        truncated=0.0,
-        tokens=9.0,
-        questions=4,
-    )
+def row(accuracy: float, repeated: float | None = None, attempts: int = 1, **more) -> dict:
+    same = dict(questions=4, truncated=0.0, tokens=9.0, low=0.1, high=0.9)
+    return same | dict(attempts=attempts, accuracy=accuracy, repeated=repeated) | more
 
 
-def test_over_seeds_is_the_mean_with_a_t_interval():
+def test_over_seeds_are_means_with_a_t_interval():
     """0.2, 0.4, 0.6: mean 0.4, standard deviation 0.2, half width 4.303 * 0.2 / sqrt(3) = 0.4969."""
-    (result,) = reproduce.over_seeds([[row(0.2)], [row(0.4, 0.3)], [row(0.6, 0.5)]])["by_attempts"]
-    assert result["accuracy"] == pytest.approx(0.4)
+    runs = [[row(0.2, gain=0.1)], [row(0.4, 0.3, gain=0.3)], [row(0.6, 0.5, gain=0.5)]]
+    (result,) = reproduce.over_seeds(runs)["by_attempts"]
+    assert (result["attempts"], result["questions"], result["accuracy"]) == (1, 4, pytest.approx(0.4))
     assert result["repeated"] == pytest.approx(0.4)  # of the seeds that have an answer which could be repeated
-    assert result["low"] == pytest.approx(-0.0969, abs=1e-4) and result["high"] == pytest.approx(0.8969, abs=1e-4)
-
-
-def test_a_single_seed_keeps_its_interval_over_the_questions():
-    (result,) = reproduce.over_seeds([[row(0.5)]])["by_attempts"]
-    assert (result["accuracy"], result["low"], result["high"], result["repeated"]) == (0.5, 0.1, 0.9, None)
-    assert "gain_low" not in result
-
-
-def test_the_gain_has_the_same_kinds_of_interval():
-    gains = [dict(gain=gain, gain_low=0.05, gain_high=0.55) for gain in (0.1, 0.3, 0.5)]
-    (result,) = reproduce.over_seeds([[row(0.5) | gain] for gain in gains])["by_attempts"]
+    assert (result["low"], result["high"]) == pytest.approx((-0.0969, 0.8969), abs=1e-4)
     assert (result["gain_low"], result["gain_high"]) == pytest.approx((-0.1969, 0.7969), abs=1e-4)
-    (result,) = reproduce.over_seeds([[row(0.5) | gains[0]]])["by_attempts"]
-    assert (result["gain_low"], result["gain_high"]) == (0.05, 0.55)
+    assert "gain_low" not in reproduce.over_seeds([[row(0.2)], [row(0.4)]])["by_attempts"][0]
+    assert reproduce.over_seeds(runs[:1]) == {"by_attempts": runs[0]}  # one keeps its intervals over the questions
 
 
 def test_the_optimum_is_the_chance_of_the_likeliest_candidates():
@@ -63,40 +39,27 @@ def test_the_optimum_is_the_chance_of_the_likeliest_candidates():
     assert reproduce.optimum(5) == pytest.approx(expected)
 
 
-def test_smoothed():
-    assert reproduce.smoothed([1, 2, None, 6, 8], reach=1) == [1.5, 1.5, 4, 7, 7]
-    assert reproduce.smoothed([None, None], reach=2) == [None, None]
-
-
-def test_the_uninformative_feedback_is_as_long_as_the_papers(tokenizer):
-    paper, other = (feedback_text(CHAT_TEMPLATES["chatml"], 3, name) for name in ("paper", "uninformative"))
-    chats = [Chat(small_model(tokenizer), tokenizer, "chatml", name) for name in ("paper", "uninformative")]
-    assert len(chats[0].feedback_after(0, 3)) == len(chats[1].feedback_after(0, 3))
-    assert abs(len(paper) - len(other)) <= 2 and "incorrect" not in other and "3" not in other
-
-
-def test_the_uncounted_feedback_is_the_papers_without_the_number(tokenizer):
+def test_the_controls_feedback_is_as_long_as_the_papers_and_the_uncounted_one_lacks_the_number(tokenizer):
+    chats = {name: Chat(small_model(tokenizer), tokenizer, "chatml", name) for name in FEEDBACKS}
+    after = {name: [chat.feedback_after(0, left) for left in (1, 3)] for name, chat in chats.items()}
+    assert len(after["paper"][1]) == len(after["uninformative"][1])
+    other = chats["paper"].text(after["uninformative"][1])
+    assert "incorrect" not in other and "3" not in other
     assert FEEDBACKS["uncounted"] == FEEDBACKS["paper"].replace(" You have {attempts} attempts left.", "")
-    chat = Chat(small_model(tokenizer), tokenizer, "chatml", "uncounted")
-    assert chat.feedback_after(0, 1) == chat.feedback_after(0, 4)
-    assert "incorrect. Try an alternative.<|im_end|>" in chat.text(chat.feedback_after(0, 1))
+    assert after["uncounted"][0] == after["uncounted"][1]
 
 
 def test_a_finished_run_is_not_repeated_and_a_failed_one_is_named(tmp_path, monkeypatch):
-    calls = []
-    failed = SimpleNamespace(returncode=1)
-    monkeypatch.setattr(reproduce.subprocess, "run", lambda command, **options: calls.append(command) or failed)
-    (tmp_path / "done").mkdir()
-    (tmp_path / "done" / "evaluation.json").write_text("{}")
-    options = ["--preset", "miniature", "--seed", "1"]
-    reproduce.run(tmp_path / "done", options)
-    assert calls == []
+    commands, failed = [], SimpleNamespace(returncode=1)
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda command, **_: commands.append(command) or failed)
+    finish(tmp_path / "done", [0.5], 1.0, None)
+    assert reproduce.run(tmp_path / "done", ["--seed", "1"]) == [row(0.5)] and commands == []
     (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "config.json").write_text("{}")
-    for name, expected in (("cut", ["--resume"]), ("new", options)):
+    (tmp_path / "cut" / "config.json").touch()
+    for name, expected in (("cut", ["--resume"]), ("new", ["--seed", "1"])):
         with pytest.raises(RuntimeError, match=f"{name} failed: see .*{name}.log"):
-            reproduce.run(tmp_path / name, options)
-        assert calls.pop()[4:] == expected
+            reproduce.run(tmp_path / name, ["--seed", "1"])
+        assert commands.pop()[1:] == ["train.py", *expected, "--out", str(tmp_path / name)]
 
 
 @pytest.mark.parametrize("script", [reproduce, ablations])
@@ -105,6 +68,7 @@ def test_a_finished_run_is_not_repeated_and_a_failed_one_is_named(tmp_path, monk
     [
         (["--seeds", "1", "1"], "--seeds takes 1 to 10 different numbers"),
         (["--extra", "--eval_limit", "5"], "leave out --eval_limit"),
+        (["--draw", "nowhere.json", "out"], "nowhere.json"),
     ],
 )
 def test_mistakes_are_refused(script, argv, sentence, capsys):
@@ -113,18 +77,15 @@ def test_mistakes_are_refused(script, argv, sentence, capsys):
     assert stop.value.code == 2 and sentence in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The whole scripts
-
-
+# -------------------- The whole scripts
 @pytest.fixture
 def here(tmp_path, tokenizer, monkeypatch):
-    """Processes are function calls, one at a time; commands as they came are returned. Everything is in `tmp_path`."""
+    """Processes are function calls, one at a time, and their commands are kept. `extra` makes the runs tiny."""
     small_model(tokenizer).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     for split in ("train", "test"):
-        lines = [json.dumps({"question": f"{split} {i}?", "answer": "5"}) + "\n" for i in range(4)]
-        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+        problems = [json.dumps({"question": f"{split} {i}?", "answer": "5"}) for i in range(4)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(problems))
     commands, lock = [], threading.Lock()
 
     def in_process(command, **_):
@@ -135,70 +96,56 @@ def here(tmp_path, tokenizer, monkeypatch):
 
     monkeypatch.setattr(reproduce.subprocess, "run", in_process)
     monkeypatch.setattr(train.signal, "signal", lambda *_: None)  # not possible outside of the main thread
-    return SimpleNamespace(folder=tmp_path, commands=commands)
-
-
-def tiny(here) -> list[str]:
-    options = dict(
-        model=here.folder / "base",
-        data=here.folder / "train.jsonl",
-        eval_data=here.folder / "test.jsonl",
-        steps=2,
-        dialogues=8,
-        minibatches=1,
-        max_attempts=2,
-        eval_attempts=2,
-        max_new_tokens=60,
-        max_attempt_tokens=8,
-        slots=8,
-    )
-    return ["--extra", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+    files = dict(model=tmp_path / "base", data=tmp_path / "train.jsonl", eval_data=tmp_path / "test.jsonl")
+    tiny = dict(steps=2, dialogues=8, minibatches=1, max_attempts=2, eval_attempts=2, slots=8)
+    tiny |= files | dict(max_new_tokens=60, max_attempt_tokens=8)
+    extra = ["--extra", *(f"--{name}={value}" for name, value in tiny.items())]
+    return SimpleNamespace(folder=tmp_path, commands=commands, extra=extra)
 
 
 def test_reproduce(here, capsys):
-    out = here.folder / "out"
-    argv = ["--seeds", "3", "--out", str(out), "--json", str(here.folder / "figures.json"), *tiny(here)]
+    out, drawn = here.folder / "out", here.folder / "drawn"
+    argv = ["--seeds", "3", "--out", str(out), *here.extra]
     reproduce.main(argv)
     assert [command[0] for command in here.commands].count("train.py") == 3 and len(here.commands) == 6
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary == json.loads((here.folder / "figures.json").read_text())
-    arms = (*reproduce.ARMS, reproduce.SAME_TOKENS)
-    assert list(summary) == ["base", *arms, *reproduce.CONTROLS, "optimum"]
-    for name in (*arms, *reproduce.CONTROLS):
-        assert summary[name]["3"]["questions"] == 4 and len(summary[name]["3"]["accuracy"]) == 2
-    trained = json.loads((out / "multi-attempt-3" / "evaluation.json").read_text())["trained"]
-    assert summary["multi-attempt"]["3"]["accuracy"] == [row["accuracy"] for row in trained["by_attempts"]]
-    training = json.loads((out / "training.json").read_text())
-    assert {arm: list(seeds) for arm, seeds in training.items()} == {arm: ["3"] for arm in reproduce.ARMS}
-    rows = reproduce.steps_of(out / "single-attempt-3")
-    assert training["single-attempt"]["3"]["reward"] == pytest.approx([row["reward"] for row in rows], abs=5e-5)
-    assert training["single-attempt"]["3"]["repeated"] == [None, None]
+    summary = reproduce.read(out / "summary.json")
+    names = ["base", *reproduce.ARMS, reproduce.SAME_TOKENS, *reproduce.CONTROLS]
+    rows, training = summary["seeds"]["3"].values()
+    assert list(rows) == names and all(len(by_attempts) == 2 for by_attempts in rows.values())
+    trained = reproduce.read(out / "multi-attempt-3" / "evaluation.json")["trained"]
+    assert rows["multi-attempt"] == trained["by_attempts"] and "gain_low" in rows["multi-attempt"][1]
+    assert training["single-attempt"]["reward"] == reproduce.metrics(out / "single-attempt-3", "reward")
+    assert training["single-attempt"]["repeated"] == [None, None]
 
     (uninformed,) = (out / "multi-attempt-3" / "uninformative-feedback").glob("dialogues-*.json")
     second = [d["text"] for d in json.loads(uninformed.read_text()) if len(d["attempts"]) == 2]
     assert second and all(text.count("Please reason step by step") == 2 and "incorrect" not in text for text in second)
-    (found,) = (out / "single-attempt-3").glob("pass@k-of-*-samples/results.json")
-    sampled = json.loads(found.read_text())
+    sampled = reproduce.read(out / "single-attempt-3" / "pass@k-of-20-samples" / "results.json")
     assert sampled["options"]["samples"] == reproduce.SAMPLES and sampled["options"]["max_new_tokens"] == 60
-    assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in ("accuracy.png", "training.png"))
-    text = (out / "table.md").read_text()
-    assert text in capsys.readouterr().out and all(name in text for name in summary if name != "optimum")
+    assert list(sampled["models"].values())[1]["by_attempts"] == rows["single-attempt, pass@k of 20 samples"]
 
-    (out / "training.json").unlink()
-    reproduce.main(argv)  # everything is there: it only draws again
-    assert len(here.commands) == 6 and json.loads((out / "training.json").read_text()) == training
+    files = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".md", ".png")}
+    assert sorted(files) == ["accuracy.png", "readme.png", "table.md", "training.png"]
+    text = files["table.md"].decode()
+    assert text in capsys.readouterr().out and all(name in text for name in names)
+    reproduce.main(argv)  # everything is there
+    reproduce.main(["--draw", str(out / "summary.json"), str(drawn)])
+    assert len(here.commands) == 6 and {name: (drawn / name).read_bytes() for name in files} == files
+    summary["seeds"]["4"] = summary["seeds"]["3"]
+    (here.folder / "two.json").write_text(json.dumps(summary))
+    reproduce.main(["--draw", str(here.folder / "two.json"), str(drawn)])
+    assert "mean of seeds 3, 4, % with 95% interval over seeds" in capsys.readouterr().out
 
 
 def test_reproduce_with_smollm2(here, capsys):
-    """Two arms, and no optimum: nobody knows it."""
+    """Two arms, and no optimum: nobody knows it. The intervals are over the questions."""
     out = here.folder / "out"
-    reproduce.main(["--preset", "smollm2", "--seeds", "0", "--out", str(out), *tiny(here)])
-    trained = [command for command in here.commands if command[0] == "train.py"]
-    assert len(trained) == 2 and all(command[command.index("--preset") + 1] == "smollm2" for command in trained)
-    assert json.loads((out / "single-attempt-0" / "config.json").read_text())["group_size"] == 8  # the preset's
-    assert list(json.loads((out / "summary.json").read_text())) == ["base", *reproduce.ARMS, *reproduce.CONTROLS]
-    text = (out / "table.md").read_text()
-    assert "est possible" not in text and f"{here.folder / 'test.jsonl'}, mean of seeds [0]" in capsys.readouterr().out
+    reproduce.main(["--preset", "smollm2", "--seeds", "0", "--out", str(out), *here.extra])
+    assert [command[0] for command in here.commands].count("train.py") == 2
+    assert reproduce.read(out / "single-attempt-0" / "config.json")["group_size"] == 8  # the preset's
+    summary, text = (out / "summary.json").read_text(), (out / "table.md").read_text()
+    assert "optimum" not in summary and reproduce.SAME_TOKENS not in summary and "est possible" not in text
+    assert "test.jsonl, mean of seeds 0, % with 95% interval over questions" in capsys.readouterr().out
 
 
 def finish(folder: Path, accuracy: list[float], reward: float, repeated: float | None) -> None:
@@ -206,29 +153,30 @@ def finish(folder: Path, accuracy: list[float], reward: float, repeated: float |
     folder.mkdir(parents=True)
     rows = [row(share, repeated, k) for k, share in enumerate(accuracy, 1)]
     (folder / "evaluation.json").write_text(json.dumps({"trained": {"by_attempts": rows}}))
-    steps = [{"reward": -1.0}] * 5 + [{"reward": reward}] * ablations.FINAL
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    rewards = [-1.0] * 5 + [reward] * ablations.FINAL
+    (folder / "metrics.jsonl").write_text("\n".join(json.dumps({"reward": reward}) for reward in rewards))
 
 
 def test_ablations_of_finished_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reproduce.subprocess, "run", lambda *_, **__: pytest.fail("this run is there already"))
     for i, name in enumerate(ablations.VARIANTS):
         for seed in (0, 1):
-            place = "reference" if i == 0 else "out"
+            place = tmp_path / ("out" if i else "reference")
             shares = [share + 0.01 * i + 0.1 * seed for share in (0.2, 0.3, 0.4, 0.4, 0.5)]
-            finish(tmp_path / place / f"{name.replace(' ', '-')}-{seed}", shares, 0.125 * i, None if i else 0.25)
+            finish(place / f"{name.replace(' ', '-')}-{seed}", shares, 0.125 * i, None if i else 0.25)
     out = tmp_path / "out"
     ablations.main(["--seeds", "0", "1", "--out", str(out), "--reference", str(tmp_path / "reference")])
-    summary = json.loads((out / "summary.json").read_text())
-    assert list(summary) == list(ablations.VARIANTS)
-    assert summary["no KL"]["1"]["accuracy"] == pytest.approx([0.33, 0.43, 0.53, 0.53, 0.63])
-    assert summary["no KL"]["1"]["reward"] == 0.375 and summary["no KL"]["1"]["questions"] == 4
-    lines = (out / "table.md").read_text().splitlines()
+    accuracy = pytest.approx([0.33, 0.43, 0.53, 0.53, 0.63])
+    found = dict(accuracy=accuracy, questions=4, repeated=None, reward=0.375)
+    assert reproduce.read(out / "summary.json")["no KL"]["1"] == found
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (out / "table.md").read_text().splitlines()]
     half = 12.706 * statistics.stdev([20, 30]) / 2**0.5
-    assert lines[2].startswith(f"| multi-attempt |  | 25.0 ({25 - half:.1f} - {25 + half:.1f}) | 35.0 (")
-    assert lines[2].endswith(" | 25.0 | 0.00 |")
-    assert lines[5].startswith("| no KL | `--kl_coef 0` | 28.0 (") and lines[5].endswith(" | - | 0.38 |")
-    assert len(lines) == 2 + len(ablations.VARIANTS) and lines[-1] in capsys.readouterr().out
+    assert cells[2][:3] == ["multi-attempt", "", f"25.0 ({25 - half:.1f} - {25 + half:.1f})"]
+    assert cells[2][5:] == ["25.0", "0.00"] and len(cells) == 2 + len(ablations.VARIANTS)
+    assert cells[5][:2] == ["no KL", "`--kl_coef 0`"] and cells[5][5:] == ["-", "0.38"]
+    ablations.main(["--draw", str(out / "summary.json"), str(tmp_path / "drawn")])
+    text = (tmp_path / "drawn" / "table.md").read_text()
+    assert text == (out / "table.md").read_text() and text in capsys.readouterr().out
 
 
 def test_an_ablation_is_the_reference_with_one_option(here, monkeypatch):
@@ -236,18 +184,14 @@ def test_an_ablation_is_the_reference_with_one_option(here, monkeypatch):
     names = (ablations.REFERENCE, "feedback without number")
     monkeypatch.setattr(ablations, "VARIANTS", {name: ablations.VARIANTS[name] for name in names})
     out, reference = here.folder / "out", here.folder / "reference"
-    argv = ["--seeds", "0", "--out", str(out), "--reference", str(reference), "--json", str(out / "a.json")]
-    ablations.main([*argv, *tiny(here)])
-    configs = [
-        json.loads((folder / "config.json").read_text())
-        for folder in (reference / "multi-attempt-0", out / "feedback-without-number-0")
-    ]
+    ablations.main(["--seeds", "0", "--out", str(out), "--reference", str(reference), *here.extra])
+    runs = reference / "multi-attempt-0", out / "feedback-without-number-0"
+    configs = [reproduce.read(folder / "config.json") for folder in runs]
     differing = {name for name in configs[0] if configs[0][name] != configs[1][name]}
     assert differing == {"out", "feedback"} and configs[1]["feedback"] == "uncounted"
-    evaluation = json.loads((out / "feedback-without-number-0" / "evaluation.json").read_text())
-    texts = [d["text"] for d in evaluation["trained"]["dialogues"] if len(d["attempts"]) == 2]
+    trained = reproduce.read(runs[1] / "evaluation.json")["trained"]
+    texts = [d["text"] for d in trained["dialogues"] if len(d["attempts"]) == 2]
     assert texts and all("answer is incorrect. Try an alternative." in text for text in texts)
-    assert (out / "a.json").read_text() == (out / "summary.json").read_text()
 
 
 def test_every_ablation_is_an_option_of_the_miniature():
