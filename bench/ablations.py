@@ -14,8 +14,9 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.reproduce import command, interval, mean_of, metrics, run, slug
+from bench.reproduce import command, interval, metrics, run, slug
 from support.plots import markdown, percent
+from support.statistics import mean
 
 REFERENCE = "multi-attempt"
 VARIANTS = {
@@ -63,7 +64,7 @@ def draw(summary: dict[str, dict[str, dict]], out: Path) -> None:
             values = [result["accuracy"][k - 1] for result in by_seed.values()]
             low, high = map(percent, interval(values))
             cells.append(percent(statistics.mean(values)) + (f" ({low} - {high})" if len(values) > 1 else ""))
-        cells.append(percent(mean_of([result["repeated"] for result in by_seed.values()])))
+        cells.append(percent(mean([result["repeated"] for result in by_seed.values()])))
         lines.append([*cells, f"{statistics.mean(result['reward'] for result in by_seed.values()):.2f}"])
     (out / "table.md").write_text(f"{markdown(lines)}\n")
     over = ", 95% t interval over them" if len(seeds) > 1 else ""

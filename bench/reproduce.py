@@ -29,13 +29,14 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from data.miniature import chances, draw_riddles
 from support.cli import fail
 from support.plots import COLOURS, plot_accuracy, table
+from support.statistics import mean
 
 ARMS = ("multi-attempt", "single-attempt")
 SAME_TOKENS = "single-attempt, same tokens"
@@ -137,16 +138,10 @@ def compare(args: argparse.Namespace) -> dict:
 # -------------------- Means over seeds
 def interval(values: list[float]) -> tuple[float, float]:
     """95% t interval of the mean over the seeds; of a single one the value itself."""
-    mean = statistics.mean(values)
+    middle = statistics.mean(values)
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     half = T_95[len(values) - 1] * spread / math.sqrt(len(values))
-    return mean - half, mean + half
-
-
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """Mean of those that are there."""
-    there = [value for value in values if value is not None]
-    return statistics.mean(there) if there else None
+    return middle - half, middle + half
 
 
 def over_seeds(runs: list[list[dict]]) -> dict:
@@ -156,7 +151,7 @@ def over_seeds(runs: list[list[dict]]) -> dict:
         return {"by_attempts": runs[0]}
     rows = []
     for same in zip(*runs, strict=True):
-        row = {key: mean_of([each[key] for each in same]) for key in same[0]}
+        row = {key: mean([each[key] for each in same]) for key in same[0]}
         for middle, low, high in (("accuracy", "low", "high"), ("gain", "gain_low", "gain_high")):
             if middle in row:
                 row[low], row[high] = interval([each[middle] for each in same])
@@ -191,7 +186,7 @@ def plot_training(training: list[dict], path: Path) -> None:
         for arm, colour in zip(ARMS, COLOURS):  # as in readme.png
             for curves in training:
                 values = [curves[arm][key][max(0, i - 2) : i + 3] for i in range(len(curves[arm][key]))]
-                axes.plot(range(1, len(values) + 1), list(map(mean_of, values)), color=colour, linewidth=1)
+                axes.plot(range(1, len(values) + 1), list(map(mean, values)), color=colour, linewidth=1)
             axes.plot([], color=colour, label=arm)
         axes.set(xlabel="step", title=title)
         axes.yaxis.set_major_formatter("{x:.1f}" if key == "reward" else "{x:.0%}")

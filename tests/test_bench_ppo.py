@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+import ppo
 from bench import ppo as bench
 from bench.rollout import COMMON
 from support.memory import SHAPE
@@ -14,12 +15,12 @@ from support.memory import SHAPE
 def test_both_sides_compute_the_same_gradients(monkeypatch):
     gradients = {"ours": [], "plain": []}
 
-    class Recording(bench.Optimizer):
+    class Recording(ppo.Optimizer):
         def step(self):
             gradients[side].append(torch.cat([master.grad.flatten() for master in self.masters]))
             super().step()
 
-    monkeypatch.setattr(bench, "Optimizer", Recording)
+    monkeypatch.setattr(ppo, "Optimizer", Recording)
     for side in bench.SIDES:
         actor, critic = bench.build_models(LlamaConfig(**COMMON, **dict(zip(SHAPE, (32, 48, 2, 4, 2, 96)))))
         dialogues = bench.made_up(6, mean=90, longest=200, vocabulary=96)

@@ -12,10 +12,9 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 
 import ppo
 import train
-from data.optimizer import Optimizer
 from support import memory
 from support.memory import PAPER, PARAMETERS, QWEN25, SHAPE, memory_plan, needed
-from support.models import recomputing
+from support.models import recompute_activations
 
 RUN = PAPER | {"shape": Qwen2Config(**QWEN25["1.5B"]), "parameters": PARAMETERS["1.5B"]}
 
@@ -59,9 +58,9 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
     torch.manual_seed(0)
     config, count, length = LlamaConfig(**SHAPES[kind]), 2, 300
     actor = AutoModelForCausalLM.from_config(config).to(dtype).eval()
-    actor.set_attn_implementation("slots")
+    actor.set_attn_implementation("engine")
     critic = AutoModelForTokenClassification.from_config(LlamaConfig(**SHAPES[kind], num_labels=1)).to(dtype).eval()
-    optimizers = [Optimizer(model, 1e-3, 0, 10, 1.0) for model in (actor, critic)]
+    optimizers = [ppo.Optimizer(model, 1e-3, 0, 10, 1.0) for model in (actor, critic)]
     dialogues = SimpleNamespace(
         tokens_DT=torch.randint(config.vocab_size, (count, length)),
         sampled_DT=(torch.arange(length) >= 75).expand(count, length),
@@ -69,9 +68,9 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
     )
     names = "old_logp", "reference", "advantage", "old_value", "return"
     targets = {name: torch.zeros(count, length) for name in names}
-    with recomputing(actor, critic) if checkpointing else nullcontext(), Peak() as held:
+    with recompute_activations(actor, critic) if checkpointing else nullcontext(), Peak() as held:
         for _ in range(2):
-            ppo.backward(actor, critic, dialogues, targets, torch.arange(count), 1, train.Config())
+            ppo.micro_batch_backward(actor, critic, dialogues, targets, torch.arange(count), 1, train.Config())
     sizes = actor.num_parameters(), dtype.itemsize, 1, 1, count * length
     plan = memory_plan(config, *sizes, gradient_checkpointing=checkpointing)["update"]
     assert 0.9 < (plan["gradients"] + plan["activations"] + plan["logits"]) / held.peak < 1.2

@@ -196,4 +196,4 @@ def test_an_ablation_is_the_reference_with_one_option(here, monkeypatch):
 
 def test_every_ablation_is_an_option_of_the_miniature():
     for options in ablations.VARIANTS.values():
-        train.check(train.parse_run(train.Config, train.PRESETS, ["--preset", "miniature", *options]))
+        train.parse_run(train.Config, train.PRESETS, ["--preset", "miniature", *options])
