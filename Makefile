@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-.PHONY: help train baseline reproduce ablations bench-rollout bench-ppo bench-gpu memory evaluate test smoke clean
+.PHONY: help train baseline reproduce ablations bench-rollout bench-gpu memory evaluate lint test smoke clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -46,10 +46,6 @@ ablations: .venv/ready runs/miniature/base  ## variants of the multi-attempt run
 bench-rollout: .venv/ready  ## the rollout beside transformers' ways to generate: about 10 minutes
 	$(PY) -m bench.rollout $(ARGS)
 
-# without the settings above: freed memory goes back at once, so that the peak is what is held and not the heap
-bench-ppo: .venv/ready  ## speed and memory of the PPO update against a plain loop
-	env -u MALLOC_MMAP_THRESHOLD_ -u MALLOC_TRIM_THRESHOLD_ $(PY) -m bench.ppo $(ARGS)
-
 memory: .venv/ready  ## what fits on one GPU: the GB that Qwen2.5's sizes need, and the options that help (computed)
 	$(PY) -m support.memory
 
@@ -59,6 +55,10 @@ bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU, b
 evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (BENCHMARKS=paper: its five) ATTEMPTS=7
 	@test -n "$(MODEL)" -a -n "$(or $(DATA),$(BENCHMARKS))" || { echo 'make evaluate needs a model and a data set: make evaluate MODEL=runs/NAME/model DATA=riddles-test, or BENCHMARKS=paper' >&2; exit 2; }
 	$(PY) evaluate.py --model $(MODEL) --data $(or $(DATA),$(BENCHMARKS)) $(if $(ATTEMPTS),--attempts $(ATTEMPTS)) $(ARGS)
+
+lint: .venv/ready  ## formatter and linter
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
 
 test: .venv/ready  ## all tests
 	$(PY) -m pytest -q tests

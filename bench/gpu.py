@@ -15,12 +15,13 @@ feedback and the length of every attempt (bench/rollout.py). A section that fail
     rollout   1024 dialogues up to 4096 tokens. Idle is the time in which the device had nothing to do, the capture of
               graphs included; gaps inside a prefill count as work. Overshoot was sampled after the end of an attempt
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
-    update    an optimiser step of PPO on 128 made-up dialogues, by bench/ppo.py, and the two forward passes before it.
+    update    an optimiser step of PPO on 128 made-up dialogues, and the two forward passes before it, critic and all.
               A step of the paper is the rollout and eight times that: computed, not run
 """
 
 import argparse
 import gc
+import math
 import sys
 import time
 import traceback
@@ -33,12 +34,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers import Qwen2Config
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Qwen2Config
 
 import ppo
 import rollout
 import train
-from bench.ppo import build_models, clock_and_memory, made_up, measure, written
 from bench.rollout import COMMON, draw_script, play_generate, play_ours, random_model, run_engine
 from support.files import save_json
 from support.memory import QWEN25, SHAPE
@@ -61,6 +61,7 @@ SMALL = dict(
     generate=dict(dialogues=4, prompt=(4, 8), length=(2, 6), median=4, attempts=1),
     update=dict(count=4, mean=48, longest=80),
 )
+BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense, per second, from the makers' data sheets
 TARGETS = {  # by the end of the measure's name
     "difference of a log-probability, mean": "under 0.02",
     "tokens that differ": "0",
@@ -79,9 +80,11 @@ TARGETS = {  # by the end of the measure's name
 
 def timed(run) -> float:
     """Seconds until the device has done all that `run` gives it."""
-    start, _ = clock_and_memory()
+    start = time.perf_counter()
     run()
-    return clock_and_memory()[0] - start
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 # -------------------- The sections: each returns {measure: value}
@@ -212,12 +215,47 @@ def generate(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 def update(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    actor, critic = build_models(Qwen2Config(**size["shape"]), device, dtype)
-    dialogues = made_up(**size["update"], vocabulary=actor.config.vocab_size)
-    results = measure("ours", actor, critic, dialogues, minibatches=1, micro_batch_tokens=4096)
-    for _ in range(2):  # the first one loads kernels
-        forward = timed(lambda: ppo.reference_logps_and_values(dialogues, actor, critic, train.Config()))
-    return results | {"forward, seconds": forward}
+    kinds, config = (AutoModelForCausalLM, AutoModelForTokenClassification), Qwen2Config(**size["shape"], num_labels=1)
+    actor, critic = (random_model(config, device, dtype, kind) for kind in kinds)
+    actor.set_attn_implementation("engine")
+    dialogues, config = made_up(**size["update"], vocabulary=config.vocab_size), train.Config(minibatches=1)
+    optimizers = [ppo.Optimizer(model, 1e-6, 0, 100, 1.0) for model in (actor, critic)]
+    reference_DT, value_DT = dialogues.logp_DT - 0.1, torch.zeros(dialogues.logp_DT.shape)
+    for _ in range(2):  # the first time loads kernels
+        forward = timed(lambda: ppo.reference_logps_and_values(dialogues, actor, critic, config))
+        seconds = timed(
+            lambda: ppo.update(actor, critic, optimizers, dialogues, reference_DT, value_DT, config, seed=0)
+        )
+    results = {"seconds": seconds, "tokens/s": int(dialogues.length_D.sum()) / seconds, "forward, seconds": forward}
+    if device == "cuda":
+        results["share of peak"] = share_of_peak(actor, dialogues, seconds)
+        results["bytes at most"] = torch.cuda.max_memory_allocated()
+    return results
+
+
+def made_up(count: int, mean: float, longest: int, vocabulary: int) -> SimpleNamespace:
+    """Dialogues of random tokens, a prompt and then alternately 40 sampled and 40 forced ones; lognormal lengths."""
+    generator = torch.Generator().manual_seed(0)
+    length_D = (math.log(mean) - 0.125 + 0.5 * torch.randn(count, generator=generator)).exp().clamp(32, longest).long()
+    inside_DT = torch.arange(int(length_D.max())) < length_D[:, None]
+    sampled_DT = inside_DT & (torch.arange(inside_DT.shape[1]) // 40 % 2 == 1)
+    reward_DT = torch.zeros(inside_DT.shape)
+    sampled_DT[torch.arange(count), length_D - 1] = True
+    reward_DT[torch.arange(count), length_D - 1] = torch.randn(count, generator=generator).sign()
+    tokens_DT = torch.randint(vocabulary, inside_DT.shape, generator=generator) * inside_DT
+    known = dict(logp_DT=-9.0 * sampled_DT, reward_DT=reward_DT, truncated_D=torch.zeros(count, dtype=torch.bool))
+    return SimpleNamespace(tokens_DT=tokens_DT, sampled_DT=sampled_DT, length_D=length_D, **known)
+
+
+def share_of_peak(actor, dialogues, seconds: float) -> float:
+    """Of the GPU's bf16 peak, for forward and backward pass of actor and critic: 6 operations a weight and token, the
+    output weights only at actions, and causal attention. What is computed a second time does not count."""
+    shape, tokens, actions = actor.config, int(dialogues.length_D.sum()), int(dialogues.sampled_DT.sum())
+    head = shape.vocab_size * shape.hidden_size
+    body = sum(weight.numel() for weight in actor.base_model.parameters()) - head  # without the embedding
+    attention = 6 * shape.num_hidden_layers * shape.hidden_size * int((dialogues.length_D**2).sum())
+    peak = next((peak for chip, peak in BF16_PEAK.items() if chip in torch.cuda.get_device_name()), math.nan)
+    return (2 * (6 * body * tokens + attention) + 6 * head * actions) / seconds / peak
 
 
 def step(sections: dict, size: dict) -> dict[str, float]:
@@ -230,6 +268,10 @@ def step(sections: dict, size: dict) -> dict[str, float]:
 
 
 SECTIONS = dict(exact=exact, copy=copy, decode=decode, rollout=whole_rollout, generate=generate, update=update)
+
+
+def written(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def show(section: str, results: dict) -> None:

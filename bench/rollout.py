@@ -90,8 +90,8 @@ def draw_script(
 
 # -------------------- The sides: (model, script, dialogues at a time) -> tokens of every attempt of every dialogue
 def run_engine(model, script: Script, slots: int, temperature: float = 1.0) -> rollout.Dialogues:
-    """The script played by the engine: the only place that knows its inside. An attempt ends where its budget does, which
-    is its scripted length; `find_end` then gives it an answer: right for the last attempt of a dialogue, else wrong."""
+    """The script played by the engine: the only place that knows its inside. An attempt ends where its budget does,
+    which is its scripted length; `find_end` then gives it an answer, right for the last attempt of a dialogue."""
     chat = SimpleNamespace(feedback_after=lambda *_: script.feedback)
     chat.prompt = lambda question, allowed: list(script.prompts[int(question)])
 

@@ -1,11 +1,15 @@
 """The GPU benchmark with its small numbers on the CPU: every section runs, one that fails does not stop the others."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from bench import gpu
+from bench.rollout import COMMON, random_model
+from support.memory import SHAPE
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the numbers are those of the CPU")
 
@@ -53,3 +57,13 @@ def test_targets_are_beside_their_measures(capsys):
     measure = "{} slots, 1000 tokens of context: tokens/s".format
     gpu.show("decode", {measure(64): 9, measure(256): 9})
     assert [line.split(" | ")[3] for line in capsys.readouterr().out.splitlines()] == [" |", "about 40,000 |"]
+
+
+def test_the_share_of_the_peak_by_hand(monkeypatch):
+    """One layer of 4 x 8 x 8 + 3 x 8 x 16 weights, and norms of 3 x 8: 664. A token costs 6 operations a weight, twice
+    for the two models; an action 6 x 16 x 8 more; a dialogue of T tokens 6 x 8 x T^2 for the attention, twice."""
+    actor = random_model(LlamaConfig(**COMMON, **dict(zip(SHAPE, (8, 16, 1, 2, 2, 16)))))
+    dialogues = SimpleNamespace(length_D=torch.tensor([40, 20]), sampled_DT=torch.ones(2, 15))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    operations = 2 * (6 * 664 * 60 + 6 * 8 * (40**2 + 20**2)) + 6 * 16 * 8 * 30
+    assert gpu.share_of_peak(actor, dialogues, seconds=2.0) == pytest.approx(operations / 2 / 989e12)
