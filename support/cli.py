@@ -55,9 +55,10 @@ def check_ranges(options) -> None:
 
 def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
     """The options that the command line gives, by name. Whatever is wrong ends the program with one sentence."""
-    parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    usage = "%(prog)s --OPTION VALUE ..."  # argparse's own does not survive options without a metavar
+    parser = ArgumentParser(None, usage, about, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.error = fail
-    groups, types = {}, get_type_hints(kind)
+    groups, types = {"options": parser}, get_type_hints(kind)
     for each in fields(kind):
         title, default = each.metadata["group"], "required" if each.default is MISSING else f"default: {each.default}"
         group = groups[title] = groups.get(title) or parser.add_argument_group(title)
