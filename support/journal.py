@@ -77,6 +77,6 @@ class Journal:
 
 def apart(there, here) -> str:
     """Two settings that differ, of long ones the places where they do."""
-    texts = str(there), str(here)
+    texts = [str(value).replace("\n", "\\n") for value in (there, here)]  # one line
     start = max(0, len(os.path.commonprefix(texts)) - 20)
     return "{} there, {} here".format(*(("..." * (start > 0) + text[start:])[:60] for text in texts))
