@@ -5,12 +5,12 @@ import errno
 import json
 import os
 import shutil
-import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from math import comb
 from pathlib import Path
-from unittest.mock import DEFAULT, Mock
+from unittest.mock import DEFAULT, Mock, patch
 
 import pytest
 from conftest import small_model
@@ -24,7 +24,7 @@ from data.chat import Chat
 from rollout import rollout, rollout_one
 from support import plots
 from support.files import save_json
-from support.journal import Journal
+from support.models import load_model
 from train import Config
 
 PROBLEMS = [Problem(f"How much is {i} + {i}?", gold) for i, gold in enumerate(["5", "17", "17", "1717"])]
@@ -37,29 +37,29 @@ def model(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "allowed, options, feedback",
+    "allowed, temperature, feedback, options",
     [
-        ([1, 2, 3], {}, "paper"),
-        ([1, 2, 3], dict(slots=3, max_attempt_tokens=6), "uncounted"),
-        ([2], dict(max_new_tokens=9), "uninformative"),
-        ([1] * 5, dict(temperature=1.0, seed=(5, 0)), "paper"),
+        ([1, 2, 3], 0.0, "paper", dict(max_new_tokens=60)),
+        ([1, 2, 3], 0.0, "uncounted", dict(max_new_tokens=60, max_attempt_tokens=6, slots=3)),
+        ([2], 0.0, "uninformative", dict(max_new_tokens=9)),
+        ([1] * 5, 1.0, "paper", dict(max_new_tokens=60)),
     ],
 )
-def test_records_are_those_of_the_plain_loop(allowed, options, feedback, model, tokenizer):
-    config, own = Config(**{"max_new_tokens": 60} | options), Chat(model, tokenizer, "chatml", feedback)
-    rules = dict(temperature=options.get("temperature", 0.0), seed=options.get("seed", (0,)))
-    asked = ev.evaluate(model, own, PROBLEMS + PROBLEMS[:1], allowed, config, **rules)
+def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, options, model, tokenizer):
+    config, own = Config(**options), Chat(model, tokenizer, "chatml", feedback)
+    draw = dict(temperature=temperature, seed=(5, 0))
+    asked = ev.evaluate(model, own, PROBLEMS + PROBLEMS[:1], allowed, config, **draw)
     assert asked.pop() == asked[0] and json.loads(json.dumps(asked)) == asked
     records = [(problem, record) for problem, same in zip(PROBLEMS, asked, strict=True) for record in same]
     for i, (problem, record) in enumerate(records):
         n = allowed[i % len(allowed)]
-        tokens, sampled, attempts = rollout_one(model, own, problem, n, ev.RULES, config, **rules, index=i)
+        tokens, sampled, attempts = rollout_one(model, own, problem, n, ev.RULES, config, **draw, index=i)
         expected = {"question": problem.question, "gold": problem.answer, "allowed": n, "text": own.text(tokens)}
         expected |= {key: getattr(attempts[-1], key) for key in ("correct", "truncated")} | {"tokens": sum(sampled)}
         expected |= {"reward": sum(ev.reward(attempts, problem.answer)), "attempts": []}
-        for each in attempts:
-            of_attempt = {key: getattr(each, key) for key in ("text", "answer", "correct", "truncated")}
-            expected["attempts"].append(of_attempt | {"at": len(own.text(tokens[: each.start]))})
+        for each in map(vars, attempts):
+            at = len(own.text(tokens[: each.pop("start")]))
+            expected["attempts"].append({key: each[key] for key in each if key != "end"} | {"at": at})
         assert record == expected
 
 
@@ -90,30 +90,11 @@ def test_counts_by_hand():
 
 def test_pass_at_k_of_samples(model, tokenizer):
     problems, own = [Problem("How much is 3?", gold) for gold in ("17", "no")], Chat(model, tokenizer, "chatml")
-
-    def draw(seed):
-        return ev.evaluate(model, own, problems, [1] * 20, Config(max_new_tokens=30), 1.0, (seed, 0))
-
-    asked = draw(3)
+    asked = ev.evaluate(model, own, problems, [1] * 20, Config(max_new_tokens=30), temperature=1.0)
     c, never = (sum(record["correct"] for record in same) for same in asked)
     assert never == 0 < c < 18
     for k, row in enumerate(ev.pass_at_k(asked, attempts=3)["by_attempts"], 1):
         assert row["accuracy"] == pytest.approx((1 - comb(20 - c, k) / comb(20, k)) / 2)
-    assert draw(3) == asked != draw(4)
-
-
-def test_a_question_is_asked_once_and_again_with_another_answer(model, tokenizer, tmp_path, monkeypatch):
-    first, second, third, other = *PROBLEMS[:3], Problem(PROBLEMS[0].question, "no")
-
-    def asked(*problems, allowed=(1,)):
-        monkeypatch.setattr(ev, "rollout", spy := Mock(wraps=rollout))
-        journal, own = Journal(tmp_path / "j.jsonl", {}), Chat(model, tokenizer, "chatml")
-        ev.evaluate(model, own, problems, allowed, Config(slots=1, max_new_tokens=9), journal=journal)
-        return [problem for call in spy.call_args_list for problem in call.args[2]]
-
-    assert asked(first, second, first) == [first, second]
-    assert asked(second, other, first) == [other]
-    assert asked(third, first, allowed=(1, 2, 3)) == [third] * 3 + [first] * 2
 
 
 # -------------------- The command
@@ -126,22 +107,21 @@ def place(tmp_path_factory, tokenizer):
     for seed, (name, its_own) in enumerate({"base": tokenizer, "trained": tokenizer, "plain": plain}.items()):
         small_model(tokenizer, seed=seed).save_pretrained(folder / name)
         its_own.save_pretrained(folder / name)
-    for name, count in {"a": 3, "b": 2}.items():
-        rows = [json.dumps({"question": f"How much is {name} + {i}?", "answer": i}) for i in range(count)]
+    for name, numbers in {"a": range(3), "b": range(2, 5)}.items():  # they share a question
+        rows = [json.dumps({"question": f"How much is {i} + 1?", "answer": i + 1}) for i in numbers]
         (folder / f"{name}.jsonl").write_text("\n".join(rows))
-    (folder / "file").touch()
-    (folder / "empty").mkdir()
     return folder
 
 
 ASK = "--model base --data a.jsonl,b.jsonl --attempts 2 --samples 3 --slots 2 --max_new_tokens 24 --out out"
+FULL = OSError(errno.ENOSPC, "No space left on device")
 ALL = [4, 4, 2, 4, 4, 4, 3]  # dialogues of each rollout: 5 questions with 2 numbers of attempts, and with 3 samples
 
 
 @pytest.fixture
 def evaluation(place, tmp_path, monkeypatch):
-    """The command, in a folder with the models. Call number `stop` of the rollout, `evaluation.rollout`, is Ctrl-C.
-    Returns how many dialogues each call was asked for."""
+    """The command, in a folder with the models. Returns how many dialogues each call of the rollout was asked for;
+    evaluation.calls has the calls."""
     for path in place.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
@@ -149,12 +129,11 @@ def evaluation(place, tmp_path, monkeypatch):
     for name in ("plot_accuracy", "plot_benchmarks"):  # slow
         monkeypatch.setattr(ev, name, Mock(), raising=False)
 
-    def run(more="", stop=None, ask=ASK):
-        interrupted = stop and [*[DEFAULT] * (stop - 1), KeyboardInterrupt]
-        run.rollout = Mock(wraps=rollout, side_effect=interrupted)
-        monkeypatch.setattr(ev, "rollout", run.rollout)
-        ev.main([*ask.split(), *more.split()])
-        return [len(call.args[2]) for call in run.rollout.call_args_list]
+    def run(more="", ask=ASK):
+        with patch("evaluate.rollout", wraps=ev.rollout) as watched:
+            run.calls = watched.call_args_list
+            ev.main([*ask.split(), *more.split()])
+        return [len(call.args[2]) for call in run.calls]
 
     return run
 
@@ -163,30 +142,26 @@ def files():
     return {path.name: path.read_bytes() for path in Path("out").iterdir()}
 
 
-def results():
-    return json.loads(files()["results.json"])
-
-
 def test_the_files_of_two_models_and_two_data_sets(evaluation, monkeypatch, capsys):
     monkeypatch.setattr(ev, "plot_accuracy", plots.plot_accuracy)
     evaluation("--model base,trained/ --show 1 --show_what all")
-    found, printed = results(), capsys.readouterr().out
-    samples = [f"{name}, pass@k of independent samples" for name in ("base", "trained")]
-    assert list(found["models"]) == ["base", samples[0], "trained", samples[1]] and found["options"]["samples"] == 3
-    assert [result["questions"] for result in found["models"]["base"]["by_data"].values()] == [3, 2]
-    assert found["models"][samples[0]]["by_data"]["a.jsonl"]["samples"] == 3
+    found, printed = json.loads(files()["results.json"]), capsys.readouterr().out
+    names = [f"{name}{what}" for name in ("base", "trained") for what in ("", ", pass@k of independent samples")]
+    assert list(found["models"]) == names and found["options"]["samples"] == 3
+    for name, result in found["models"].items():
+        assert [row["questions"] for row in result["by_data"].values()] == [3, 3]
+        assert result["by_data"]["a.jsonl"].get("samples") == (3 if "pass@k" in name else None)
     assert list(found["paired"]["base : trained"]) == ["all", "a.jsonl", "b.jsonl"]
-    text = plots.tables("a, b: 5 questions", found["models"], found["paired"]) + "\n"
+    text = plots.tables("a, b: 6 questions", found["models"], found["paired"]) + "\n"
     assert printed.startswith(text) and files()["table.md"].decode() == text
     assert printed.count("=== ") == 2 and "You have 2 attempts to answer" in printed
-    asked = [json.loads(files()[f"dialogues-{name}.json"]) for name in ("base", "trained")]
-    assert [len(dialogues) for dialogues in asked] == [10, 10] and asked[0] != asked[1]  # without the samples
-    assert files()["dialogues.html"].count(b"<details ") == 2 * 5  # those with the most attempts
+    base, trained = (json.loads(files()[f"dialogues-{name}.json"]) for name in ("base", "trained"))
+    assert len(base) == len(trained) == 6 * 2 and base != trained  # without the samples
+    assert files()["dialogues.html"].count(b"<details ") == 2 * 6  # those with the most attempts
     names = {f"{kind}-{name}" for kind in ("dialogues", "greedy", "samples") for name in ("base", "trained")}
     assert {path.stem for path in Path("out").iterdir()} - {"accuracy"} == names | {"results", "table", "dialogues"}
     assert evaluation("--model base,trained --data a.jsonl --samples 0") == []
-    assert plots.table(results()["models"]) in capsys.readouterr().out
-    assert files()["accuracy.png"].startswith(b"\x89PNG")
+    assert capsys.readouterr().out.startswith("a: 3 questions") and files()["accuracy.png"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("sets, curves", [(data.PAPER, True), (["math500", "a"], False)])
@@ -202,7 +177,7 @@ def test_limit_is_a_seeded_shuffle(evaluation):
         options = dict(model="base", data="a.jsonl", limit=limit, seed=seed, max_new_tokens=24)
         return [problem.answer for problem in ev.prepare(ev.Options(**options), options)[0]["a.jsonl"]]
 
-    assert take(None, 0) == ["0", "1", "2"] == sorted(take(9, 0))
+    assert take(None, 0) == ["1", "2", "3"] == sorted(take(9, 0))
     assert take(2, 0) == take(2, 0) == take(3, 0)[:2]
     assert len({tuple(take(3, seed)) for seed in range(8)}) > 1
     assert os.listdir("runs/evaluate") == ["base-a"]  # where --out does not say
@@ -216,8 +191,8 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
 
     def asked(more):
         evaluation(f"--model runs/a/model,runs/b/model --data a.jsonl --attempts 1 {more}", ask="")
-        for _, chat, _, _, _, config, *_ in (call.args for call in evaluation.rollout.call_args_list):
-            yield config.max_new_tokens, config.max_attempt_tokens, chat.feedback, chat.template.end
+        for _, own, _, _, _, config, *_ in (call.args for call in evaluation.calls):
+            yield config.max_new_tokens, config.max_attempt_tokens, own.feedback, own.template.end
 
     assert list(asked("--out own")) == [(50, 9, "uncounted", "<|eot_id|>"), (60, None, "paper", "<|im_end|>")]
     line = "--out said --max_new_tokens 55 --max_attempt_tokens none --feedback paper"
@@ -225,52 +200,46 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
 
 
 # -------------------- Started again
+KEPT = "; what is finished is kept, start again to go on\n"
+ENDS = [  # what ends an evaluation, how, its last words, and what is left to ask
+    *[("evaluate.rollout", [*[DEFAULT] * n, KeyboardInterrupt], f"\nstopped{KEPT}", ALL[n:]) for n in range(len(ALL))],
+    ("evaluate.load_sets", KeyboardInterrupt, "\nstopped\n", ALL),  # in a download, say
+    ("os.fsync", FULL, f": {FULL}{KEPT}", ALL[1:]),
+    ("evaluate.save_json", FULL, f": {FULL}{KEPT}", []),
+]
+
+
 def test_started_again_it_asks_only_what_is_missing(evaluation, capsys):
     assert evaluation() == ALL
     whole = files()
-    for stop in range(1, len(ALL) + 1):
+    for where, error, words, rest in ENDS:
         shutil.rmtree("out")
-        with pytest.raises(SystemExit, match="130"):
-            evaluation(stop=stop)
-        assert "stopped; what is finished is kept, start again to go on" in capsys.readouterr().err
-        assert "results.json" not in files()
-        assert evaluation() == ALL[stop - 1 :] and files() == whole
+        with patch(where, wraps=rollout, side_effect=error), pytest.raises(SystemExit) as stop:
+            evaluation()
+        assert stop.value.code == (2 if error is FULL else 130) and capsys.readouterr().err.endswith(words)
+        assert not Path("out/results.json").exists()
+        assert evaluation() == rest and files() == whole
     assert evaluation() == [] and files() == whole
-
-
-def test_stopped_before_the_first_question(evaluation, monkeypatch, capsys):
-    monkeypatch.setattr(ev, "load_sets", lambda names: signal.raise_signal(signal.SIGINT))  # in a download, say
-    with pytest.raises(SystemExit, match="130"):
-        evaluation()
-    assert capsys.readouterr().err == "\nstopped\n" and not Path("out").exists()
-
-
-def test_a_full_disk_is_one_sentence(evaluation, monkeypatch, capsys):
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="2"):
-        patch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
-        evaluation()
-    sentence = ": [Errno 28] No space left on device; what is finished is kept, start again to go on\n"
-    assert capsys.readouterr().err.endswith(sentence) and evaluation() == ALL[1:]
 
 
 @pytest.mark.parametrize(
     "less, asked, rest",
     [
         ("--limit 1", 2 * (2 + 3), 3 * (2 + 3)),
-        ("--data b.jsonl --samples 0", 2 * 2, 3 * 2 + 5 * 3),
+        ("--data b.jsonl --samples 0", 3 * 2, 2 * 2 + 5 * 3),
         ("--attempts 1 --samples 2", 5 * (1 + 2), 5 * (1 + 1)),
         ("--limit 1 --attempts 1 --samples 2 --data a.jsonl", 1 + 2, 10 + 15 - 3),
     ],
 )
 def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation):
     def found():
-        return results()["models"]["base"], files()["dialogues-base.json"]
+        return json.loads(files()["results.json"])["models"]["base"], files()["dialogues-base.json"]
 
     assert sum(evaluation(less)) == asked
-    before, calls = found(), evaluation.rollout.call_args_list
+    before, calls = found(), evaluation.calls
     assert sum(evaluation()) == rest
     streams = []
-    for _, _, problems, _, _, _, temperature, _, first in (x.args for x in calls + evaluation.rollout.call_args_list):
+    for _, _, problems, _, _, _, temperature, _, first in (call.args for call in calls + evaluation.calls):
         streams += [first + d for d in range(len(problems)) if temperature]
     assert len(set(streams)) == len(streams) == 15  # no two samples draw the same random numbers
     grown = found()
@@ -289,18 +258,16 @@ def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation
         ("--seed 1", None, "seed (0 there, 1 here)"),
         ("--dtype bfloat16", None, "dtype (torch.float32 there, torch.bfloat16 here)"),
         ("--feedback uncounted", None, "feedback (...nswer is incorrect. You have 1 attempts left. "),
-        ("", lambda patch: patch.setitem(chat.FEEDBACKS, "paper", "Wrong."), "feedback (..."),
-        ("", lambda patch: patch.setattr(chat, "SYSTEM", "Be quick."), r"prompt (<|im_start|>system\nPlease"),
-        ("", lambda patch: patch.setattr(ev, "grader_version", lambda: "new"), ", new here)"),
-        ("", lambda patch: os.replace("trained", "base"), "model content ("),
+        ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback (..."),
+        ("", patch.object(chat, "SYSTEM", "Be quick."), r"prompt (<|im_start|>system\nPlease"),
+        ("", patch("evaluate.grader_version", lambda: "new"), ", new here)"),
+        ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content ("),
     ],
 )
-def test_another_configuration_is_refused(more, change, difference, evaluation, monkeypatch, capsys):
+def test_another_configuration_is_refused(more, change, difference, evaluation, capsys):
     evaluation("--limit 1")
     before = files()
-    if change:
-        change(monkeypatch)
-    with pytest.raises(SystemExit, match="2"):
+    with change or nullcontext(), pytest.raises(SystemExit, match="2"):
         evaluation(more)
     error = capsys.readouterr().err.splitlines()[-1]
     assert "-base.jsonl holds an evaluation with other settings, " in error and difference in error
@@ -313,29 +280,23 @@ def test_another_configuration_is_refused(more, change, difference, evaluation, 
     [
         ("--attempts 0", "--attempts must be greater than 0, not 0"),
         ("--samples 1", "--samples must be 0 or at least --attempts, not 1"),
-        ("--samples -1", "--samples must be 0 or at least --attempts, not -1"),
-        ("--show_what odd", "--show_what must be one of first, fixed, never, repeated, truncated, all, not odd"),
         ("--feedback kind", "unknown feedback 'kind': choose one of paper, uncounted, uninformative"),
         ("--model base,base/", "--model must name models, each once, separated by commas, not 'base,base/'"),
-        ("--model=", "--model must name models, each once, separated by commas, not ''"),
         ("--model base,missing", "there is no model folder missing: "),
-        ("--model empty", "the model empty cannot be loaded: "),
+        ("--model .", "the model . cannot be loaded: "),
         ("--model plain", "the tokenizer does not know the token <|im_end|> of the chat template 'chatml': choose "),
         ("--chat_template alpaca", "unknown chat template 'alpaca': choose one of chatml, llama3"),
         ("--data missing.jsonl", "missing.jsonl is missing "),
         ("--data a.jsonl,gsm8k-tset", "no data set is called 'gsm8k-tset' (did you mean gsm8k-test?)"),
-        ("--data a.jsonl,a.jsonl", "data sets must be named each once, separated by commas, not '"),
-        ("--out file", "the output folder file cannot be written (File exists): choose another --out"),
-        ("--out file/a", "the output folder file/a cannot be written (Not a directory): choose another --out"),
+        ("--out a.jsonl", "the output folder a.jsonl cannot be written (File exists): choose another --out"),
         ("--max_new_tokens 3000", "the longest prompt ("),
         ("--device abacus", "device 'abacus' is not available here: "),
         ("--dtype int3", "dtype 'int3' is not supported: "),
-        ("--attemps 3", "there is no option --attemps: did you mean --attempts?"),
     ],
 )
 def test_mistakes_are_one_sentence_before_the_long_work(more, sentence, evaluation, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate.py"])
-    with pytest.raises(SystemExit, match="2"):
+    with patch("evaluate.evaluate", side_effect=AssertionError), pytest.raises(SystemExit, match="2"):
         evaluation(more)
     error = capsys.readouterr().err
-    assert error.startswith(f"evaluate.py: {sentence}") and error.count("\n") == 1 and not evaluation.rollout.called
+    assert error.startswith(f"evaluate.py: {sentence}") and error.count("\n") == 1
