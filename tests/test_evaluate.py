@@ -195,6 +195,7 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
             yield config.max_new_tokens, config.max_attempt_tokens, own.feedback, own.template.end
 
     assert list(asked("--out own")) == [(50, 9, "uncounted", "<|eot_id|>"), (60, None, "paper", "<|im_end|>")]
+    assert json.loads(Path("own/results.json").read_text())["asked_with"]["runs/a/model"] == its_own
     line = "--out said --max_new_tokens 55 --max_attempt_tokens none --feedback paper"
     assert list(asked(line)) == [(55, None, "paper", "<|eot_id|>"), (55, None, "paper", "<|im_end|>")]
 
