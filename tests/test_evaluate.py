@@ -113,7 +113,7 @@ def place(tmp_path_factory, tokenizer):
     return folder
 
 
-ASK = "--model base --data a.jsonl,b.jsonl --attempts 2 --samples 3 --slots 2 --max_new_tokens 24 --out out"
+ASK = "--model base --data a.jsonl,b.jsonl --attempts 2 --samples 3 --slots 2 --max_new_tokens 24 --out out --seed 3"
 FULL = OSError(errno.ENOSPC, "No space left on device")
 ALL = [4, 4, 2, 4, 4, 4, 3]  # dialogues of each rollout: 5 questions with 2 numbers of attempts, and with 3 samples
 
@@ -240,9 +240,9 @@ def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation
     before, calls = found(), evaluation.calls
     assert sum(evaluation()) == rest
     streams = []
-    for _, _, problems, _, _, _, temperature, _, first in (call.args for call in calls + evaluation.calls):
-        streams += [first + d for d in range(len(problems)) if temperature]
-    assert len(set(streams)) == len(streams) == 15  # no two samples draw the same random numbers
+    for _, _, problems, _, _, _, temperature, seed, first in (call.args for call in calls + evaluation.calls):
+        streams += [(*seed, first + d) for d in range(len(problems)) if temperature]
+    assert streams == [(3, 0, i) for i in range(15)]  # no two samples draw the same random numbers
     grown = found()
     assert evaluation(less) == [] and found() == before  # less is there already
     assert evaluation("--slots 7 --show 1") == []
@@ -256,7 +256,7 @@ def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation
     [
         ("--max_new_tokens 25", None, "max_new_tokens (24 there, 25 here)"),
         ("--max_attempt_tokens 4", None, "max_attempt_tokens (None there, 4 here)"),
-        ("--seed 1", None, "seed (0 there, 1 here)"),
+        ("--seed 1", None, "seed (3 there, 1 here)"),
         ("--dtype bfloat16", None, "dtype (torch.float32 there, torch.bfloat16 here)"),
         ("--feedback uncounted", None, "feedback (...nswer is incorrect. You have 1 attempts left. "),
         ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback (..."),

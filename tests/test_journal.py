@@ -29,7 +29,7 @@ def test_a_journal_cut_anywhere_loses_the_lines_that_are_not_whole(tmp_path):
     whole = path.read_bytes()
     settings, first, second = whole.splitlines(keepends=True)
     for length in range(len(whole)):
-        path.write_bytes(whole[:length])
+        path.write_bytes(whole[:length] + b"?" * 99)  # of a chunk that was longer than what follows
         again = Journal(path, {"k": 1})
         assert again.count == (length >= len(settings + first))
         for chunk in [[A], [B, C]][again.count :]:
