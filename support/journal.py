@@ -34,7 +34,7 @@ def grader_version() -> str:
 
 class Journal:
     """The records of finished dialogues, without the keys `left_out`, by question and gold answer, in the order they
-    were asked; in a file if a path is given. ValueError when it holds an evaluation with other settings, or is damaged."""
+    were asked; in a file if a path is given. ValueError when the file has other settings, or is damaged."""
 
     def __init__(self, path: Path | None = None, settings: dict | None = None, left_out: tuple[str, ...] = ()):
         self.path, self.settings, self.left_out, self.count = path, settings, left_out, 0
