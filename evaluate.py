@@ -215,8 +215,8 @@ def measure(options: Options, sets: dict[str, list[Problem]], name: str, model, 
     return found
 
 
-def save(options: Options, sets: dict[str, list[Problem]], asked: dict[str, dict], out: Path) -> None:
-    """All files, and the tables and dialogues on the screen, from what `measure` gave for each model."""
+def save(options: Options, sets: dict[str, list[Problem]], models: dict, asked: dict[str, dict], out: Path) -> None:
+    """All files, and the tables and dialogues on the screen, from what `measure` gave for each of the models."""
     results, longest = {}, {}
     for name, found in asked.items():
         greedy = [same for those in found["greedy"].values() for same in those]
@@ -227,9 +227,10 @@ def save(options: Options, sets: dict[str, list[Problem]], asked: dict[str, dict
             sampled = {data: pass_at_k(those, options.attempts) for data, those in found["samples"].items()}
             results[f"{name}, pass@k of independent samples"] = mean_over(sampled)
     paired = {f"{a} : {b}": compare(asked[a]["greedy"], asked[b]["greedy"]) for a, b in combinations(asked, 2)}
-    save_json({"options": vars(options), "models": results, "paired": paired}, out / "results.json")
-    curves = PAPER_CURVES if set(sets) == set(BENCHMARK_NAMES) else {}
-    plot_accuracy(results, out / "accuracy.png", paper=curves)
+    asked_with = {name: {key: getattr(own, key) for key in FROM_THE_RUN} for name, (_, _, own, _) in models.items()}
+    result = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
+    save_json(result, out / "results.json")
+    plot_accuracy(results, out / "accuracy.png", paper=PAPER_CURVES if set(sets) == set(BENCHMARK_NAMES) else {})
     text = tables(f"{', '.join(short(sets))}: {sum(map(len, sets.values()))} questions", results, paired)
     save_text(text + "\n", out / "table.md")
     save_text(page(longest), out / "dialogues.html")
@@ -248,7 +249,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, (model, chat, own, journals) in models.items():
             asked[name] = measure(own, sets, name, model.to(device), chat, journals)
             model.cpu()
-        save(options, sets, asked, out)
+        save(options, sets, models, asked, out)
     except KeyboardInterrupt:
         print(f"\nstopped{kept}", file=sys.stderr)
         raise SystemExit(130) from None

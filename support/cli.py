@@ -55,16 +55,15 @@ def check_ranges(options) -> None:
 
 def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
     """The options that the command line gives, by name. Whatever is wrong ends the program with one sentence."""
-    parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    usage = "%(prog)s --OPTION VALUE ..."  # argparse's own does not survive options without a metavar
+    parser = ArgumentParser(None, usage, about, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.error = fail
-    groups, types = {}, get_type_hints(kind)
+    groups, types = {"options": parser}, get_type_hints(kind)
     for each in fields(kind):
         title, default = each.metadata["group"], "required" if each.default is MISSING else f"default: {each.default}"
         group = groups[title] = groups.get(title) or parser.add_argument_group(title)
-        settings = dict(
-            type=converter(types[each.name]), required=each.default is MISSING, default=SUPPRESS, metavar=""
-        )
-        flag = dict(nargs="?", const=True) if types[each.name] is bool else {}
+        settings = dict(type=converter(types[each.name]), required=each.default is MISSING, default=SUPPRESS)
+        flag = dict(nargs="?", const=True, metavar="true") if types[each.name] is bool else dict(metavar="")
         group.add_argument(f"--{each.name}", help=f"{each.metadata['help']} ({default})", **settings, **flag)
     argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
     # Unknown options first: argparse would rather complain that --model is missing than mention --modle.

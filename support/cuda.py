@@ -8,8 +8,8 @@ from support.models import head_size
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
-    """A decode step in which each row reads as many positions as it holds. The operator below torch.nn.attention.varlen,
-    with the arguments that torch 2.11 has as well."""
+    """A decode step in which each row reads as many positions as it holds. The operator is the one below
+    torch.nn.attention.varlen, with the arguments that torch 2.11 has as well."""
     query_starts, row_starts, length_R = lengths
     q, k, v = (query[:, :, 0], *(x.transpose(1, 2).flatten(0, 1) for x in (key, value)))
     C = key.shape[2]

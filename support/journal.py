@@ -34,7 +34,7 @@ def grader_version() -> str:
 
 class Journal:
     """The records of finished dialogues, without the keys `left_out`, by question and gold answer, in the order they
-    were asked; in a file if a path is given. ValueError when it holds an evaluation with other settings, or is damaged."""
+    were asked; in a file if a path is given. ValueError when the file has other settings, or is damaged."""
 
     def __init__(self, path: Path | None = None, settings: dict | None = None, left_out: tuple[str, ...] = ()):
         self.path, self.settings, self.left_out, self.count = path, settings, left_out, 0
@@ -77,6 +77,6 @@ class Journal:
 
 def apart(there, here) -> str:
     """Two settings that differ, of long ones the places where they do."""
-    texts = str(there), str(here)
+    texts = [str(value).replace("\n", "\\n") for value in (there, here)]  # one line
     start = max(0, len(os.path.commonprefix(texts)) - 20)
     return "{} there, {} here".format(*(("..." * (start > 0) + text[start:])[:60] for text in texts))

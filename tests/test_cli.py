@@ -1,0 +1,98 @@
+"""The command line: an option's value, mistakes in one sentence, --help, ranges, presets."""
+
+import re
+import sys
+from dataclasses import asdict, fields
+
+import pytest
+
+from evaluate import Options
+from support.cli import check_ranges, parse, parse_run
+from train import GROUPS, PRESETS, Config
+
+
+@pytest.mark.parametrize(
+    "words, given",
+    [
+        ("", {}),  # no default is among what is given
+        ("--steps 3 --lr=1e-3", {"steps": 3, "lr": 0.001}),
+        ("--steps 3 --steps 4", {"steps": 4}),
+        ("--max-new-tokens 7 --max-attempt-tokens=5", {"max_new_tokens": 7, "max_attempt_tokens": 5}),
+        ("--model a-b --data=c-d", {"model": "a-b", "data": "c-d"}),
+        ("--unboxed_reward -0.5", {"unboxed_reward": -0.5}),
+        ("--max_attempt_tokens none --eval_data None", {"max_attempt_tokens": None, "eval_data": None}),
+        ("--data none", {"data": "none"}),  # an option that cannot be None
+        ("--resume --offload --seed 1", {"resume": True, "offload": True, "seed": 1}),
+        ("--resume true --offload=False", {"resume": True, "offload": False}),
+    ],
+)
+def test_parse_gives_what_was_given(words, given):
+    assert parse(Config, words.split()) == given
+
+
+@pytest.mark.parametrize(
+    "kind, words, sentence",
+    [
+        (Options, "", "the following arguments are required: --model, --data"),
+        (Options, "--modle a", "there is no option --modle: did you mean --model?"),
+        (Config, "--step=3", "there is no option --step: did you mean --steps?"),  # nor is it taken for --steps
+        (Config, "-xyzzy", "there is no option -xyzzy, see --help"),
+        (Config, "--steps 3.5", "argument --steps: invalid int value: '3.5'"),
+        (Config, "--steps none", "argument --steps: invalid int value: 'none'"),
+        (Config, "--offload maybe", "argument --offload: invalid bool value: 'maybe'"),
+        (Config, "--model a b", "'b' belongs to no option, see --help"),
+        (Config, "--steps 3 --model", "argument --model: expected one argument"),
+    ],
+)
+def test_parse_refuses_in_one_sentence(kind, words, sentence, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["folder/evaluate.py"])
+    with pytest.raises(SystemExit, match="2"):
+        parse(kind, words.split())
+    assert capsys.readouterr().err == f"evaluate.py: {sentence}\n"
+
+
+@pytest.mark.parametrize("kind, titles", [(Config, GROUPS), (Options, ["options"])])
+def test_help_has_every_option_in_its_group(kind, titles, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse(kind, ["--help"], "What it is for.")
+    text = capsys.readouterr().out
+    assert "\n\nWhat it is for.\n\n" in text and ("(required)" if kind is Options else "(default: 1280)") in text
+    for title in titles:
+        (block,) = re.findall(rf"^{title}:\n(.*?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+        members = [f"--{each.name}" for each in fields(kind) if each.metadata["group"] == title]
+        assert members and re.findall(r"^  (--\w+)", block, re.MULTILINE) == members
+
+
+@pytest.mark.parametrize(
+    "name, good, bad, words",
+    [
+        ("steps", 1, 0, "be greater than 0"),
+        ("lr", 1e-9, float("nan"), "be greater than 0"),
+        ("seed", 0, -1, "be 0 or more"),
+        ("gamma", 1.0, 1.1, "lie between 0 and 1"),
+        ("unboxed_reward", -1.0, -1.1, "lie between -1 and 0"),
+        ("max_attempt_tokens", None, 0, "be greater than 0"),
+        ("log_to", "wandb", "paper", "be one of tensorboard, wandb"),
+    ],
+)
+def test_ranges(name, good, bad, words):
+    check_ranges(Config(**{name: good}))
+    with pytest.raises(ValueError, match=f"^--{name} must {words}, not {bad}$"):
+        check_ranges(Config(**{name: bad}))
+
+
+@pytest.mark.parametrize("options, without", [(Config(), []), (Options("model", "data"), ["samples"])])
+def test_numbers_have_ranges_and_defaults_lie_in_them(options, without):
+    check_ranges(options)
+    numbers = [each for each in fields(options) if each.type in (int, float, int | None)]
+    assert [each.name for each in numbers if each.metadata["valid"] is None] == without  # that one may be 0 as well
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_command_line_goes_before_the_preset_and_the_preset_before_the_defaults(preset):
+    line = ["--preset", preset, "--steps", "7", "--offload"]
+    options = asdict(parse_run(Config, PRESETS, line))
+    assert re.fullmatch(rf"runs/{preset}-\d{{8}}-\d{{6}}", options["out"])
+    assert options == asdict(Config()) | parse(Config, PRESETS[preset].split() + line) | {"out": options["out"]}
+    with pytest.raises(ValueError, match="--steps must be greater than 0, not 0"):
+        parse_run(Config, PRESETS, [*line, "--steps", "0"])

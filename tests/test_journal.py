@@ -1,0 +1,76 @@
+"""What a kill leaves: the journal of an evaluation, and files that are never half-written."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from support import journal
+from support.files import atomic_write, save_json
+from support.journal import Journal, grader_version
+
+A, B, C = ({"question": question, "gold": "1", "text": "long"} for question in ("a", "b\n\u2028", "c"))
+
+
+def test_a_journal_is_what_was_appended(tmp_path):
+    path = tmp_path / "j.jsonl"
+    for chunk in ([A, B], [C], [A, {**A, "gold": "2"}]):
+        Journal(path, {"k": 1}, left_out=("text",)).append(chunk)
+    there = Journal(path, {"k": 1})
+    assert there.count == 5 and [len(there.finished[each["question"], "1"]) for each in (A, B, C)] == [2, 1, 1]
+    assert there.finished["a", "2"] == [{"question": "a", "gold": "2"}]  # by question and gold answer
+
+
+def test_a_journal_cut_anywhere_loses_the_lines_that_are_not_whole(tmp_path):
+    path = tmp_path / "j.jsonl"
+    for chunk in ([A], [B, C]):
+        Journal(path, {"k": 1}).append(chunk)
+    whole = path.read_bytes()
+    settings, first, second = whole.splitlines(keepends=True)
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length] + b"?" * 99)  # of a chunk that was longer than what follows
+        again = Journal(path, {"k": 1})
+        assert again.count == (length >= len(settings + first))
+        for chunk in [[A], [B, C]][again.count :]:
+            again.append(chunk)
+        assert path.read_bytes() == whole
+
+
+def test_other_settings_are_refused_and_named(tmp_path):
+    there, here = {"k": 1, "l": "a" * 50 + "\nb", "n": 0}, {"l": "a" * 50 + "c", "m": 3, "n": 0}
+    Journal(path := tmp_path / "j.jsonl", there).append([A])
+    names = rf"k (1 there, None here), l (...{'a' * 20}\nb there, ...{'a' * 20}c here), m (None there, 3 here)"
+    sentence = f"{path} holds an evaluation with other settings, {names}: choose another --out, or delete it"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        Journal(path, here)
+
+
+@pytest.mark.parametrize("lines", [b'{"k": 1}\n[{"quest', b'{"k": 1}\n[[]]', b'{"k": 1}\n[{}]', b"[]", b"\xff"])
+def test_a_damaged_journal_is_named(lines, tmp_path):
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(lines + b"\n[]\n")
+    with pytest.raises(ValueError, match="j.jsonl is damaged .*: delete it, and its questions are asked again$"):
+        Journal(path, {"k": 1})
+
+
+def test_the_grader_version_knows_every_source(tmp_path, monkeypatch):
+    versions = {grader_version()}
+    shutil.copy(journal.ROOT / "reward.py", tmp_path)
+    shutil.copytree(journal.ROOT / "support" / "grader", tmp_path / "support" / "grader")
+    monkeypatch.setattr(journal, "ROOT", tmp_path)
+    assert {grader_version()} == versions
+    for count, path in enumerate(tmp_path.rglob("*.py"), 2):
+        path.write_bytes(path.read_bytes() + b"#")
+        versions.add(grader_version())
+        assert len(versions) == count
+
+
+def test_files_are_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    (tmp_path / "a.json.part").write_text("left by a kill")
+    save_json({"a": 1}, path)
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as part:
+        part.mkdir()
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
