@@ -419,14 +419,15 @@ def linear(dtype, lr=1e-3, warmup_steps=0, total_steps=10, max_grad_norm=1.0):
 
 
 def test_schedule_rises_linearly_and_falls_to_a_tenth():
-    _, optimizer = linear(torch.float32, lr=2.0, warmup_steps=4, total_steps=20)
+    model, optimizer = linear(torch.float32, lr=2.0, warmup_steps=4, total_steps=20)
     rates = []
     for _ in range(21):
         rates.append(optimizer.schedule.get_last_lr()[0] / 2.0)
-        optimizer.weights[0].grad = torch.zeros(8, 8)
+        model.weight.grad = torch.zeros(8, 8)
         optimizer.step()
     assert rates[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
     assert rates[4::4] == pytest.approx([0.55 + 0.45 * math.cos(math.pi * share) for share in (0, 0.25, 0.5, 0.75, 1)])
+    assert torch.equal(model.weight, linear(torch.float32)[0].weight)  # there is no weight decay
 
 
 def test_float32_masters_move_bfloat16_weights():

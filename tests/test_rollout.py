@@ -41,8 +41,8 @@ def run(model, tokenizer, temperature=1.0, problems=PROBLEMS, allowed=ALLOWED, s
     return rollout(model, chat, problems, allowed, RULES, config, temperature, seed, schedule=schedule)
 
 
-def row(dialogues, d: int) -> tuple[list[int], list[bool], list[Attempt]]:
-    """Dialogue d in the form of `rollout_one`."""
+def plain_form(dialogues, d: int) -> tuple[list[int], list[bool], list[Attempt]]:
+    """Dialogue d as `rollout_one` returns it."""
     length = dialogues.length_D[d]
     tokens, sampled = (x_DT[d, :length].tolist() for x_DT in (dialogues.tokens_DT, dialogues.sampled_DT))
     return tokens, sampled, dialogues.attempts[d]
@@ -87,7 +87,7 @@ def test_the_same_dialogues_as_the_plain_loop(model, tokenizer, temperature):
     model.set_attn_implementation("eager")  # the model's own attention
     one = partial(rollout_one, rules=RULES, config=train.Config(**OPTIONS), temperature=temperature, seed=(3, 1))
     for d, problem in enumerate(PROBLEMS):
-        assert row(dialogues, d) == one(model, Chat(model, tokenizer, "chatml"), problem, ALLOWED[d], index=d)
+        assert plain_form(dialogues, d) == one(model, Chat(model, tokenizer, "chatml"), problem, ALLOWED[d], index=d)
 
 
 def test_the_plain_loop_shares_no_code_with_the_engine():
@@ -183,7 +183,7 @@ def test_bfloat16_is_the_same_up_to_ties(tokenizer, temperature, path, request):
 
 # -------------------- The CUDA path, played on the CPU
 class Recorded(TorchDispatchMode):
-    """A CUDA graph of the CPU: what `run` computes, operation by operation, to be computed again on the same tensors.
+    """A CUDA graph on the CPU: what `run` computes, operation by operation, to be computed again on the same tensors.
     Whatever the host decides while it records stays as it was; asking the device for a value is an error."""
 
     def __init__(self, run):
@@ -208,7 +208,7 @@ class Recorded(TorchDispatchMode):
 
 
 def flash_in_words(query, key, value, query_starts, key_starts, max_q, max_k, *flags, scale, seqused_k, **unused):
-    """The operator by its documentation: queries and keys of all rows one after the other, `seqused_k` keys each."""
+    """What the operator computes: queries and keys of all rows one after the other, `seqused_k` keys each."""
     R, E = len(seqused_k), query.shape[-1]
     assert flags == (0.0, False, False)  # dropout, causal mask, debug mask
     assert query_starts.dtype == key_starts.dtype == seqused_k.dtype == torch.int32
@@ -336,8 +336,8 @@ def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=re
     chat, config = Chat(model, tokenizer, "chatml"), train.Config(**dict(max_new_tokens=200) | options)
     batch = rollout(model, chat, [problem], [allowed], rules, config, schedule=schedule)
     length = batch.length_D.item()
-    assert row(batch, 0)[:2] == (tokens[:length], sampled[:length])
-    assert row(batch, 0) == rollout_one(model, chat, problem, allowed, rules, config)
+    assert plain_form(batch, 0)[:2] == (tokens[:length], sampled[:length])
+    assert plain_form(batch, 0) == rollout_one(model, chat, problem, allowed, rules, config)
     return batch, spans
 
 
