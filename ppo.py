@@ -163,8 +163,8 @@ def group_advantages(dialogues, group_size: int) -> torch.Tensor:
 
 
 def informative_groups(reward_D: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Indices of the dialogues in groups whose rewards are not all the same: in the others all advantages are 0. The
-    filter of DAPO (arXiv 2503.14476, section 3.2), without sampling anew."""
+    """Indices of the dialogues in groups whose rewards are not all the same: in the others, by the paper's rule, all
+    advantages are 0. The filter of DAPO (arXiv 2503.14476, section 3.2), without sampling anew."""
     reward_QG = reward_D.view(-1, group_size)
     informative_Q = (reward_QG != reward_QG[:, :1]).any(1)
     return informative_Q.repeat_interleave(group_size).nonzero()[:, 0]

@@ -370,7 +370,7 @@ class Engine:
 
     def row_lengths(self, active_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """For flash attention, int32: where each row's query and keys start, (R + 1,) each, and how many keys it has.
-        Rows that wait read one position, and write at their own, after all that they need."""
+        Rows that wait read one position, to save time, and write at their own, after all that they need."""
         R, C = len(active_R), self.uniform_SC.shape[1]
         starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
         return starts, starts * C, (self.position_S[:R] * active_R + 1).int()

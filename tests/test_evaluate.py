@@ -127,8 +127,7 @@ def evaluation(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ev, "CHUNK_CPU", 2)
     drawn = Mock()  # drawing is slow
-    for name in "plot_accuracy":
-        monkeypatch.setattr(ev, name, drawn, raising=False)
+    monkeypatch.setattr(ev, "plot_accuracy", drawn, raising=False)
 
     def run(more="", ask=ASK):
         with patch("evaluate.rollout", wraps=ev.rollout) as watched:
@@ -193,7 +192,8 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
     def asked(more):
         evaluation(f"--model runs/a/model,runs/b/model --data a.jsonl --attempts 1 {more}", ask="")
         for _, own, _, _, _, config, *_ in (call.args for call in evaluation.calls):
-            yield config.max_new_tokens, config.max_attempt_tokens, own.feedback, own.template.end
+            feedback = "paper" if "1 attempts left" in own.text(own.feedback_after(-1, 1)) else "uncounted"
+            yield config.max_new_tokens, config.max_attempt_tokens, feedback, own.template.end
 
     assert list(asked("--out own")) == [(50, 9, "uncounted", "<|eot_id|>"), (60, None, "paper", "<|im_end|>")]
     assert json.loads(Path("own/results.json").read_text())["asked_with"]["runs/a/model"] == its_own
