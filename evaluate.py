@@ -204,13 +204,12 @@ def measure(options: Options, sets: dict[str, list[Problem]], name: str, model, 
     """{"greedy" or "samples": {data set: for every question its records}}."""
     problems = [problem for problems in sets.values() for problem in problems]
     kinds = {
-        "greedy": dict(allowed=range(1, options.attempts + 1), temperature=0.0),
-        "samples": dict(allowed=[1] * options.samples, temperature=1.0, seed=(options.seed, 0)),
+        "greedy": dict(allowed=range(1, options.attempts + 1), config=options),
+        "samples": dict(allowed=[1] * options.samples, config=options, temperature=1.0, seed=(options.seed, 0)),
     }
     found = {}
     for kind, journal in journals.items():
-        label = f"{name}, {kind}"
-        rows = evaluate(model, chat, problems, config=options, journal=journal, progress=label, **kinds[kind])
+        rows = evaluate(model, chat, problems, journal=journal, progress=f"{name}, {kind}", **kinds[kind])
         found[kind] = {data: [rows.pop(0) for _ in those] for data, those in sets.items()}
     return found
 

@@ -19,7 +19,7 @@ Controls, none of which the paper has:
 
 Two processes of one thread each run side by side. What is finished is not repeated: give an interrupted command again.
 Written into --out: summary.json (all numbers, enough to draw the rest), table.md, accuracy.png (all arms and controls),
-readme.png (four curves of it) and training.png.
+readme.png (four curves of it).
 """
 
 import argparse
@@ -35,7 +35,7 @@ from pathlib import Path
 
 from data.miniature import chances, draw_riddles
 from support.cli import fail
-from support.plots import COLOURS, plot_accuracy, table
+from support.plots import plot_accuracy, table
 from support.statistics import mean
 
 ARMS = ("multi-attempt", "single-attempt")
@@ -47,7 +47,6 @@ CONTROLS = {  # name: (arm whose run it belongs to, options of evaluate.py)
     "multi-attempt, uninformative feedback": ("multi-attempt", ["--feedback", "uninformative"]),
 }
 README = {name: f"{name} training" for name in ARMS} | {f"base, pass@k of {SAMPLES} samples": "base model, pass@k"}
-CURVES = {"reward": "reward", "accuracy_first": "solved by the first attempt", "repeated": "repeated answers"}
 T_95 = (0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, by degrees of freedom
 
 
@@ -99,8 +98,8 @@ def metrics(folder: Path, key: str) -> list[float | None]:
     return [json.loads(line)[key] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> dict[str, dict]:
-    """The runs of a seed and their controls. Returns their rows by name, and the arms' training curves."""
+def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> dict[str, list[dict]]:
+    """The runs of a seed and their controls. Returns their rows by name."""
     folders = {arm: args.out / f"{slug(arm)}-{seed}" for arm in (*ARMS, SAME_TOKENS)}
     multi, single, same_tokens = folders.values()
     options = ["--preset", args.preset, "--seed", str(seed), *args.extra]
@@ -113,10 +112,7 @@ def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> dict[str, d
         futures[SAME_TOKENS] = pool.submit(run, same_tokens, [*baseline, "--steps", str(steps)])
     futures |= {name: pool.submit(control, folders[arm], name) for name, (arm, _) in CONTROLS.items()}
     base = {"base": read(multi / "evaluation.json")["base"]["by_attempts"]}
-    return {
-        "rows": base | rows | {name: future.result() for name, future in futures.items()},
-        "training": {arm: {key: metrics(folders[arm], key) for key in CURVES} for arm in ARMS},
-    }
+    return base | rows | {name: future.result() for name, future in futures.items()}
 
 
 def optimum(attempts: int) -> list[float]:
@@ -163,7 +159,7 @@ def over_seeds(runs: list[list[dict]]) -> dict:
 def draw(summary: dict, out: Path) -> None:
     """All files but the summary itself, and the table on the screen."""
     seeds, best = summary["seeds"], summary.get("optimum", ())
-    runs = [seed["rows"] for seed in seeds.values()]
+    runs = list(seeds.values())
     results = {name: over_seeds([rows[name] for rows in runs]) for name in runs[0]}
     results["base"] = {"by_attempts": runs[0]["base"]}  # which is the same for all seeds
     text = f"{table(results)}\n"
@@ -172,27 +168,8 @@ def draw(summary: dict, out: Path) -> None:
     (out / "table.md").write_text(text)
     plot_accuracy(results, out / "accuracy.png", best)
     plot_accuracy({label: results[name] for name, label in README.items()}, out / "readme.png", best)
-    plot_training([seed["training"] for seed in seeds.values()], out / "training.png")
     over = "seeds (base: over questions)" if len(seeds) > 1 else "questions"
     print(f"\n{summary['data']}, mean of seeds {', '.join(seeds)}, % with 95% interval over {over}\n\n{text}")
-
-
-def plot_training(training: list[dict], path: Path) -> None:
-    """Training curves of the arms, a line for each seed: the running mean over 5 steps."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 3.2), dpi=160, layout="constrained")
-    for axes, (key, title) in zip(figure.subplots(1, len(CURVES)), CURVES.items()):
-        for arm, colour in zip(ARMS, COLOURS):  # as in readme.png
-            for curves in training:
-                values = [curves[arm][key][max(0, i - 2) : i + 3] for i in range(len(curves[arm][key]))]
-                axes.plot(range(1, len(values) + 1), list(map(mean, values)), color=colour, linewidth=1)
-            axes.plot([], color=colour, label=arm)
-        axes.set(xlabel="step", title=title)
-        axes.yaxis.set_major_formatter("{x:.1f}" if key == "reward" else "{x:.0%}")
-        axes.grid(axis="y", alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path)
 
 
 # -------------------- The command line, shared with ablations.py
