@@ -38,7 +38,7 @@ def read_config(options: str) -> train.Config:
 def launch(options: str = "", replaced: dict = {}, report: bool = False) -> SimpleNamespace:
     """train.py with these options, and with some names replaced, as in {"train.update": ...}. Returns its folder,
     metrics, printed output, rollouts and Run. The report at the end is left out unless asked for."""
-    seen = SimpleNamespace(folder=Path(cli.parse(train.Config, words(options))["out"]), rollouts=[], run=None)
+    seen = SimpleNamespace(rollouts=[], run=None)
     rollout, whole_report, output, before = train.rollout, train.report, io.StringIO(), signal.getsignal(signal.SIGTERM)
 
     def watched_rollout(*args, **kwargs):
@@ -57,7 +57,8 @@ def launch(options: str = "", replaced: dict = {}, report: bool = False) -> Simp
             train.main(words(options))
     finally:
         signal.signal(signal.SIGTERM, before)
-    seen.rows, seen.output = metrics(seen.folder), output.getvalue()
+    seen.folder, seen.output = Path(cli.parse(train.Config, words(options))["out"]), output.getvalue()
+    seen.rows = metrics(seen.folder)
     return seen
 
 
