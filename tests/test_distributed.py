@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import exit_codes, in_call, launch, metrics, words
+from tiny_runs import RESUME, exit_codes, in_call, launch, metrics, words
 
 import train
 from support import ranks
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.usefixtures("inputs")
 # Sums in another order are rounded differently. Where a uniform number is that close to the border between two tokens,
 # the sampled dialogues part. It happens to these runs now and then, and not with this learning rate.
 THREE = "--lr 3e-5 --critic_lr 1e-3 --steps 3 --save_every 1 "
-RESUME = "--resume --out run"
 
 
 def launch_on_ranks(options: str, replaced: dict = {}, count: int = 2) -> list[int]:

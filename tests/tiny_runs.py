@@ -24,6 +24,7 @@ from support import cli
 TINY = """--out run --model base --data questions.jsonl --eval_data none --steps 2 --dialogues 8 --minibatches 2
     --max_attempts 3 --max_new_tokens 48 --max_attempt_tokens 14 --slots 8 --lr 1e-3 --critic_lr 1e-2 --save_every 2
     --show_every 1 --device cpu --dtype float32 """
+RESUME = "--resume --out run"
 
 
 def words(options: str) -> list[str]:
@@ -57,8 +58,8 @@ def launch(options: str = "", replaced: dict = {}, report: bool = False) -> Simp
             train.main(words(options))
     finally:
         signal.signal(signal.SIGTERM, before)
-    seen.folder, seen.output = Path(cli.parse(train.Config, words(options))["out"]), output.getvalue()
-    seen.rows = metrics(seen.folder)
+    seen.folder = Path(cli.parse(train.Config, words(options))["out"]).absolute()
+    seen.rows, seen.output = metrics(seen.folder), output.getvalue()
     return seen
 
 
@@ -112,14 +113,14 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 # -------------------- Interruptions
-def in_call(name: str, call: int, event: Callable) -> dict:
-    """For launch: in this call of the function of this name, counted from 1, `event(work)` takes its place; `work()`
-    does what the function would have done."""
+def in_call(name: str, call: int, event: Callable, last: int = 0) -> dict:
+    """For launch: in this call of the function of this name, counted from 1, or in all from it to the `last`,
+    `event(work)` takes its place; `work()` does what the function would have done."""
     function, calls = resolve_name(name), count(1)
 
     def watched(*args, **kwargs):
         work = partial(function, *args, **kwargs)
-        return event(work) if next(calls) == call else work()
+        return event(work) if call <= next(calls) <= max(call, last) else work()
 
     return {name: watched}
 
