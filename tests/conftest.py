@@ -64,8 +64,11 @@ def run_inputs(tokenizer, tmp_path_factory):
     like_boxes(tokenizer, model.lm_head.weight[:, 0], [1.5, 1.5, 1.5, 1.5, 0.875])
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    training = [(f"Question {i}" + ", is it?" * (i % 3), ["5", "17"][i % 2]) for i in range(12)]
-    for name, rows in (("questions", training), ("held_out", [(f"Another {i}", "5") for i in range(4)])):
+    held_out = [(f"Another {i}", "5") for i in range(4)]
+    files = {"held_out": held_out, "first_three": held_out[:3], "long": [("Why? " * 500, "1")]}
+    files["questions"] = [(f"Question {i}" + ", is it?" * (i % 3), ["5", "17"][i % 2]) for i in range(12)]
+    files["shared"] = [("New", "1"), ("Question 0", "5")]
+    for name, rows in files.items():
         lines = [json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in rows]
         (folder / f"{name}.jsonl").write_text("".join(lines))
     return folder

@@ -22,7 +22,6 @@ FOUR = "--steps 4 --epochs 2 --lr_warmup 0.25 "  # with a checkpoint after every
 def whole_run(options: str = "") -> Path:
     """The folder of the four steps in one go."""
     whole = launch(f"{FOUR} {options} --out whole")
-    assert len(whole.rows) == 4
     assert 0 < sum(row["accuracy"] for row in whole.rows) < 4  # otherwise a comparison would say little
     return whole.folder
 

@@ -161,7 +161,6 @@ def test_run_folder():
         assert result["questions"] == 3 and [row["attempts"] for row in result["by_attempts"]] == [1, 2]
         assert {d["question"] for d in result["dialogues"]} == {"Another 0", "Another 1", "Another 2"}
     assert "base, 45,664 parameters, 12 questions" in run.output and "| attempts allowed" in run.output
-    assert (run.folder / "training.png").read_bytes()[:4] == b"\x89PNG"
     assert [row["step"] for row in run.rows] == [1, 2] and all(set(row) == set(METRICS.split()) for row in run.rows)
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert all(row["seconds"] > 0 and row["rollout_tokens_per_second"] > 0 for row in rows)
@@ -208,8 +207,7 @@ def test_the_exported_model_is_the_trained_one(dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_evaluate_finds_in_the_exported_model_what_the_run_found(dtype):
     folder = finished_run(dtype).folder
-    Path("three.jsonl").write_text("".join(Path("held_out.jsonl").read_text().splitlines(keepends=True)[:3]))
-    command = f"--model {folder}/model --data three.jsonl --attempts 2 --slots 8 --device cpu --dtype {dtype}"
+    command = f"--model {folder}/model --data first_three.jsonl --attempts 2 --slots 8 --device cpu --dtype {dtype}"
     evaluate.main(f"{command} --out evaluation".split())
     (found,) = json.loads(Path("evaluation/results.json").read_text())["models"].values()
     (path,) = Path("evaluation").glob("dialogues-*.json")
@@ -428,8 +426,7 @@ def test_drop_truncated_leaves_them_out_of_the_loss():
         assert (result.rows[0]["reward"], result.rows[0]["truncated"]) == (-1, 1)
         assert (result.run.critic.score.weight == 0).all() == dropped
         assert ("policy_loss" in result.rows[0]) == (not dropped)
-        # equal rewards: advantages are 0
-        assert same(result.run.actor.state_dict(), result.run.reference.state_dict())
+        assert same(result.run.actor.state_dict(), result.run.reference.state_dict())  # equal rewards: no advantages
 
 
 def test_drop_uniform_groups_learns_only_from_groups_with_different_rewards():
@@ -513,9 +510,6 @@ MISTAKES = """
 @pytest.mark.parametrize("case", MISTAKES.strip().splitlines())
 def test_mistakes_are_one_sentence(case, capsys, monkeypatch):
     options, sentence = re.fullmatch(r"(.*?) *\| (.*)", case).groups()
-    for name, question in (("shared", "Question 0"), ("long", "Why? " * 500)):
-        rows = [{"question": "New", "answer": "1"}, {"question": question, "answer": "5"}]
-        Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for module in ("torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
     assert sentence in refused(capsys, options) and not Path("run").exists()
