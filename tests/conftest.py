@@ -1,18 +1,15 @@
 """Small real models for the tests: two layers, grouped heads, random weights that like boxes and end tokens."""
 
-import sys
-from concurrent.futures import Future
-from pathlib import Path
+import json
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from data.miniature import build_tokenizer, draw_riddles  # noqa: E402
+from data.miniature import build_tokenizer, draw_riddles
 
 torch.set_num_threads(1)
+FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 
 
 @pytest.fixture(scope="session")
@@ -20,31 +17,30 @@ def tokenizer():
     return build_tokenizer(draw_riddles("train")[:200])
 
 
+def random_model(tokenizer, family: str, seed: int, layers: int, spread: float):
+    torch.manual_seed(seed)
+    config_class, model_class = FAMILIES[family]
+    sizes = dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2)
+    sizes |= dict(vocab_size=len(tokenizer), num_hidden_layers=layers, max_position_embeddings=512)
+    tokens = dict(eos_token_id=tokenizer.eos_token_id, bos_token_id=None, tie_word_embeddings=False)
+    return model_class(config_class(**sizes, **tokens, initializer_range=spread)).eval()
+
+
+def like_boxes(tokenizer, weight: torch.Tensor, biases: list[float]) -> None:
+    """Give to the tokens that make boxes, and to the end of a turn, these entries of the weight."""
+    with torch.no_grad():
+        for text, bias in zip(("}", ". \\boxed{", "5", "17", "<|im_end|>"), biases, strict=True):
+            weight[tokenizer(text, add_special_tokens=False)["input_ids"]] = bias
+
+
 def small_model(tokenizer, family: str = "llama", seed: int = 0):
     """About one sampled token in ten closes a brace, one in ten opens a box, a few end the turn."""
-    torch.manual_seed(seed)
-    families = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
-    config_class, model_class = families[family]
-    config = config_class(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    model = model_class(config).eval()
+    model = random_model(tokenizer, family, seed, layers=2, spread=0.3)
     model.lm_head = torch.nn.Linear(32, len(tokenizer), bias=True)
     with torch.no_grad():
         model.lm_head.weight.normal_(std=0.1)
         model.lm_head.bias.zero_()
-        for text, bias in (("}", 4.5), (". \\boxed{", 4.5), ("5", 4.0), ("17", 4.0), ("<|im_end|>", 2.5)):
-            model.lm_head.bias[tokenizer(text, add_special_tokens=False)["input_ids"]] = bias
+    like_boxes(tokenizer, model.lm_head.bias, [4.5, 4.5, 4.0, 4.0, 2.5])
     return model
 
 
@@ -53,8 +49,34 @@ def model(request, tokenizer):
     return small_model(tokenizer, request.param)
 
 
-def settled(verdict: bool) -> Future:
-    """A verdict that is already there."""
-    future = Future()
-    future.set_result(verdict)
-    return future
+@pytest.fixture(scope="session")
+def run_inputs(tokenizer, tmp_path_factory):
+    """A folder with what tests/tiny_runs.py trains: a base model that likes boxes, and questions that it gets right now
+    and then.
+
+    An ordinary Llama has no bias. Here every token's embedding has the same large first entry, so that the first column
+    of the output weights acts as one.
+    """
+    folder = tmp_path_factory.mktemp("inputs")
+    model = random_model(tokenizer, "llama", seed=0, layers=1, spread=0.1)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 4.0
+    like_boxes(tokenizer, model.lm_head.weight[:, 0], [1.5, 1.5, 1.5, 1.5, 0.875])
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    held_out = [(f"Another {i}", "5") for i in range(4)]
+    files = {"held_out": held_out, "first_three": held_out[:3], "long": [("Why? " * 500, "1")]}
+    files["questions"] = [(f"Question {i}" + ", is it?" * (i % 3), ["5", "17"][i % 2]) for i in range(12)]
+    files["shared"] = [("New", "1"), ("Question 0", "5")]
+    for name, rows in files.items():
+        lines = [json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in rows]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def inputs(run_inputs, tmp_path, monkeypatch):
+    """The test runs in an empty folder with those inputs in it."""
+    monkeypatch.chdir(tmp_path)
+    for path in run_inputs.iterdir():
+        (tmp_path / path.name).symlink_to(path)

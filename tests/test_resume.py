@@ -1,0 +1,222 @@
+"""A run that is interrupted, at whatever moment and by whatever, goes on exactly, bit for bit."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import RESUME, assert_same_run, exit_codes, in_call, launch, metrics, names, refused
+
+pytestmark = pytest.mark.usefixtures("inputs")
+FOUR = "--steps 4 --epochs 2 --lr_warmup 0.25 "  # with a checkpoint after every second one
+
+
+@cache
+def whole_run(options: str = "") -> Path:
+    """The folder of the four steps in one go."""
+    whole = launch(f"{FOUR} {options} --out whole")
+    assert 0 < sum(row["accuracy"] for row in whole.rows) < 4  # otherwise a comparison would say little
+    return whole.folder
+
+
+# -------------------- What may happen in a call of a function, `work`
+def ctrl_c_before(work):
+    raise KeyboardInterrupt
+
+
+def ctrl_c_after(work):
+    work()
+    raise KeyboardInterrupt
+
+
+def ctrl_c_twice(work):  # the second one stops at once
+    work()
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def sigterm(work):  # what a scheduler sends: the step is finished and saved
+    os.kill(os.getpid(), signal.SIGTERM)
+    return work()
+
+
+def torn_line(work):  # what a power cut may leave; its step comes again anyway
+    with open("run/metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "rew')
+    raise KeyboardInterrupt
+
+
+def out_of_memory(work):  # another program may have taken the GPU's
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore than one line.")
+
+
+def full_disk(work):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        work()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def killed_in_a_file(work):
+    _, file = work.args
+    file.write(b"half a checkpoint")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+STOPPED, NO_MEMORY = "\nstopped", ": step 3: CUDA out of memory. Tried to allocate 2.00 GiB."
+NO_DISK = ": step 4: run/checkpoint-000004.pt cannot be written (.*), the checkpoints before it are intact"
+INTERRUPTIONS = [  # in which call of what, the exit code and sentence, lines of metrics and checkpoint that are left
+    ("train.update", 2, ctrl_c_before, 130, STOPPED, 1, None),
+    ("train.update", 3, ctrl_c_before, 130, STOPPED, 2, 2),
+    ("train.update", 3, ctrl_c_after, 130, STOPPED, 2, 2),
+    ("train.update", 3, ctrl_c_twice, 130, STOPPED, 2, 2),
+    ("train.update", 3, torn_line, 130, STOPPED, 3, 2),
+    ("train.Run.record", 4, ctrl_c_after, 130, STOPPED, 4, 2),
+    ("train.update", 3, sigterm, 130, STOPPED, 3, 3),
+    ("train.update", 4, sigterm, 130, STOPPED, 4, 4),
+    ("train.update", 3, out_of_memory, 2, NO_MEMORY, 2, 2),
+    ("train.Run.save", 2, full_disk, 2, NO_DISK, 4, 2),
+    ("torch.save", 2, killed_in_a_file, -signal.SIGKILL, None, 4, 2),
+]
+
+
+@pytest.mark.parametrize("name, call, event, code, sentence, lines, checkpoint", INTERRUPTIONS)
+def test_interrupted_and_resumed(name, call, event, code, sentence, lines, checkpoint, capfd):
+    whole, command = whole_run(), RESUME
+    assert exit_codes(lambda: launch(FOUR, in_call(name, call, event))) == [code]
+    if sentence:
+        command = re.search(f"{sentence}; go on with: python train.py (--.*)\n", capfd.readouterr().err).groups()[-1]
+    assert (Path("run") / "metrics.jsonl").read_text().count('"step"') == lines
+    assert max(Path("run").glob("*.pt"), default=None) == (checkpoint and Path(f"run/checkpoint-{checkpoint:06d}.pt"))
+    parts = [name for name in names("run") if name.endswith(".part")]
+    assert parts == (["checkpoint-000004.pt.part"] if event is killed_in_a_file else []) and "model" not in names("run")
+    launch(command)
+    assert_same_run(whole, Path("run"))
+
+
+@pytest.mark.parametrize("options", ["--dtype bfloat16", "--group_size 4"])
+def test_resumed_with_float32_masters_or_without_a_critic(options):
+    whole = whole_run(options)
+    assert exit_codes(lambda: launch(FOUR + options, in_call("train.update", 3, ctrl_c_after))) == [130]
+    launch(RESUME)
+    assert_same_run(whole, Path("run"))
+
+
+def test_killed_at_twenty_moments():
+    """Killed a random number of function calls after its models were built, be it while it resumes, in a rollout, in an
+    update or in a checkpoint; resumed, killed again, and at last allowed to finish."""
+    options, done = "--steps 8 --save_every 1 --slots 4 --show_every 5", []
+    whole = launch(f"{options} --out whole").folder
+
+    def killed_after(moment, work):
+        def tick(frame, event, argument):
+            nonlocal moment
+            moment -= 1
+            if moment == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        run = work()
+        sys.setprofile(tick)
+        return run
+
+    for moment in np.random.default_rng(0).integers(1, 250_000, size=20).tolist():
+        kill = in_call("train.build_run", 1, partial(killed_after, moment))
+        assert exit_codes(lambda: launch(options, kill)) == [-signal.SIGKILL]
+        options = RESUME if Path("run/config.json").exists() else options
+        done.append(max(Path("run").glob("checkpoint-*.pt"), default=None))
+    assert len(set(done)) > 2, "the kills should come in several steps"
+    assert exit_codes(lambda: launch(options)) == [0]
+    assert_same_run(whole, Path("run"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_step_ends_quietly(number, capfd):
+    def event(work):
+        os.kill(os.getpid(), number)
+        raise AssertionError("too late")
+
+    assert exit_codes(lambda: launch("", in_call("train.build_run", 1, event))) == [130]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("options", [RESUME, f"--resume {FOUR} --out run --model base --preset paper"])
+def test_resuming_a_finished_run_changes_nothing(options):
+    """Even when the command repeats options of the run."""
+    shutil.copytree(whole_run(), "run")
+    again = launch(options)
+    assert again.rollouts == [] and again.run.step == 4
+    assert_same_run(whole_run(), Path("run"))
+
+
+# -------------------- Checkpoints
+@pytest.mark.parametrize("damage", ["truncated", "a changed byte", "garbage", "empty"])
+def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_used(damage, capsys):
+    shutil.copytree(whole_run(), "run")
+    path = Path("run/checkpoint-000004.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    broken = {"truncated": content[:-1000], "a changed byte": content, "garbage": b"garbage" * 100, "empty": b""}
+    path.write_bytes(broken[damage])
+    again = launch(RESUME)
+    assert f"{path} is corrupt (" in capsys.readouterr().err and len(again.rollouts) == 2
+    path.with_suffix(".corrupt").unlink()
+    assert_same_run(whole_run(), Path("run"))
+
+
+def test_a_run_without_a_sound_checkpoint_does_not_start_anew(capsys):
+    shutil.copytree(whole_run(), "run")
+    for path in Path("run").glob("checkpoint-*.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(SystemExit) as stop:
+        launch(RESUME)
+    assert stop.value.code == 2 and "no checkpoint in run can be read" in capsys.readouterr().err
+    assert metrics("run") == metrics(whole_run())
+
+
+def test_gradients_that_stay_infinite_end_the_run(capsys):
+    """From step 3 on, in each of its two minibatches: the fifth is the first of step 5."""
+
+    def infinite(work):
+        reference_DT, value_DT = work()
+        return reference_DT + torch.inf, value_DT
+
+    with pytest.raises(SystemExit) as stop:
+        launch("--steps 9", in_call("train.reference_logps_and_values", 3, infinite, last=9))
+    sentence = "step 5: in 5 optimiser steps in a row the loss or its gradient was not finite"
+    assert stop.value.code == 2 and sentence in capsys.readouterr().err
+    assert [row["skipped"] for row in metrics()] == [0, 0, 2, 2]
+    kept = torch.load("run/checkpoint-000004.pt")["actor"]
+    assert all(weight.isfinite().all() for weight in kept.values())
+
+
+# -------------------- What is not resumed: exit code 2, one sentence
+def test_a_folder_in_use_is_refused(capsys):
+    Path("run").mkdir()
+    Path("run/notes.txt").write_text("mine")
+    assert "run is not empty: continue that run with --resume, or choose another --out" in refused(capsys, "")
+    Path("run/notes.txt").rename("run/config.json.part")  # what a process that was killed right at the start leaves
+    launch("--steps 1")  # as good as empty
+    assert "config.json.part" not in names("run")
+
+
+def test_resume_needs_a_run(capsys):
+    assert "--resume needs the folder of the run: --out runs/NAME" in refused(capsys, "--resume --preset smoke")
+    assert "there is no run to resume in run" in refused(capsys, RESUME)
+    Path("run").mkdir()
+    assert "there is no run to resume in run" in refused(capsys, RESUME)
+
+
+def test_resume_takes_no_other_options(capsys):
+    shutil.copytree(whole_run(), "run")
+    error = refused(capsys, f"{RESUME} --steps 9 --lr 0.001 --seed 4")
+    assert "the run in run has other options: steps (4 there, 9 here), seed (0 there, 4 here); leave these out" in error

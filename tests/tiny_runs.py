@@ -1,0 +1,153 @@
+"""Whole runs in a second: `launch("--steps 3")` is train.py on a model of 50,000 weights, in the folder `run`."""
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
+from itertools import count
+from pathlib import Path
+from pkgutil import resolve_name
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import train
+from support import cli
+
+TINY = """--out run --model base --data questions.jsonl --eval_data none --steps 2 --dialogues 8 --minibatches 2
+    --max_attempts 3 --max_new_tokens 48 --max_attempt_tokens 14 --slots 8 --lr 1e-3 --critic_lr 1e-2 --save_every 2
+    --show_every 1 --device cpu --dtype float32 """
+RESUME = "--resume --out run"
+
+
+def words(options: str) -> list[str]:
+    """The command line of a tiny run with these options. A run that goes on has its own."""
+    return (options if "--resume" in options else TINY + options).split()
+
+
+def read_config(options: str) -> train.Config:
+    return cli.parse_run(train.Config, train.PRESETS, words(options))
+
+
+def launch(options: str = "", replaced: dict = {}, report: bool = False) -> SimpleNamespace:
+    """train.py with these options, and with some names replaced, as in {"train.update": ...}. Returns its folder,
+    metrics, printed output, rollouts and Run. The report at the end is left out unless asked for."""
+    seen = SimpleNamespace(rollouts=[], run=None)
+    rollout, whole_report, output, before = train.rollout, train.report, io.StringIO(), signal.getsignal(signal.SIGTERM)
+
+    def watched_rollout(*args, **kwargs):
+        seen.rollouts.append(rollout(*args, **kwargs))
+        return seen.rollouts[-1]
+
+    def watched_report(config, run, held_out):
+        seen.run = run
+        if report:
+            whole_report(config, run, held_out)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+            for name, value in ({"train.report": watched_report, "train.rollout": watched_rollout} | replaced).items():
+                patch.setattr(name, value)
+            train.main(words(options))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    seen.folder = Path(cli.parse(train.Config, words(options))["out"]).absolute()
+    seen.rows, seen.output = metrics(seen.folder), output.getvalue()
+    return seen
+
+
+def refused(capsys, options: str, replaced: dict = {}) -> str:
+    """The one sentence with which train.py refuses these options, before any work."""
+
+    def too_late(*_):
+        raise AssertionError("the work has begun")
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        launch(options, {"train.train": too_late} | replaced)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1, error
+    return error
+
+
+def metrics(folder: str | Path = "run") -> list[dict]:
+    """The lines of metrics.jsonl without the measured times."""
+    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+
+
+def names(folder: str | Path) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def same(a, b) -> bool:
+    """Equal bit for bit, through all nesting."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Both folders hold the same run, bit for bit but for the measured times."""
+    assert metrics(a) == metrics(b)
+    last = f"checkpoint-{len(metrics(a)):06d}.pt"
+    states = [torch.load(folder / last) for folder in (a, b)]
+    assert states[0].keys() == states[1].keys() >= {"actor", "actor_optimizer", "step"}
+    for part in states[0]:
+        assert same(states[0][part], states[1][part]), f"{part} differs"
+    # a run that was stopped has saved at other steps
+    assert {*names(a)} ^ {*names(b)} <= {f"checkpoint-{step:06d}.pt" for step in range(99)}
+    for path in sorted([*a.glob("model/*"), *a.glob("dialogues/*")]):
+        assert path.read_bytes() == (b / path.relative_to(a)).read_bytes(), f"{path.name} differs"
+
+
+# -------------------- Interruptions
+def in_call(name: str, call: int, event: Callable, last: int = 0) -> dict:
+    """For launch: in this call of the function of this name, counted from 1, or in all from it to the `last`,
+    `event(work)` takes its place; `work()` does what the function would have done."""
+    function, calls = resolve_name(name), count(1)
+
+    def watched(*args, **kwargs):
+        work = partial(function, *args, **kwargs)
+        return event(work) if call <= next(calls) <= max(call, last) else work()
+
+    return {name: watched}
+
+
+def fork(work: Callable) -> int:
+    """Run work() in a forked process, which is much quicker than a new one. Returns its process id."""
+    sys.stdout.flush(), sys.stderr.flush()
+    if not (child := os.fork()):
+        code = 1
+        train.tqdm.set_lock(threading.RLock())  # processes share the usual one: a killed one never gives it back
+        torch.set_num_threads(torch.get_num_threads())  # a new thread pool, before two threads at once ask for it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may let what it runs ignore Ctrl-C
+        signal.alarm(100)  # no test waits for ever
+        try:
+            work()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return child
+
+
+def exit_codes(*works: Callable) -> list[int]:
+    """How these functions end, each in a process of its own, all at the same time; minus the number of a signal."""
+    children = [fork(work) for work in works]
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
