@@ -479,13 +479,11 @@ def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]
 def rollout(
     model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first=0, progress=None, schedule=None
 ) -> Dialogues:
-    """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3).
-
-    Of `config` it reads slots (rows of the engine), max_new_tokens (budget for all after the prompt, feedback included)
-    and max_attempt_tokens (budget for one attempt). Temperature 0 is greedy. `seed` and the index of a dialogue,
-    counted from `first`, make its random numbers. `progress` labels a progress bar. By `schedule`, (stride, ahead), the
-    host looks every `stride` steps, when `ahead` times as many are in flight. ValueError when something does not fit.
-    """
+    """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3). Of `config` it
+    reads slots (rows of the engine), max_new_tokens (budget for all after the prompt, feedback included) and
+    max_attempt_tokens (for one attempt). Temperature 0 is greedy. `seed` and a dialogue's index, from `first` on, make
+    its random numbers. `progress` labels a progress bar. By `schedule`, (stride, ahead), the host looks every `stride`
+    steps, when `ahead` times as many are in flight. ValueError when something does not fit."""
     model.set_attn_implementation("engine")
     stride, ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(model.device.type, (8, 0))
     dialogues = []
