@@ -16,10 +16,6 @@ REALS = ("sym", "R")
 TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
 MAX_BITS = 24_000  # of a number, numerator and denominator together
 FULL_FLOAT = 13  # significant digits from which a decimal was surely computed
-# what may occur in a tree whose comparison takes no more than fractions
-RATIONAL = set(
-    "num dec sym text base inf unit list set seq rel union + - * / ^ neg % call group pm mp abs floor ceil".split()
-)
 
 
 @lru_cache(1)
