@@ -2,7 +2,7 @@ r"""The teacher: what is a dialogue worth, which answer did an attempt give, and
 
     python reward.py "ANSWER" "GOLD"        prints the verdict and how both were read
 
-An answer is model text: nothing evaluates it as code, and it is read whole or refused (support/grader/, docs/grader.md).
+An answer is model text: nothing evaluates it as code, and it is read whole or refused (docs/grader.md says how).
 What "equal" means, case by case (ANSWER is GOLD; the tests read this table). The gold's form decides:
 | matter            | examples                                                       | reason                          |
 |-------------------|----------------------------------------------------------------|---------------------------------|

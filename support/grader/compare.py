@@ -131,7 +131,8 @@ class Comparison:
         lists = [n[3:] if n[0] == "seq" else items(n) for n in (a, g)]
         fits = a[1:3] == g[1:3] or "matrix" in (a[1], g[1])
         if "list" in (a[0], g[0]):
-            fits = len(lists[0]) > 2 or "rel" in (lists[0][0][0], lists[1][0][0])
+            closed = any(n[1:3] in (("(", ")"), ("[", "]"), ("matrix", "")) for n in (a, g))
+            fits = closed and len(lists[0]) > 2 or "rel" in (lists[0][0][0], lists[1][0][0])
         return fits and len(lists[0]) == len(lists[1]) <= MAX_ITEMS and all(map(self.same, *lists))
 
     def same_items(self, answers: list, golds: list) -> bool:

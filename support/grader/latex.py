@@ -51,31 +51,28 @@ RULES = [
     (r"^(\*\*|`{1,3})(.*)\1$", r"\2", "**73** is 73"),
     (r"(?i)^(\\text\{ *)?all real( numbers?)?\.?\}?$", r"\\mathbb{R}", r"\text{all real numbers} is \mathbb{R}"),
     (r"(?i)^(\\text\{ *)?no (real )?solutions?\.?\}?$", r"\\emptyset", r"\text{No solutions.} is \emptyset"),
+    (r"\\(?:left|right|middle)(?![a-z])", "", r"\left(1,2\right) is (1,2)"),
     (
-        r"^(?:\\left)?\\\{ *([a-z]) *(?:\\in *\\mathbb *\{?R\}? *)?(?:\\mid(?![a-z])|\\middle *\||[|:])(?=.*\1)(.*)\\\}$",
+        r"^\\\{ *([a-z]) *(?:\\in *\\mathbb *\{?R\}? *)?(?:\\mid(?![a-z])|[|:])(?=.*\1)(.*)\\\}$",
         r"\2",
         r"\{x : x > 2\} is (2, \infty)",
     ),
     (r"\bUS *(?=\\?\$)", "", r"US\$18 is \$18"),
     (r"\b(?:square|sq\.?) ([a-z]+)|(?<=per )([a-z]+) squared", r"\1\2^2", "5 sq ft is 5 ft^2"),
     (r"\b(?:cubic|cu\.?) ([a-z]+)", r"\1^3", "5 cubic feet is 5 ft^3"),
-    (r"\bRs\.", "Rs", "Rs. 500 is 500"),
     (r"\b(?:np|math)\.(?=[a-z])", "", r"np.arcsin(10/13) is \arcsin\frac{10}{13}"),
     (r"(\\begin\{\w+)\*?\}(?:\{[lcr| ]*\})?", r"\1}", r"\begin{array}{cc}1&2\end{array} is (1, 2)"),
     (r"\\\\\s*\[[\d.]+ *[a-z]{2}\]", r"\\\\", r"\begin{pmatrix}1\\[2pt]2\end{pmatrix} is (1, 2)"),
     (r"\\(d?dot|bar|tilde)(?![a-z])\s*\{?([a-zA-Z])(?![a-zA-Z])\}?", r"\2_{\1}", r"\dot x_0 t is t \dot{x}_{0}"),
-    (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-z]))", "'", r"y^{\prime} is y'"),
     (r"(?<=\d)(?:,\s*\\!\s*(?=\d\d)|\{,\}(?=\d{3}))", "", r"56,\!01,\!78 is 560178"),
+    (r"\^ ?\{ ?\\circ ?\}|\^ ?\\circ|(?<=\d)\^\{?o\}?(?![a-z])", r"\\circ ", r"90^{\circ} is 90"),
     (r"(\\[dtc]?frac|\\[dt]?binom) ?(\d) ?(\d)", r"\1{\2}{\3}", r"\frac12 is 0.5"),
     (r"\\[()]|(?<!\\)\\[\[\],;:>! \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])", " ", r"\(7\) is $7$"),
-    (r"\\(?:left|right)\s*\.", " ", r"\left.5\right. is 5"),
     (
         r"\\[dt]?frac\{(\\(?:text|mathrm)\{[^{}]*)\}\}\{\\(?:text|mathrm)\{([^{}]*\}[^{}]*)\}",
         r"\1/\2",
         r"9\frac{\text{m}}{\text{s}^2} is 9",
     ),
-    (r"k(\}?)\s*\\Omega", r"kohm\1", r"5\text{ k}\Omega is 5 \text{ kohm}"),
-    (r"[^\S\n]+", " ", "1\t000 is 1000"),
     (r"(?<![\w./^}{)\\])\{(\d+)\}(?= ?\\[dtc]?frac)", r"\1", r"{2}\frac13 is 7/3"),
     (r"(?<![\w./^})\\])(\d{1,9}) ?(?=\{?\\[dtc]?frac\{\d+\}\{\d+\})", r"\1\\mixed ", r"2\frac13 is 7/3"),
     (r"(?<![\w./^})\\])(\d{1,9}) (\d{1,9}/\d{1,9})(?![\w/.^])", r"\1\\mixed{\2}", "2 1/3 is 7/3"),
@@ -86,7 +83,7 @@ UNICODE_RULES, RULES = ([(re.compile(rule[0]), *rule[1:]) for rule in rules] for
 
 def clean(text: str) -> str:
     """Signs, spaces and markup in one spelling"""
-    text = re.sub(r"[^\S\n]{2,}", " ", text.strip())  # long runs would cost the rules too much
+    text = re.sub(r"[^\S\n]+", " ", text.strip())
     if re.fullmatch(r"-?\d*\.?\d+", text) and text.isascii():
         return text
     if not text.isascii():
@@ -126,9 +123,9 @@ _NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve
 _MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NAMED = {"pi": ("pi",)} | {name: ("sym", name) for name in (*GREEK, "max", "min", "gcd", "lcm", "Pr") if name != "pi"}
 _NAMED |= {name: ("num", Fraction(value)) for value, name in enumerate(_NUMERALS)} | {r"\$": ("text", "dollar")}
+_NAMED |= {"emptyset": ("set",), "infty": ("inf",)}
 _QUIET = set(  # commands that change the look alone
-    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr limits angle triangle "
-    "vec hat overline overrightarrow underline".split()
+    "big Big bigg Bigg bigl bigr Bigl Bigr limits angle triangle vec hat overline overrightarrow underline".split()
 )
 _TOKEN = re.compile(
     r"""[^\S\n]*(?:(?P<line>\n\s*)
@@ -354,7 +351,9 @@ class _Parser:
                 power = -exponent[1][1] if exponent[0] == "neg" else exponent[1]
                 powers[unit_name(word)] = powers.get(unit_name(word), 0) + sign * power
                 words, sign = [*words, word], 1
-        known = any(unit_name(word) in UNIT_NAMES or word.endswith("s") for word in words) or node == ("num", 1)
+        known = any(
+            unit_name(word.removeprefix("mu")) in UNIT_NAMES or word.endswith("s") for word in words
+        ) or node == ("num", 1)
         if CLAUSES & set(words) or not known or node[0] == "text":
             self.fail("words that are no unit,")
         powers.pop("rad", None)
@@ -369,7 +368,7 @@ class _Parser:
                 self.fail("a second sign")
             if sign == "_":
                 node = ("base", str(node[1]), int(exponent[1])) if node[0] == "num" else self.fail("no digits")
-            elif sign in ("%", "circ") or exponent in (("circ",), ("sym", "o")):
+            elif sign in ("%", "circ"):
                 node = ("unit", node, "%" if sign == "%" else "deg")
                 self.take(("sym", "C"), ("sym", "F"))  # 20^\circ C
             else:
@@ -406,8 +405,6 @@ class _Parser:
             return self.function(token)
         if token == "begin":
             return self.matrix()
-        if token in ("emptyset", "infty", "circ"):
-            return {"emptyset": ("set",), "infty": ("inf",), "circ": ("circ",)}[token]
         self.at -= 1
         self.fail("cannot read on")
 

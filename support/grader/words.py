@@ -8,9 +8,10 @@ UNITS = {
         cm centimeter centimetre, mm millimeter millimetre, km kilometer kilometre, m meter metre, mum micrometer
         inch in inche, ft foot feet, yd yard, mile mi, kg kilogram, g gram gm, mg milligram, lb, oz ounce, ton tonne
         s second sec, min minute, time, h hour hr, day, week, month, year yr, ms millisecond, mph, rpm
-        dollar usd buck, cent, euro eur, pound gbp, rupee rs inr, yen jpy, l L liter litre, ml mL milliliter millilitre
-        cup, pint, quart, gallon, tsp, tbsp, acre, unit, N newton, J joule, W watt, V volt, A amp ampere, K kelvin
-        C coulomb, Pa pa pascal, Hz hz hertz, ohm, kohm, mol mole, eV ev, kW kw, kWh kwh, kJ kj
+        dollar usd buck, cent, euro eur, pound gbp, rupee rs inr, yen jpy, l L liter litre
+        ml mL milliliter millilitre, cup, pint, quart, gallon, tsp, tbsp, acre, unit
+        N newton, J joule, W watt, V volt, F farad, T tesla, A amp ampere, K kelvin
+        C coulomb, Pa pa pascal, Hz hz hertz, ohm, mol mole, eV ev, kW kw, kWh kwh, kJ kj
         man men, woman women, person people, child children, rad radian
         % percent percentage pct, deg degree celsius fahrenheit
     """.replace("\n", ",").split(",")
@@ -22,10 +23,11 @@ ONLY_QUOTED = {"hr", "gm", "ms", "rs"}  # else products, as in 2\pi hr
 # after these words a number or a label says something else: 5 dozen, 5 squared, "the wrong answer: 5"
 CHANGES = set(
     """not no never or if when unless except but maybe more less fewer least most than plus minus divided multiplied
-    half halves third thirds quarter quarters fourths fifths sixths sevenths eighths ninths tenths hundredths thousandths
-    squared cubed root factorial mod modulo choose point power twice double triple negative opposite inverse
+    half halves third thirds quarter quarters fourths fifths sixths sevenths eighths ninths tenths twelfths hundredths
+    thousandths squared cubed root factorial mod modulo choose point power twice double triple negative opposite inverse
     ones twos threes fours fives sixes sevens eights nines tens dozens hundreds thousands millions billions pairs
-    scores gross wrong incorrect guess think perhaps sometimes always else thus unlikely cannot lambda""".split()
+    scores gross grosses wrong incorrect guess think perhaps sometimes
+    always else thus unlikely cannot lambda""".split()
 )
 # and these after a number: 5 to one, 5 is wrong, 5 below zero
 CLAUSES = CHANGES | set("to is are was where for as by over above under below between out into about around".split())
@@ -49,8 +51,8 @@ _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:\\text)?[\s{]*(?:([
 _CHOICE = re.compile(r"(?:\\text\w*\{|\{)?\s*\(?([A-Ja-j])(\)?[.:)]*)\s*\}?\s*(.*)", re.DOTALL)
 _OTHER_CHOICE = re.compile(r"[}).:=,;]|.*(?:\b[A-J][.:)]|\b(?:or|and)\b)")  # (C) (D), "B. or C."
 _LABEL = re.compile(
-    r"(\\text\w*\{)?\s*(?:\(?[A-J][.):]+|(?=[A-Za-z' ]*(?:[a-z]{3}|[A-Z]{4}))([A-Za-z][A-Za-z' ]+?)"
-    r"(?:\s*:| (?:is|are|equals)(?![A-Za-z'])))\s*(?=\S)"
+    r"(\\text\w*\{)?\s*(?:\(?[A-J][.):]+|(?:So|Hence|Thus|Therefore),?(?=[ }]*\w+ ?=)|"
+    r"(?=[A-Za-z', ]*(?:[A-Za-z][a-z]{2}|[A-Z]{4}))([A-Za-z][A-Za-z', ]+?)(?:\s*:| (?:is|are|equals)(?![A-Za-z'])))\s*"
 )
 
 
@@ -69,7 +71,9 @@ def same_choice(answer: str, gold: str) -> bool:
     a, g = _CHOICE.fullmatch(answer), _CHOICE.fullmatch(gold)
     if not a or not g or g[3] or a[3] and (not a[2] or _OTHER_CHOICE.match(a[3])):
         return False
-    free = g[1] in "ABCDE" or (a[2] or g[2]) and g[1] in "abcde"  # F may be a force, a bare c a variable
+    free = (
+        g[1] in "ABCDE" or (a[2] or g[2] or r"\text" in gold) and g[1] in "abcde"
+    )  # F may be a force, a bare c a variable
     return a[1] == g[1] or bool(free) and a[1].upper() == g[1].upper()
 
 
@@ -99,6 +103,10 @@ def same_at_sight(answer: str, gold: str) -> bool | None:
 def labelled(text: str) -> tuple[str, str]:
     r"""The words of a label and the rest: ("", 27) of (B) 27, ("Total", 18) of "Total: 18", and ("", "") without one"""
     label = _LABEL.match(text)
-    if not label or CHANGES & set((label[2] or "").lower().split()) or not re.search(r"\w", text[label.end() :]):
+    if (
+        not label
+        or CHANGES & set(re.findall("[a-z]+", (label[2] or "").lower()))
+        or not re.search(r"\w", text[label.end() :])
+    ):
         return "", ""
     return label[2] or "", (label[1] or "") + text[label.end() :]
