@@ -3,7 +3,7 @@ r"""Our grader and Math-Verify side by side: verdicts and pairs a second on the 
     pip install 'math-verify[antlr4_13_2]'                          # the peer, needed only here
     python -m bench.reward [--json FILE] [--golds FILE] [--seconds 20]
 
-Without the peer it gives our own figures alone. Three kinds of pairs are made from gold answers (one a line in --golds):
+Without the peer it gives our own figures alone. Three kinds of pairs are made of gold answers (one a line in --golds):
 `model` what models box nine times in ten (short, mostly numbers, half of it wrong), `hard` one pair of every form that
 graders stumble over, `rewrites` gold answers respelled so that they stay equal, and changed so little that they do not.
 Each label is known from how the pair was made. No cache helps. A grader is stopped after --seconds on a kind.
@@ -53,7 +53,6 @@ x>2 | (2,\infty) | 2<x | -x<-2 || x\ge 2 | x<2 | (2,5)
 1\pm\sqrt2 | 1+\sqrt2, 1-\sqrt2 | \{1-\sqrt2,1+\sqrt2\} | x=1\pm\sqrt2 || 1+\sqrt2 | 1\pm\sqrt3
 52_8 | 52_{8} | 52_{\text{eight}} || 52 | 42 | 52_9
 90^\circ | 90 | 90\text{ degrees} | \frac{\pi}{2} | 90° || \pi | 91
-5\text{ cm} | 5 | 5 cm || 5\text{ m} | 5c
 \begin{pmatrix}1\\2\end{pmatrix} | (1,2) | \begin{bmatrix}1\\2.0\end{bmatrix} || (2,1) | (1,3)
 e^{16}-1 | exp(16)-1 | -1+e^16 || e^{16} | 8886109
 """  # gold | equal answers || different answers

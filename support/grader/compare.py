@@ -112,8 +112,8 @@ class Comparison:
     def same_quantity(self, a, g) -> bool:
         """A unit may be left out, but not exchanged; percent and degrees are units or factors."""
         for unit in ("%", "deg"):
-            bare = in_unit(a, unit), in_unit(g, unit)
-            if bare != (None, None):
+            bare = [in_unit(n, unit) if "unit" in kinds(n) else None for n in (a, g)]
+            if bare != [None, None]:
                 factors = None in bare and self.values.agree(a, g)  # 0.28 is 28%
                 return factors or self.values.same_number(bare[0] or a, bare[1] or g)  # 28 is 28%
         units = [n[2] for n in (a, g) if n[0] == "unit"]

@@ -5,6 +5,8 @@ of an operation has a limited size, and `Values` counts what it does for one pai
 """
 
 import math
+import operator
+import re
 from fractions import Fraction
 from functools import lru_cache, partial
 
@@ -135,29 +137,14 @@ def _binomial(n, k):
     return Fraction(math.comb(int(n), int(k))) if whole else None
 
 
-_COMPUTE = {
-    name: partial(_call, {"arc": "a" + name[3:], "ln": "log", "cis": "expj"}.get(name[:3], name)) for name in FUNCTIONS
-} | {
-    "+": _add,
-    "-": lambda a, b: _add(a, -b),
-    "neg": lambda a: -a,
-    "*": lambda a, b: math.prod(lift(a, b)),
-    "/": lambda a, b: math.prod(lift(a, 1 / b)),
-    "mixed": lambda whole, part: whole + part if part < 1 else whole * part,  # 2 1/3, but 2 4/3
-    "mod": lambda a, b: a - b * _floor(a / b),
-    "^": _power,
-    "pow": _power,
-    "root": _root,
-    "abs": abs,
-    "floor": _floor,
-    "ceil": lambda a: -_floor(-a),
-    "!": _factorial,
-    "binom": _binomial,
-    "pi": lambda: +numerics().pi,
-    "e": lambda: +numerics().e,
-    "i": lambda: numerics().mpc(0, 1),
-    "base": lambda digits, base: Fraction(int(digits, base or 1)),
-}
+_MPMATH = {"arc": "a", "ln": "log", "cis": "expj"}  # other names there
+_COMPUTE = {name: partial(_call, re.sub("^(arc|ln$|cis$)", lambda m: _MPMATH[m[0]], name)) for name in FUNCTIONS}
+_COMPUTE |= {"+": _add, "-": lambda a, b: _add(a, -b), "neg": operator.neg, "^": _power, "pow": _power, "root": _root}
+_COMPUTE |= {"*": lambda a, b: math.prod(lift(a, b)), "/": lambda a, b: math.prod(lift(a, 1 / b)), "abs": abs}
+_COMPUTE |= {"mixed": lambda whole, part: whole + part if part < 1 else whole * part}  # 2 1/3, but 2 4/3
+_COMPUTE |= {"floor": _floor, "ceil": lambda a: -_floor(-a), "mod": lambda a, b: a - b * _floor(a / b)}
+_COMPUTE |= {"!": _factorial, "binom": _binomial, "base": lambda digits, base: Fraction(int(digits, base or 1))}
+_COMPUTE |= {"pi": lambda: +numerics().pi, "e": lambda: +numerics().e, "i": lambda: numerics().mpc(0, 1)}
 
 
 def _probes(variables: list[str], whole: bool) -> list[dict]:

@@ -27,10 +27,10 @@ CHANGES = set(
     thousandths squared cubed root factorial mod modulo choose point power twice double triple negative opposite inverse
     ones twos threes fours fives sixes sevens eights nines tens dozens hundreds thousands millions billions pairs
     scores gross grosses wrong incorrect guess think perhaps sometimes
-    always else thus unlikely cannot lambda""".split()
+    always else thus unlikely cannot lambda over above under below between about around""".split()
 )
 # and these after a number: 5 to one, 5 is wrong, 5 below zero
-CLAUSES = CHANGES | set("to is are was where for as by over above under below between out into about around".split())
+CLAUSES = CHANGES | set("to is are was where for as by out into".split())
 
 
 def unit_name(word: str) -> str:
