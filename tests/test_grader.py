@@ -215,7 +215,7 @@ x^2+1/2 | x²+½ || x2+½
 5\,\mathrm{m/s^2} | 5\ \mathrm{m\,s^{-2}} | 5 \frac{\text{m}}{\text{s}^2}
     | 5 \text{ meters per second squared} || 5 \mathrm{m/s}
 5 \mathrm{cm^{-1}} | 5 \text{cm}^{-1} || 5 \mathrm{cm}
-5 \Omega | 5 \text{ ohms} || 5 \text{ V}
+5 \Omega | 5 \text{ ohms} || 5 \text{ V} | 5 \mathrm{k\Omega} | 5\text{ k}\Omega
 5\,\mu\mathrm{m} | 5 \text{ μm} || 5\,\mathrm{m}
 60 km/h | 60 \frac{\text{km}}{\text{h}} | 60 \text{ km/h} || 60 \frac{\text{m}}{\text{h}} | 60 km
 25 sec | 25 | 25 \text{ seconds} || 25 min
@@ -232,7 +232,7 @@ P(\text{red})=1/3 | 1/3 | P(\text{red})=\frac13 || P(\text{blue})=1/3 | 2/3
 0.3 | P(X>2)=0.3 | P(A|B)=0.3 | P(A \cap B)=0.3 || P(X>2)=0.4
 2 | 17 \bmod 5=2 | 17 mod 5 = 2 | 17 \pmod{5} = 2 | \frac{AB}{CD}=2 || 17 \bmod 5=3 | x x = 2
 10 | a+b+c=10 | AB+BC=10 || 2x=10 | a+a=10
-x=3, y=3 | x = y = 3 || x = y = 4
+x=3, y=3 | x = y = 3 || x = y = 4 | 3 | x=3
 12 | \text{Total area} = 12 | \text{Area}=12 || \text{Area}=13
 50 | \angle A=\angle B = 50^\circ || \angle A = 51^\circ
 # text around the answer

@@ -9,7 +9,7 @@ from support.grader.values import TooMuchWork, Values, items, kinds, names
 from support.grader.words import labelled, same_at_sight
 
 MAX_ITEMS = 32  # of a list, a set, a matrix
-CONTAINERS = {"list", "set", "seq", "union", "rel"}
+CONTAINERS = {"list", "set", "seq", "union", "rel", "chain"}
 TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
 
 
@@ -84,8 +84,8 @@ class Comparison:
         value = values[-1] if values[0][0] == "mod" else values[0]
         parts = [("rel", "=", label, value) for label in labels]  # y = k = 5 as y = 5, k = 5
         if len(parts) == 1 and labels[0][0] == value[0] == "seq" and len(labels[0]) == len(value):  # (x, y) = (1, 2)
-            parts = [("rel", "=", *pair) for pair in zip(labels[0][3:], value[3:])]
-        return parts[0] if len(parts) == 1 else ("list", *parts) if parts else value
+            return ("list", *(("rel", "=", *pair) for pair in zip(labels[0][3:], value[3:])))
+        return parts[0] if len(parts) == 1 else ("chain", *parts) if parts else value
 
     def same(self, a, g) -> bool:
         """Two settled nodes, by their kinds from the outermost inward"""
@@ -93,6 +93,8 @@ class Comparison:
         both = {a[0], g[0]}
         if a == g:
             return True
+        if "chain" in both and len(both) == 2 and not both & {"list", "rel"}:  # y = k = 5 is 5, and it is y = 5, k = 5
+            return self.same(*(n[1][3] if n[0] == "chain" else n for n in (a, g)))
         if "unit" in kinds(a) | kinds(g) and not both & CONTAINERS:
             return self.same_quantity(a, g)
         if any(n[0] in ("rel", "union", "list") or n == REALS or n[:2] == ("-", REALS) for n in (a, g)):
@@ -103,7 +105,7 @@ class Comparison:
         if plain and (both == {"seq"} or both == {"seq", "list"}):
             return self.same_sequence(a, g)
         several = items(a), items(g)
-        if both & {"list", "set"} or len(several[0]) + len(several[1]) > 2:
+        if both & {"list", "set", "chain"} or len(several[0]) + len(several[1]) > 2:
             return self.same_items(*several)
         if "rel" in both:
             return self.same_relation(a, g)
@@ -138,7 +140,7 @@ class Comparison:
     def same_items(self, answers: list, golds: list) -> bool:
         """In any order; a name in front of each may go"""
         named = [{n[2] for n in parts if n[0] == "rel"} for parts in (answers, golds)]
-        if not all(named) and max(map(len, named)) > 1 and min(len(answers), len(golds)) > 1:
+        if not all(named) and max(map(len, named)) > 1:
             return len(answers) == len(golds) and all(map(self.same, answers, golds))  # x = 1, y = 2 against 1, 2
         return (
             max(len(answers), len(golds)) <= MAX_ITEMS

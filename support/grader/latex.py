@@ -60,6 +60,8 @@ RULES = [
     (r"\bUS *(?=\\?\$)", "", r"US\$18 is \$18"),
     (r"\b(?:square|sq\.?) ([a-z]+)|(?<=per )([a-z]+) squared", r"\1\2^2", "5 sq ft is 5 ft^2"),
     (r"\b(?:cubic|cu\.?) ([a-z]+)", r"\1^3", "5 cubic feet is 5 ft^3"),
+    (r"\bRs\.", "Rs", "Rs. 500 is 500"),
+    (r"k(\}?)\s*\\Omega", r"kohm\1", r"5\text{ k}\Omega is 5"),
     (r"\b(?:np|math)\.(?=[a-z])", "", r"np.arcsin(10/13) is \arcsin\frac{10}{13}"),
     (r"(\\begin\{\w+)\*?\}(?:\{[lcr| ]*\})?", r"\1}", r"\begin{array}{cc}1&2\end{array} is (1, 2)"),
     (r"\\\\\s*\[[\d.]+ *[a-z]{2}\]", r"\\\\", r"\begin{pmatrix}1\\[2pt]2\end{pmatrix} is (1, 2)"),

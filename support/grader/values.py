@@ -39,7 +39,7 @@ def signed(node, sign: int):
 
 def items(node) -> list:
     r"""The elements of a list or a set: 1 \pm 2 are two of them, x = 1, 2 is x = 1, x = 2"""
-    if node[0] in ("list", "set"):
+    if node[0] in ("list", "set", "chain"):
         parts = [item for n in node[1:] for item in items(n)]
         if parts and parts[0][:2] == ("rel", "=") and "rel" not in {n[0] for n in parts[1:]}:
             parts[1:] = [("rel", "=", parts[0][2], n) for n in parts[1:]]

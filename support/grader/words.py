@@ -11,7 +11,7 @@ UNITS = {
         dollar usd buck, cent, euro eur, pound gbp, rupee rs inr, yen jpy, l L liter litre
         ml mL milliliter millilitre, cup, pint, quart, gallon, tsp, tbsp, acre, unit
         N newton, J joule, W watt, V volt, F farad, T tesla, A amp ampere, K kelvin
-        C coulomb, Pa pa pascal, Hz hz hertz, ohm, mol mole, eV ev, kW kw, kWh kwh, kJ kj
+        C coulomb, Pa pa pascal, Hz hz hertz, ohm, kohm, mol mole, eV ev, kW kw, kWh kwh, kJ kj
         man men, woman women, person people, child children, rad radian
         % percent percentage pct, deg degree celsius fahrenheit
     """.replace("\n", ",").split(",")
