@@ -635,8 +635,11 @@ def test_no_error_escapes(error, monkeypatch):
 def test_hostile_answers_get_a_verdict_and_run_nothing(gold, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     is_equal(r"\sqrt2", r"\pi")  # what it imports, it has imported
+
+    def refuse(*arguments, **options):
+        pytest.fail("model text reached eval, exec, compile or open")
+
     for name in ("eval", "exec", "compile", "open"):
-        refuse = lambda *a, **k: pytest.fail("model text reached eval, exec, compile or open")  # noqa: E731
         monkeypatch.setattr(f"builtins.{name}", refuse)
     accepted = [text for text in [*entries(INJECTIONS), "5\x00", *HOSTILE] if is_equal(text, gold)]
     monkeypatch.undo()

@@ -1,14 +1,14 @@
 r"""Reading an answer: text in LaTeX or plain -> one clean spelling -> tokens -> a tree of tuples, or a refusal.
 
-    read(clean(r"\$2\dfrac13"))  is  ("unit", ("+", ("num", 2), ("/", ("num", 1), ("num", 3))), "dollar")
+    read(clean(r"\$2\dfrac13"))  is  ("unit", ("mixed", ("num", 2), ("/", ("num", 1), ("num", 3))), "dollar")
 
 The text is never evaluated as code, and it is read whole or not at all: what is left over makes it unreadable.
 A node is a tuple, its kind first; the numbers in it are fractions:
     ("num", value)  ("dec", value, half a unit of its last digit, significant digits)  ("base", "101", base)
     ("sym", "x_1")  ("pi",)  ("e",)  ("i",)  ("inf",)  ("text", "even")  ("call", f, x ...)
     ("unit", node, "cm^2"); the units "%" and "deg" have a value
-    ("+", a, b), also with - * / mod pm mp     ("^", a, whole number)     ("pow", a, any other exponent)
-    ("neg", a), also with ! abs floor ceil det     ("root", a, index)     ("binom", n, k)
+    ("+", a, b), also with - * / mod mixed pm mp     ("^", a, whole number)     ("pow", a, any other exponent)
+    ("neg", a), also with ! abs floor ceil     ("root", a, index)     ("binom", n, k)
     ("sin", a), also with the other functions     ("log", a, base)
     ("rel", "< <=", a, b, c) for a < b <= c     ("list", a, b) for a, b     ("set", a, b)     ("union", a, b)
     ("seq", "(", "]", a, b) for (a, b]    ("seq", "matrix", "", rows or cells)    ("seq", ":", ":", a/c, b/c) for a:b:c
