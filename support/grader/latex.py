@@ -1,14 +1,15 @@
 r"""Reading an answer: text in LaTeX or plain -> one clean spelling -> tokens -> a tree of tuples, or a refusal.
 
-    read(clean(r"\$2\dfrac13"))  is  ("unit", ("+", ("num", 2), ("/", ("num", 1), ("num", 3))), "dollar")
+    read(clean(r"\$2\dfrac13"))  is  ("unit", ("mixed", ("num", 2), ("/", ("num", 1), ("num", 3))), "dollar")
 
 The text is never evaluated as code, and it is read whole or not at all: what is left over makes it unreadable.
 A node is a tuple, its kind first; the numbers in it are fractions:
-    ("num", value)  ("dec", value, half a unit of its last digit, significant digits)  ("base", "101", "2")
-    ("sym", "x_1")  ("pi",)  ("e",)  ("i",)  ("inf",)  ("text", "even")  ("unit", node, "cm^2")
-    ("+", a, b), also with - * / and pm mp     ("^", a, whole number)     ("pow", a, any other exponent)
-    ("neg", a), also with ! % deg abs floor ceil det     ("root", a, index)     ("binom", n, k)
-    ("sin", a), also with the other functions     ("log", a, base)     ("group", x) for (x)     ("call", f, (...))
+    ("num", value)  ("dec", value, half a unit of its last digit, significant digits)  ("base", "101", base)
+    ("sym", "x_1")  ("pi",)  ("e",)  ("i",)  ("inf",)  ("text", "even")  ("call", f, x ...)
+    ("unit", node, "cm^2"); the units "%" and "deg" have a value
+    ("+", a, b), also with - * / mod mixed pm mp     ("^", a, whole number)     ("pow", a, any other exponent)
+    ("neg", a), also with ! abs floor ceil     ("root", a, index)     ("binom", n, k)
+    ("sin", a), also with the other functions     ("log", a, base)
     ("rel", "< <=", a, b, c) for a < b <= c     ("list", a, b) for a, b     ("set", a, b)     ("union", a, b)
     ("seq", "(", "]", a, b) for (a, b]    ("seq", "matrix", "", rows or cells)    ("seq", ":", ":", a/c, b/c) for a:b:c
     ("unreadable", why)
@@ -19,180 +20,87 @@ import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 
+from support.grader.words import CHANGES, CLAUSES, MONEY, ONLY_QUOTED, UNIT_NAMES, UNITS, unit_name
+
 MAX_CHARS, MAX_DEPTH, MAX_DIGITS = 400, 40, 60
 
 
 class Unreadable(Exception):
-    """The text is no answer that this file can read, or evaluating it would cost too much."""
+    """The text is no answer that this file can read, or to compare it would cost too much."""
 
 
 # ---------------------------------------------------------------------------- one spelling for what means the same
 GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
-    "upsilon phi chi psi omega hbar ell partial nabla"
+    "upsilon phi chi psi omega hbar ell partial nabla Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 ).split()
-_NAMED = dict(
-    zip(
-        "√∞≤⩽≥⩾≠≈∪∈±∓∅⟨⟩⌊⌋⌈⌉≡°º˚",
-        (
-            "sqrt infty le le ge ge ne approx cup in pm mp emptyset langle rangle lfloor rfloor lceil rceil equiv "
-            "circ circ circ"
-        ).split(),
-    )
-) | {"∛": "sqrt[3]", "∜": "sqrt[4]", "∖": "setminus"}
-_NAMED |= {chr(0x3B1 + k): name for k, name in enumerate(GREEK[:25])}
-_NAMED |= dict(zip("ΓΔΘΛΞΠΣΦΨΩ", "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split()))
-_SIGNS = {ord(sign): f"\\{name} " for sign, name in _NAMED.items()} | {
-    ord(sign): to
-    for signs, to in (
-        ("−–—‐‑", "-"),
-        ("×·⋅∙∗", "*"),
-        ("÷⁄∕", "/"),
-        ("′’", "'"),
-        ("€", r"\text{euro}"),
-        ("£", r"\text{pound}"),
-    )
-    for sign in signs
-}
-STYLES = (
-    r"text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|bm|rm|bf|underline|"
-    "boxed|vec|hat|overrightarrow"
-)
-_UNICODE = [
-    (re.compile(pattern), to)
-    for pattern, to in (  # before NFKC makes plain digits of them
-        ("[⁰¹²³⁴-⁹⁻ⁿ]+", r"^{\g<0>}"),
-        ("[₀-₉]+", r"_{\g<0>}"),
-        ("[¼-¾⅐-⅞]", r" \g<0>"),
-        ("ℝ", r"\\mathbb{R}"),
-    )
+_SYMBOLS = (
+    "√ sqrt ∛ sqrt[3] ∞ infty ≤ le ⩽ le ≥ ge ⩾ ge ≠ ne ≈ approx ∪ cup ∈ in ± pm ∓ mp ∅ emptyset ⟨ langle ⟩ rangle "
+    "⌊ lfloor ⌋ rfloor ⌈ lceil ⌉ rceil ≡ equiv ° circ º circ ˚ circ ∖ setminus € text{euro} £ text{pound} µ mu "
+    "₹ text{rupee} ¥ text{yen} Γ Gamma Δ Delta Θ Theta Λ Lambda Ξ Xi Π Pi Σ Sigma Φ Phi Ψ Psi Ω Omega"
+).split()
+_SIGNS = {ord(sign): f"\\{name} " for sign, name in zip(_SYMBOLS[::2], _SYMBOLS[1::2])}
+_SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(GREEK[:25])}
+_SIGNS |= {ord(sign): to for signs, to in (("−–—‐‑", "-"), ("×·⋅∙∗", "*"), ("÷⁄∕", "/"), ("′’", "'")) for sign in signs}
+UNICODE_RULES = [  # a pattern, its replacement, and an example that needs the rule; before NFKC makes plain digits of ²
+    (r"[⁰¹²³⁴-⁹⁻ⁿ]+", r"^{\g<0>}", "x² is x^2"),
+    (r"[₀-₉]+", r"_{\g<0>}", "52₈ is 52_8"),
+    (r"(?=[¼-¾⅐-⅞])", " ", "2¾ is 11/4"),
 ]
-_RULES = [
-    (re.compile(pattern), to)
-    for pattern, to in (
-        (r"^(\*\*|`{1,3})(.*)\1$", r"\2"),
-        (r"^\\f?boxed\s*\{([^{}]*(?:\{.*\})?[^{}]*)\}$", r"\1"),  # markdown, a box
-        (r"(?i)^(?:\\text\{ *)?all real(?: number)?s?\.?\}?$", r"\\mathbb{R}"),
-        (r"(?i)^(?:\\text\{ *)?no (?:real )?solutions?\.?\}?$", r"\\emptyset"),
-        (
-            r"^(?:\\left)?\\\{\s*([a-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?"
-            r"(?:\\mid(?![a-z])|\\vert|(?:\\middle)?\||:)(?=.*\1)(.*)\\\}$",
-            r"\2",
-        ),  # {x : x > 2}
-        (r"\\\\\s*\[-?[\d.]+ *[a-z]{2}\]", r"\\\\"),
-        (r"\\overline\s*\{([A-Z]{2})\}", r"\1"),
-        (r"\.{3}", r"\\dots "),
-        (r"\((\d+)\)(?=_\{?(?:\d|\\text))", r"\1"),  # (101)_2
-        (r"\bm\s*(?=\\angle)|\\text\{ *rad(?:ian)?s?\}", " "),
-        (r"(?<=\d)\^\{?o\}?(?![a-z])", r"^\\circ "),
-        (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-z]))", "'"),
-        (
-            r"\\(d?dot|bar|tilde)(?![a-z])\s*(?:\{([a-zA-Z])\}|([a-zA-Z])(?![a-zA-Z]))(?:_\{?(\w+)\}?)?",
-            r"\2\3_{\1\4}",
-        ),  # x_{dot}
-        (r"(?<=\d),\s*\\!\s*(?=\d\d)", ""),
-        (r",\s*\\!\s*|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}"),
-        (r"\\!", ""),
-        (r"\\(?:left|right)\s*\.|\\(?:text)?color\s*\{\w*\}", " "),
-        (r"\\(left|right)\s*\|", r"\\\1bar "),
-        (r"\*\*", "^"),
-        (r"\b(?:np|math|sympy)\.(?=[a-z])", ""),
-        (r"\\[()]|(?<!\\)\\[\[\],;:> \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])|[^\S\n]", " "),
-        (r" +", " "),
-        (
-            r"\^?\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z])|\\degree(?![a-z]))"
-            r"(?:\s*\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|\s*[CF](?![A-Za-z]))?",
-            r"\\deg ",
-        ),  # 20 degrees Celsius
-        (r"(?<=\d)\{,\}(?=\d{3})", ""),
-        (r"(?<![\d.,_^])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d,])", lambda match: match[0].replace(" ", "")),
-        (r"(?<![\w^_}.])(?<!\d,)\\\$ ?(\.?\d(?:[\d.,]*\d)?)", r"\1\\text{ dollar}"),
-    )
+RULES = [
+    (r"^(\*\*|`{1,3})(.*)\1$", r"\2", "**73** is 73"),
+    (r"(?i)^(\\text\{ *)?all real( numbers?)?\.?\}?$", r"\\mathbb{R}", r"\text{all real numbers} is \mathbb{R}"),
+    (r"(?i)^(\\text\{ *)?no (real )?solutions?\.?\}?$", r"\\emptyset", r"\text{No solutions.} is \emptyset"),
+    (r"\\(?:left|right|middle)(?![a-z])", "", r"\left(1,2\right) is (1,2)"),
+    (
+        r"^\\\{ *([a-z]) *(?:\\in *\\mathbb *\{?R\}? *)?(?:\\mid(?![a-z])|[|:])(?=.*\1)(.*)\\\}$",
+        r"\2",
+        r"\{x : x > 2\} is (2, \infty)",
+    ),
+    (r"\bUS *(?=\\?\$)", "", r"US\$18 is \$18"),
+    (r"\b(?:square|sq\.?) ([a-z]+)|(?<=per )([a-z]+) squared", r"\1\2^2", "5 sq ft is 5 ft^2"),
+    (r"\b(?:cubic|cu\.?) ([a-z]+)", r"\1^3", "5 cubic feet is 5 ft^3"),
+    (r"\bRs\.", "Rs", "Rs. 500 is 500"),
+    (r"k(\}?)\s*\\Omega", r"kohm\1", r"5\text{ k}\Omega is 5"),
+    (r"\b(?:np|math)\.(?=[a-z])", "", r"np.arcsin(10/13) is \arcsin\frac{10}{13}"),
+    (r"(\\begin\{\w+)\*?\}(?:\{[lcr| ]*\})?", r"\1}", r"\begin{array}{cc}1&2\end{array} is (1, 2)"),
+    (r"\\\\\s*\[[\d.]+ *[a-z]{2}\]", r"\\\\", r"\begin{pmatrix}1\\[2pt]2\end{pmatrix} is (1, 2)"),
+    (r"\\(d?dot|bar|tilde)(?![a-z])\s*\{?([a-zA-Z])(?![a-zA-Z])\}?", r"\2_{\1}", r"\dot x_0 t is t \dot{x}_{0}"),
+    (r"(?<=\d)(?:,\s*\\!\s*(?=\d\d)|\{,\}(?=\d{3}))", "", r"56,\!01,\!78 is 560178"),
+    (r"\^ ?\{ ?\\circ ?\}|\^ ?\\circ|(?<=\d)\^\{?o\}?(?![a-z])", r"\\circ ", r"90^{\circ} is 90"),
+    (r"(\\[dtc]?frac|\\[dt]?binom) ?(\d) ?(\d)", r"\1{\2}{\3}", r"\frac12 is 0.5"),
+    (r"\\[()]|(?<!\\)\\[\[\],;:>! \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])", " ", r"\(7\) is $7$"),
+    (
+        r"\\[dt]?frac\{(\\(?:text|mathrm)\{[^{}]*)\}\}\{\\(?:text|mathrm)\{([^{}]*\}[^{}]*)\}",
+        r"\1/\2",
+        r"9\frac{\text{m}}{\text{s}^2} is 9",
+    ),
+    (r"(?<![\w./^}{)\\])\{(\d+)\}(?= ?\\[dtc]?frac)", r"\1", r"{2}\frac13 is 7/3"),
+    (r"(?<![\w./^})\\])(\d{1,9}) ?(?=\{?\\[dtc]?frac\{\d+\}\{\d+\})", r"\1\\mixed ", r"2\frac13 is 7/3"),
+    (r"(?<![\w./^})\\])(\d{1,9}) (\d{1,9}/\d{1,9})(?![\w/.^])", r"\1\\mixed{\2}", "2 1/3 is 7/3"),
+    (r"(?<![\s,;.])(?:\\?\s|\\$|[,;]|(?<!\.)\.)+$", "", r"x+1.\ is x+1"),
 ]
-_GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
-_MIXED = re.compile(
-    r"(?<![\w./^}{)\\])(\d{1,9}) ?(?:(?<= )(\d{1,9})/(\d{1,9})(?![\w/.^])|"
-    r"\\[dtc]?frac ?(?:\{(\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d)(?!\d)))"
-)
-
-
-def _mixed(match: re.Match) -> str:
-    r"""2 1/3 and 2\frac13 are sums; 2\frac{4}{3} is a product"""
-    whole, top, bottom = filter(None, match.groups())
-    return f"({whole}+{top}/{bottom})" if int(top) < int(bottom) else match[0]
+UNICODE_RULES, RULES = ([(re.compile(rule[0]), *rule[1:]) for rule in rules] for rules in (UNICODE_RULES, RULES))
 
 
 def clean(text: str) -> str:
-    """Signs, spaces and thousands in one spelling. Digits are not joined over a newline, nor by commas in brackets."""
+    """Signs, spaces and markup in one spelling"""
+    text = re.sub(r"[^\S\n]+", " ", text.strip())
+    if re.fullmatch(r"-?\d*\.?\d+", text) and text.isascii():
+        return text
     if not text.isascii():
-        for pattern, to in _UNICODE:
+        for pattern, to, _ in UNICODE_RULES:
             text = pattern.sub(to, text)
-        text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+        text = text.translate(_SIGNS)  # before NFKC too: it makes a letter of º
+        circled = [unicodedata.decomposition(c)[:5] in ("<circ", "<comp") for c in text]  # ④, (4)
+        text = "".join(c if keep else unicodedata.normalize("NFKC", c) for c, keep in zip(text, circled))
+        text = text.translate(_SIGNS)
         text = "".join(str(unicodedata.decimal(c, c)) for c in text if unicodedata.category(c) != "Cf")
-    text = re.sub(r"[^\S\n]{2,}", " ", text.strip())  # long runs would cost the rules below too much
-    if re.search(r"(?<!\\)\\\\begin", text):  # all of it was escaped twice on its way here
+    if r"\\begin" in text or r"\begin" not in text:  # it may have been escaped twice on its way here
         text = text.replace(r"\\", "\\")
-    if r"\begin" not in text:  # or its commands were
-        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
-    for pattern, to in _RULES:
+    for pattern, to, _ in RULES:
         text = pattern.sub(to, text)
-    if not re.search(r"[(\[]|\\\{", text):  # (1,234) is a pair
-        text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
-    text = re.sub(r"(?:[\s.,;]|\\(?![{}%]))+$", "", _MIXED.sub(_mixed, text))
-    return re.sub(r"(?<![0-9A-Za-z.\s])\s+|\s+(?![0-9A-Za-z.\s])", "", text)
-
-
-# --------------------------------------------------------------------------- answers that need no parser
-_BARE = re.compile(
-    rf"\\(?:{STYLES})(?![a-z])|[{{}},]|\.(?!\d)|\b(?:an?|the)\s+(?=[a-z])|(?<=\d)(?:st|nd|rd|th)\b", re.IGNORECASE
-)
-_UNQUOTE = re.compile(r" ?\\(?:text|mathrm|mbox)\{ *([^{}\d][^{}]*)\}| (?=[A-Za-z])")
-_DECIMAL = re.compile(r"-?\d+\.\d\d+")
-_MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)")
-_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?:\\text)?[\s{]*(?:([ap])\.?m\.?)?\}?", re.IGNORECASE)
-_LETTER = re.compile(r"(?:\\text\w*)?\{?\(?([A-J])\)?\}?")
-_LABEL = re.compile(r"(?:\\text\w*\{)?\(?[A-J][.):]+\}?\s*(?=.)")
-_CHOICE = re.compile(r"(?:\\text\w*\{)?\(?([A-J])[.:)]+\}?\s*(?![\s}).:=,;]|.*(?:\b[A-J][.:)]|\b(?:or|and)\b)).+")
-
-
-def _words(text: str) -> list[str] | None:
-    """The words of an answer in words, lower case, without articles; None for a formula."""
-    words = _BARE.sub(" ", text).lower().split()
-    if not any(re.search("[a-z]{2}", w) for w in words) or not re.fullmatch(r"[a-z0-9' -]*", " ".join(words)):
-        return None
-    return sorted(words) if _MONTH.search(" ".join(words)) else words  # 5 May 2020 = May 5th, 2020
-
-
-def _same_time(a: re.Match, g: re.Match) -> bool:
-    """20:34 is 8:34 p.m., and so is 8:34, which leaves the half of the day open"""
-    hours = [int(t[1]) % 12 + 12 * (t[4] in "pP") if t[4] else int(t[1]) for t in (a, g)]
-    left_open = bool(a[4]) != bool(g[4]) and int((g if a[4] else a)[1]) <= 12
-    same_hour = hours[0] == hours[1] or left_open and (hours[0] - hours[1]) % 12 == 0
-    return same_hour and (a[2], a[3] or "00") == (g[2], g[3] or "00")
-
-
-def same_at_sight(answer: str, gold: str) -> bool | None:
-    """The verdict on two cleaned texts that need no parser: equal texts, words, times, choices. None: read on."""
-    if answer == gold or not answer or not gold or max(len(answer), len(gold)) > MAX_CHARS:
-        return answer == gold != ""
-    if any(_DECIMAL.fullmatch(x) and x == y.replace(",", ".") for x, y in ((answer, gold), (gold, answer))):
-        return True  # 2,74
-    if words := _words(gold):
-        return True if words == _words(answer) else None
-    if _UNQUOTE.sub(r"\1", answer) == _UNQUOTE.sub(r"\1", gold):
-        return True  # 12 m/s with its unit in \text{} or out of it
-    if (a := _TIME.fullmatch(answer)) and (g := _TIME.fullmatch(gold)):
-        return _same_time(a, g)
-    if letter := _LETTER.fullmatch(gold):
-        choice = _CHOICE.fullmatch(answer) or letter[1] < "F" and _LETTER.fullmatch(answer.upper())
-        return True if choice and choice[1] == letter[1] else None
-    return None
-
-
-def without_label(answer: str) -> str | None:
-    """27 of (B) 27"""
-    label = _LABEL.match(answer)
-    return answer[label.end() :] if label else None
+    return text.strip()
 
 
 # -------------------------------------------------------------------------------------------------------- the tokens
@@ -201,90 +109,39 @@ FUNCTIONS = set(
     "ln exp abs floor ceil coth sech csch arcsinh arccosh arctanh asinh acosh atanh cis".split()
 )
 _SPELLINGS = {
-    spelling: name
-    for name, spellings in {
-        "<=": "le leq leqslant",
-        ">=": "ge geq geqslant",
-        "<": "lt",
-        ">": "gt",
-        "!=": "ne neq",
-        "=": "== :=",
-        "*": "times cdot",
-        "/": "div",
-        ",": "and or ; lor vee land wedge",
-        "-": "setminus backslash",
-        ":": "over colon",
-        "cup": "bigcup",
-        "asinh": "arsinh",
-        "acosh": "arcosh",
-        "atanh": "artanh",
-        "|": r"vert \|",
-        "%": r"percent pct percentage \%",
-        "deg": "degree degrees",
-        "infty": "infty infinity inf oo",
-        "sqrt": "sqrt",
-        ("pi",): "pi",
-        "frac": "dfrac tfrac cfrac sfrac nicefrac",
-        "binom": "dbinom tbinom",
-        "emptyset": "varnothing",
-        "dots": "ldots cdots dotsc",
-        r"\{": "lbrace",
-        r"\}": "rbrace",
-    }.items()
-    for spelling in spellings.split()
+    spelling: row.split()[0]
+    for row in r"""
+        <= le leq leqslant @ >= ge geq geqslant @ < lt @ > gt @ != ne neq @ = == := @ cup bigcup @ mod bmod pmod
+        * times cdot @ / div @ ^ ** @ - setminus backslash @ : over colon @ , and or ; lor vee land wedge
+        | vert mid lvert rvert \| @ % percent pct percentage \% @ circ degree degrees @ \{ lbrace @ \} rbrace
+        asinh arsinh @ acosh arcosh @ atanh artanh @ infty infinity inf oo @ emptyset varnothing @ sqrt @ pi
+        frac dfrac tfrac cfrac sfrac nicefrac @ binom dbinom tbinom @ dots ldots cdots dotsc ...
+        """.strip()
+    .replace("\n", "@")
+    .split("@")
+    for spelling in row.split()
 }
-_UNITS = {
-    word: words.split()[0]
-    for words in (
-        "cm centimeter centimetre",
-        "mm millimeter millimetre",
-        "km kilometer kilometre",
-        "m meter metre",
-        "inch in inche",
-        "ft foot feet",
-        "yd yard",
-        "mile mi",
-        "kg kilogram",
-        "g gram",
-        "mg milligram",
-        "lb",
-        "oz ounce",
-        "s second sec",
-        "min minute",
-        "h hour hr",
-        "mph",
-        "dollar usd",
-        "cent",
-        "euro",
-        "pound",
-        "l liter litre",
-        "ml milliliter",
-        "unit",
-        "day",
-        "week",
-        "month",
-        "year",
-    )
-    for word in words.split()
-}
-_POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_COUNTS = {
-    name: ("num", Fraction(k))
-    for k, name in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-}
-_BASES = {name: str(count[1]) for name, count in _COUNTS.items()}
-_QUIET = set("left right big Big bigg Bigg bigl bigr Bigl Bigr limits angle triangle".split())
+_NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_NAMED = {"pi": ("pi",)} | {name: ("sym", name) for name in (*GREEK, "max", "min", "gcd", "lcm", "Pr") if name != "pi"}
+_NAMED |= {name: ("num", Fraction(value)) for value, name in enumerate(_NUMERALS)} | {r"\$": ("text", "dollar")}
+_NAMED |= {"emptyset": ("set",), "infty": ("inf",)}
+_QUIET = set(  # commands that change the look alone
+    "big Big bigg Bigg bigl bigr Bigl Bigr limits angle triangle vec hat overline overrightarrow underline".split()
+)
 _TOKEN = re.compile(
-    rf"""\s*(?:(?P<repeat>\d*\.\d*)\\overline\s*\{{(?P<cycle>\d{{1,20}})\}}
-    |(?P<number>\d[\dA-F]*(?=_\{{?1[1-6])|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)
-        (?:_(?:\\text)?\{{?(?:\\text\{{)?(?P<base>\w+)\}}*)?
-    |\\(?:{STYLES})(?![a-z])\s*(?:\{{(?P<styled>[^{{}}]*)\}}|(?P<bare>[A-Za-z0-9]))?
-    |\\begin\{{(?P<begin>\w*matrix|array|cases|aligned)\*?\}}(?:\{{[lcr|]*\}})?|(?P<end>\\end\{{\w+\*?\}})
-    |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\\?\S))""",
+    r"""[^\S\n]*(?:(?P<line>\n\s*)
+    |(?P<repeat>\d*\.\d*)\\overline\s*\{(?P<cycle>\d{1,20})\}
+    |(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)
+    |\\(?P<style>text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|boxed|bm|rm|bf)
+        (?![a-z])\s*(?:\{(?P<styled>(?:[^{}]|\{[^{}]*\})*)\}|(?P<bare>[A-Za-z0-9]))?
+    |\\(?P<edge>begin|end)\{(?P<kind>\w+)\}
+    |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\*\*|\.\.\.|\\?\S))""",
     re.VERBOSE,
 )
-_PHRASE = re.compile(r"(?: (?!and\b|or\b)[A-Za-z]+)+")
-_SUBSCRIPT = re.compile(r"\s*_\s*(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)|'")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,])(?:\.\d+)?")
+_SUBSCRIPT = re.compile(r"\s*_\s*(?:\{[^{}]*\}|\\[a-zA-Z]+|\d+|\w)|'")
+_UNIT_AFTER = re.compile(r"\s*(?:$|[,;})/^\n\\]|[a-z]{2})")  # 25 sec, but 25 sec(x)
 
 
 def _number(raw: str) -> tuple:
@@ -297,65 +154,58 @@ def _number(raw: str) -> tuple:
     return ("dec", value, unit / 2, len((digits + places).lstrip("0"))) if places or exponent else ("num", value)
 
 
-def _quantity(token) -> bool:
-    """May a unit follow this token?"""
-    return token[0] in ("num", "dec", "pi") or token in (")", "}", "/")
-
-
-def _word(word: str, quoted: bool = False, after="the start") -> list:
-    """Tokens for a run of letters: a function, a name, a connective, a unit or another word, or single variables."""
-    low = word.lower()
-    if word in FUNCTIONS:
-        return [word]
-    if low in _SPELLINGS or word in GREEK:
-        return [_SPELLINGS.get(low, ("sym", word))]
-    if low in _COUNTS:
-        return [_COUNTS[low]]
-    if low in _POWERS:
-        return ["*", ("num", Fraction(10) ** _POWERS[low])]
-    if quoted or len(word) > 3 or len(word) > 1 and low.rstrip("s") in _UNITS and _quantity(after):  # 5 mg, but mg/k
+def _word(word: str, quoted: bool, out: list, rest: str) -> list:
+    """Tokens for a run of letters: a unit or another word, a function, a name, a connective, or single variables."""
+    low, last, per = word.lower(), out[-1] if out else "start", out[-1:] == ["/"] and out[-2][0] == "text"
+    measured = last[0] in ("num", "dec", "text") or last in (")", "}", "*", "/", ("pi",), ("sym", "mu"))
+    alone = last != ("sym", "mu") and low not in ONLY_QUOTED and _UNIT_AFTER.match(rest)
+    if measured and len(word) > 1 and unit_name(low) in UNIT_NAMES and (quoted or alone):
+        return [("text", low)]  # 5 mg, but mg/k
+    if measured and quoted and word in UNITS or per:  # 5 \text{m}, km/h
+        return [("text", word)]
+    if word in FUNCTIONS or low in _MULTIPLES:
+        return [word] if word in FUNCTIONS else ["*", ("num", Fraction(_MULTIPLES[low]))]
+    if low in _SPELLINGS or low in _NUMERALS or word in GREEK:
+        name = _SPELLINGS.get(low, low if low in _NUMERALS else word)
+        return [_NAMED.get(name, name)]
+    phrase = len(word) > 1 and (last[0:1] == ("text",) or measured and re.match(" [a-z]{3}", rest))  # red balls
+    if len(word) > 3 or phrase or word in MONEY or quoted and re.search("[a-z]{2}", word):
         return [("text", low)]
     return [(c,) if c in "ei" else ("sym", c) for c in word]
 
 
-def _styled(text: str, after) -> list:
-    r"""Tokens for what stands in \text or \mathrm: words stay words, the rest is read as if bare."""
-    words = text.strip(" .,;:")
-    unit = _quantity(after) and re.fullmatch(r"[mgshLNJWVKA]([ /]\w+)?", words)  # 5 \text{m}
-    bare = re.sub(r"\b(and|or)\b", "", words.lower())
-    if "\\" in words or words[:1].isdigit() or not unit and not re.search("[a-z]{2}", bare):
-        return tokens(text)
-    return _word(words, quoted=True) if words.isalpha() else [("text", words.lower())]
-
-
-def tokens(text: str) -> list:
-    """Numbers, names and words as nodes, all else as plain strings."""
-    out, at = [], 0
+def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
+    r"""Numbers, names and words as nodes, all else as plain strings; `quoted` in \text{...}, where letters are words"""
+    out = [] if out is None else out
+    at = depth = 0
     while at < len(text) and (match := _TOKEN.match(text, at)):
         group, at = match.groupdict(), match.end()
-        if group["repeat"]:  # 0.1\overline{6}
+        last = out[-1] if out else "start"
+        if group["line"]:  # a list over lines
+            out += [","] * (not depth and (isinstance(last, tuple) or last in (")", "}", "]", r"\}")))
+        elif group["repeat"]:  # 0.1\overline{6}
             whole, _, fixed = group["repeat"].partition(".")
             cycle = Fraction(int(group["cycle"]), 10 ** len(group["cycle"]) - 1)
             out.append(("num", (int(whole + fixed or 0) + cycle) / 10 ** len(fixed)))
-        elif base := group["base"]:
-            out.append(("base", group["number"].lstrip("0"), _BASES.get(base, base)))
-        elif group["number"]:
-            out.append(_number(group["number"]))
-        elif styled := group["styled"] or group["bare"]:
-            out += _styled(styled, out[-1] if out else "the start")
-        elif group["begin"] or group["end"]:
-            out += ["begin", group["begin"]] if group["begin"] else ["end"]
-        elif name := group["command"]:
-            if name not in _QUIET:
-                known = name.removeprefix("var").lower() in GREEK or name in ("max", "min", "Pr")
-                out.append(_SPELLINGS.get(name, ("sym", name) if known else name))
+        elif raw := group["number"]:
+            grouped = _THOUSANDS.match(text, match.start("number"))
+            if grouped and not (depth and "," in grouped[0]):  # (1,234) is a pair
+                raw, at = re.sub("[, ]", "", grouped[0]), grouped.end()
+            out.append(_number(raw))
+        elif inner := group["styled"] or group["bare"]:
+            tokens(inner, out, quoted=group["style"].startswith(("text", "mathrm", "mbox", "hbox", "oper")))
+            if out[-2:-1] == [("sym", "mu")] and out[-1][0] == "text":  # \mu\mathrm{m}
+                out[-2:] = [("text", "mu" + out[-1][1])]
+        elif group["edge"]:
+            out += ["begin", group["kind"]] if group["edge"] == "begin" else ["end"]
+            depth += 1 if group["edge"] == "begin" else -1
+        elif (name := group["command"] or group["sign"]) and name not in _QUIET:
+            name = _SPELLINGS.get(name, name.removeprefix("var"))
+            ohm = name == "Omega" and last[0:1] in (("num",), ("dec",), ("text",))
+            out.append(("text", "ohm") if ohm else _NAMED.get(name, name) if name not in _NUMERALS else name)
+            depth += (name in ("(", "[", r"\{")) - (name in (")", "]", r"\}"))
         elif word := group["word"]:
-            last = out[-1] if out else "the start"
-            out += ["cup"] if word == "U" and last in (")", "]") else _word(word, after=last)
-            if out[-1][0] == "text" and (more := _PHRASE.match(text, at)):  # miles per hour
-                out[-1], at = ("text", out[-1][1] + more[0].lower()), more.end()
-        elif sign := group["sign"]:
-            out.append(_SPELLINGS.get(sign, sign))
+            out += ["cup"] if word == "U" and last in (")", "]") else _word(word, quoted, out, text[at : at + 9])
         while out and out[-1][0] == "sym" and (tail := _SUBSCRIPT.match(text, at)):  # x_1, x_{n+1}, f'
             out[-1], at = ("sym", out[-1][1] + re.sub(r"[\s{}\\]", "", tail[0])), tail.end()
     return out
@@ -363,42 +213,26 @@ def tokens(text: str) -> list:
 
 # -------------------------------------------------------------------------------------------------------- the parser
 _LEVEL = {
-    ",": 1,
-    "<": 2,
-    ">": 2,
-    "<=": 2,
-    ">=": 2,
-    "=": 2,
-    "!=": 2,
-    "in": 2,
-    "approx": 2,
-    "cup": 3,
-    ":": 4,
-    "choose": 4,
-    "+": 5,
-    "-": 5,
-    "pm": 5,
-    "mp": 5,
-    "*": 6,
-    "/": 6,
+    sign: level
+    for level, signs in enumerate((",", "< > <= >= = != in approx", "cup", ": choose", "+ - pm mp", "* / mod mixed"), 1)
+    for sign in signs.split()
 }
-_CLOSES = {
-    "(": ")]",
-    "[": "])",
-    r"\{": (r"\}",),
-    "{": "}",
-    "langle": ("rangle",),
-    "leftbar": ("rightbar",),
-    "|": "|",
-    "lvert": ("rvert",),
-    "lfloor": ("rfloor",),
-    "lceil": ("rceil",),
-}
+_CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "|": "|"}
+_CLOSES |= {"langle": ("rangle",), "lfloor": ("rfloor",), "lceil": ("rceil",)}
 _ENDS = {"the end", "end", "&", r"\\"}.union(*_CLOSES.values()) - {"|"}
-_CLAUSE = re.compile(
-    r"\b(not|no|or|and|if|when|unless|except|but|more|less|least|most|than|maybe|for|where|is|are|to)"
-    r"\b|\d\D*\d"
-)
+_ABOUT = {"approx", ("text", "about"), ("text", "approximately"), ("text", "roughly")}
+_FOR_ANY = [[("text", "for"), ("text", word)] for word in ("any", "all", "every", "some")]
+
+
+def _without_remarks(found: list) -> list:
+    r"""737/39 (about 18.9) as 737/39 \approx 18.9, and 2x^3 of `2x^3 for any constant`"""
+    for k in range(1, len(found) - 2):
+        if found[k] == "(" and found[k + 1] in _ABOUT and found[-1] == ")":
+            return [*found[:k], "approx", *found[k + 2 : -1]]
+        remark = found[k] == ("text", "where") or found[k : k + 2] in _FOR_ANY
+        if remark and all(t[0] in ("text", "sym") and t[1] not in CHANGES for t in found[k:]):
+            return found[: k - (found[k - 1] == ",")]
+    return found
 
 
 def _raised(base: tuple, exponent: tuple) -> tuple:
@@ -406,11 +240,19 @@ def _raised(base: tuple, exponent: tuple) -> tuple:
     return ("^" if whole[0] == "num" and whole[1].denominator == 1 else "pow", base, exponent)
 
 
+def _measured(node: tuple, unit: str) -> tuple:
+    """A node with a unit; a second unit joins the first, and nothing joins % and deg"""
+    if node[0] == "unit":
+        node, unit = node[1], " ".join(sorted([node[2], unit]))
+    return ("unit", node, next((sign for sign in ("%", "deg") if sign in unit.split()), unit))
+
+
 class _Parser:
     """Precedence climbing over one answer's tokens. All of them must be read, or nothing is."""
 
     def __init__(self, text: str):
-        self.tokens, self.at, self.depth, self.bars = tokens(text) + ["the end"], 0, 0, False
+        self.tokens = _without_remarks(tokens(text)) + ["the end"] * 3
+        self.at, self.depth, self.bars = 0, 0, False
 
     @property
     def next(self):
@@ -424,44 +266,34 @@ class _Parser:
     def fail(self, why: str):
         raise Unreadable(f"{why} at {self.next}")
 
-    def need(self, *wanted):
-        return self.take(*wanted) or self.fail(f"expected {' or '.join(wanted)}")
+    def binds(self) -> int:
+        """How tightly the next token binds: _LEVEL, 6 for a product without a sign, 0 for an end"""
+        return _LEVEL.get(self.next, 0 if self.next in _ENDS or self.next == "|" and self.bars else 6)
 
     def read(self, level: int = 0) -> tuple:
         """All that binds tighter than `level`: 0 a list, 1 a relation, 2 a union, 3 a ratio, 4 a sum, 5 a product."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             self.fail("nested too deeply")
-        sign = self.take("-", "+", "pm", "mp", *(("=", "approx") if self.at == 0 else ()))
-        node = self.read(5) if sign else self.power()
-        if sign == "-":  # -5% is (-5)%
-            node = (node[0], ("neg", node[1])) if node[0] in ("%", "deg") else ("neg", node)
-        elif sign in ("pm", "mp"):
-            node = (sign, ("num", Fraction(0)), node)
-        while True:
+        node = self.signed()
+        while (binds := self.binds()) > level:
             token = self.next
-            binds = _LEVEL.get(token, 0 if token in _ENDS or token == "|" and self.bars else 6)
-            if binds <= level:
-                break
             if binds < 5:
                 node = self.several(node, binds)
             elif token in _LEVEL:
                 self.at += 1
                 node = (token, node, self.read(binds) if binds < 6 or self.next in ("-", "+") else self.power())
-            elif token[0] == "text":
-                node = self.unit(node)
-            elif (
-                node[0] == "unit"
-                or token[0] in ("num", "dec", "base")
-                and ((node[-1] if node[0] == "*" else node)[0] not in ("^", "pow", "!"))
-            ):
-                self.fail("two quantities side by side")  # 5 6 is not 30, x2 not 2x; 2^6 3^5 is read
             else:
-                right = self.power()
-                called = node[0] == "sym" and token == "(" and right[0] in ("group", "num")  # f(x)
-                node = ("call" if called else "*", node, right)
+                node = self.unit(node) if token[0] == "text" else self.product(node)
         self.depth -= 1
         return node
+
+    def signed(self) -> tuple:
+        sign = self.take("-", "+", "pm", "mp", *(("=", "approx") if self.at == 0 else ()))
+        node = self.read(5) if sign else self.power()
+        if sign == "-":  # -5 cm is (-5) cm
+            return ("unit", ("neg", node[1]), node[2]) if node[0] == "unit" else ("neg", node)
+        return (sign, ("num", Fraction(0)), node) if sign in ("pm", "mp") else node
 
     def several(self, node, binds: int) -> tuple:
         """a, b and c; a < b <= c; a union b; a : b : c"""
@@ -476,82 +308,120 @@ class _Parser:
         if signs[0] == "choose":
             return ("binom", *parts)
         if binds == 4:  # 2 : 3 is 2/3; 1 : 2 : 3 is 1/3, 2/3
+            if node[0] == "text":
+                self.fail("a label, not a ratio,")
             shares = [("/", part, parts[-1]) for part in parts[:-1]]
             return shares[0] if len(shares) == 1 else ("seq", ":", ":", *shares)
-        if binds == 3 and {part[0] for part in parts} <= {"set", "list"}:  # {1, 2} with {3}
+        if binds == 3 and {part[0] for part in parts} == {"set"}:  # {1, 2} with {3}
             return ("set", *(item for part in parts for item in part[1:]))
         return ("list" if binds == 1 else "union", *parts)
 
+    def product(self, node) -> tuple:
+        """2x, f(x); not 5 6 for 30, nor x2 for 2x, but 2^6 3^5"""
+        last = node[-1] if node[0] == "*" else node
+        number = self.next[0] in ("num", "dec")
+        if number and last[0] not in ("^", "pow", "!") or node[0] == "unit" and node[2] not in ("%", "deg"):
+            self.fail("two quantities side by side")
+        return self.call(node) or ("*", node, self.power())
+
+    def call(self, node) -> tuple | None:
+        r"""f(x), f^{-1}(x), f(2), and before an equals sign also P(\text{red}), P(X > 2), f(x, y), E[X]"""
+        inverse = node[0] == "^" and node[1][0] == "sym" and node[2] == ("neg", ("num", 1))
+        if node[0] != "sym" and not inverse or self.next not in ("(", "[") or self.tokens[self.at - 1] == ")":
+            return None
+        end = depth = 1
+        while depth and self.at + end < len(self.tokens) - 1:
+            depth += (self.tokens[self.at + end] in ("(", "[")) - (self.tokens[self.at + end] in (")", "]"))
+            end += 1
+        inside, after = self.tokens[self.at + 1 : self.at + end - 1], self.tokens[self.at + end]
+        equated = after in ("=", "approx") and (node[-1] in ("P", "E", "f", "g", "h") or len(node[-1]) > 1)
+        if not equated and (self.next == "[" or len(inside) != 1 or inside[0][0] not in ("sym", "num")):
+            return None
+        self.at += end
+        return ("call", node, *inside)
+
     def unit(self, node) -> tuple:
-        """5 cm^2, 5 km/h, 5 red balls; a clause as in "5 or more" is no unit"""
-        words = self.next[1]
-        self.at += 1
-        while sign := self.take("^", "/"):
-            part = self.argument(exponent=True) if sign == "^" else self.atom(unit=True)
-            words += sign + (f"-{part[1][1]}" if part[0] == "neg" else str(part[1]))
-        if _CLAUSE.search(words):
-            self.fail("a clause, not a unit,")
-        for prefix, power in (("sq(?:uare)?", 2), ("cu(?:bic)?", 3)):
-            words = re.sub(rf"\b{prefix}\.? (\w+)", rf"\1^{power}", words)
-
-        def short(word):
-            return _UNITS.get(word[0]) or _UNITS.get(word[0][:-1]) or word[0].rstrip("s")
-
-        words = re.sub("[a-z]+", short, words.replace(".", "").replace(" per ", "/"))
-        return ("unit", node, words.replace("mile/h", "mph"))
+        """5 cm^2, 5 km/h, 5 red balls; not 5 dozen, 5 squared, "5 or more" """
+        words, powers, sign = [], {}, 1
+        while self.next[0] == "text" or self.next in ("/", "*") and self.tokens[self.at + 1][0] == "text":
+            word = self.next[1] if self.next[0] == "text" else self.next
+            self.at += 1
+            if word in ("/", "per"):
+                sign = -1
+            elif word not in ("*", "of", "the", "a", "an"):
+                exponent = self.argument(exponent=True) if self.take("^") else ("num", 1)
+                power = -exponent[1][1] if exponent[0] == "neg" else exponent[1]
+                powers[unit_name(word)] = powers.get(unit_name(word), 0) + sign * power
+                words, sign = [*words, word], 1
+        known = any(
+            unit_name(word.removeprefix("mu")) in UNIT_NAMES or word.endswith("s") for word in words
+        ) or node == ("num", 1)
+        if CLAUSES & set(words) or not known or node[0] == "text":
+            self.fail("words that are no unit,")
+        powers.pop("rad", None)
+        unit = " ".join(name if p == 1 else f"{name}^{p}" for name, p in sorted(powers.items()) if p)
+        return _measured(node, unit.replace("h^-1 mile", "mph")) if unit else node
 
     def power(self) -> tuple:
         node = self.atom()
-        while sign := self.take("!", "%", "deg", "^"):
-            if node[0] == sign != "^":  # 5!!, 5%%
-                self.fail("the same sign twice")
-            node = (sign, node) if sign != "^" else _raised(node, self.argument(exponent=True))
+        while sign := self.take("!", "%", "circ", "^", "_"):
+            exponent = self.argument(exponent=True) if sign in "^_" else None
+            if node[0] == sign == "!" or node[0] == "unit":  # 5!!, 5%%
+                self.fail("a second sign")
+            if sign == "_":
+                node = ("base", str(node[1]), int(exponent[1])) if node[0] == "num" else self.fail("no digits")
+            elif sign in ("%", "circ"):
+                node = ("unit", node, "%" if sign == "%" else "deg")
+                self.take(("sym", "C"), ("sym", "F"))  # 20^\circ C
+            else:
+                node = _raised(node, exponent) if sign == "^" else ("!", node)
         return node
 
     def argument(self, exponent: bool = False) -> tuple:
-        r"""What follows a command or ^: {...} or one token; of a number one digit as in \frac12, but x^10, \sqrt10"""
+        """What follows a command, ^ or _: {...} or one token"""
         if exponent and self.take("-"):
             return ("neg", self.argument(exponent))
-        token = self.next
-        if not exponent and token[0] == "num" and token[1] > 9:
-            self.tokens[self.at] = ("num", Fraction(str(token[1])[1:]))
-            return ("num", Fraction(str(token[1])[0]))
-        node = self.atom()
+        token, node = self.next, self.atom()
         return _raised(node, self.argument(exponent)) if exponent and token != "{" and self.take("^") else node  # 2^3^2
 
-    def atom(self, unit: bool = False) -> tuple:
+    def atom(self) -> tuple:
         token = self.next
         self.at += 1
+        if token[0] == "text":
+            if unit_name(token[1]) in MONEY.values() and self.binds() in (5, 6):  # USD 18
+                return _measured(self.read(5), unit_name(token[1]))
+            while self.next[0] == "text":  # \text{Total area} = 5
+                token = ("text", f"{token[1]} {self.next[1]}")
+                self.at += 1
+            return token if self.binds() < 6 or self.next in ("/", "*") else self.fail("words")
         if isinstance(token, tuple):
-            alone = token[0] != "text" or unit or self.next in _ENDS or self.next in _LEVEL
-            return token if alone else self.fail("words")
+            return token
         if token in _CLOSES:
             return self.bracket(token)
         if token in ("frac", "binom"):
             return ("/" if token == "frac" else "binom", self.argument(), self.argument())
         if token == "sqrt":
             index = self.bracket("[") if self.take("[") else ("num", Fraction(2))
-            return ("root", self.argument(exponent=True), index)
+            return ("root", self.argument(), index)
         if token in FUNCTIONS:
             return self.function(token)
         if token == "begin":
             return self.matrix()
-        if token in ("emptyset", "infty"):
-            return ("set",) if token == "emptyset" else ("inf",)
         self.at -= 1
         self.fail("cannot read on")
 
     def bracket(self, opened: str) -> tuple:
         self.bars, outer = opened == "|", self.bars
-        node = ("set",) if opened == r"\{" and self.next == r"\}" else self.read()
-        closed, self.bars = self.need(*_CLOSES[opened]), outer
-        if opened in ("|", "lvert", "leftbar", "lfloor", "lceil"):
-            return ({"lfloor": "floor", "lceil": "ceil"}.get(opened, "abs"), node)
-        items = node[1:] if node[0] in ("list", "set") else (node,)
+        node = ("list",) if opened == r"\{" and self.next == r"\}" else self.read()
+        closed = self.take(*_CLOSES[opened]) or self.fail(f"no end of {opened}")
+        self.bars = outer
+        if opened in ("|", "lfloor", "lceil"):
+            return ({"|": "abs", "lfloor": "floor", "lceil": "ceil"}[opened], node)
+        items = node[1:] if node[0] == "list" else (node,)
         if opened == r"\{":
             return ("set", *items)
         if opened == "{" or len(items) == 1 and opened + closed in ("()", "[]"):
-            return ("group", node) if node[0] == "sym" and opened == "(" else node
+            return node
         return ("seq", *("()" if opened == "langle" else (opened, closed)), *items)
 
     def function(self, name: str) -> tuple:
@@ -562,7 +432,11 @@ class _Parser:
             node = self.bracket(opened)
         else:  # sin 2x cos y: up to the next function
             node = self.power()
-            while self.next not in _ENDS | FUNCTIONS | set(_LEVEL) | {"|"} and self.next[0] not in ("text", "num"):
+            while (
+                self.binds() == 6
+                and self.next not in FUNCTIONS | {"*", "/", "|"}
+                and self.next[0] not in ("text", "num")
+            ):
                 node = ("*", node, self.power())
         if power == ("neg", ("num", 1)):
             name, power = "arc" + name, None
@@ -578,21 +452,23 @@ class _Parser:
             if self.take(r"\\") and self.next != "end":
                 rows.append([])
             elif self.next != "end":
-                self.need("&")
-        if kind in ("cases", "aligned") and all(len(row) == 1 for row in rows):
-            return ("list", *sum(rows, []))
+                self.take("&") or self.fail("no end of a matrix")
+        if kind == "vmatrix":
+            self.fail("a determinant")
         if len(rows) == 1 or all(len(row) == 1 for row in rows):
-            return ("seq", "matrix", "", *sum(rows, []))
-        return ("det" if kind == "vmatrix" else "seq", "matrix", "", *(("seq", "matrix", "", *row) for row in rows))
+            cells = sum(rows, [])
+            return ("list", *cells) if kind in ("cases", "aligned") else ("seq", "matrix", "", *cells)
+        return ("seq", "matrix", "", *(("seq", "matrix", "", *row) for row in rows))
 
 
 @lru_cache(1 << 14)
 def read(text: str) -> tuple:
-    """The tree of a cleaned answer."""
+    """The tree of a cleaned answer"""
     try:
+        if not text or len(text) > MAX_CHARS:
+            raise Unreadable("nothing, or too much")
         parser = _Parser(text)
         node = parser.read()
-        parser.need("the end")
-        return node
+        return node if parser.next == "the end" else parser.fail("something is left over")
     except (Unreadable, ArithmeticError, ValueError, LookupError, TypeError) as error:
         return ("unreadable", str(error))

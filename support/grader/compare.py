@@ -1,0 +1,199 @@
+r"""When two answers are the same: the trees of latex.py beside each other, by their kinds from the outermost inward."""
+
+import re
+from fractions import Fraction
+
+from support.grader.latex import MAX_CHARS, Unreadable, clean, read, tokens
+from support.grader.sets import REALS, same_set
+from support.grader.values import TooMuchWork, Values, items, kinds, names
+from support.grader.words import labelled, same_at_sight
+
+MAX_ITEMS = 32  # of a list, a set, a matrix
+CONTAINERS = {"list", "set", "seq", "union", "rel", "chain"}
+TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
+
+
+# ------------------------------------------------------------------------------------------------- parts of an answer
+def is_label(node) -> bool:
+    """May it be left out before an equals sign? x, f(x), AB, |AB|, AB : CD, (p, q), Area, sin A, m + n"""
+    if node[0] == "seq":
+        return all(map(is_label, node[3:]))
+    if node[0] in TRIGONOMETRIC:
+        return is_label(node[1])
+    if node[0] in ("+", "-", "*", "/"):
+        left, right = node[1:]
+        points = all(name[0].isupper() for name in names(node))  # AB + BC, but x x is x^2
+        return is_label(left) and is_label(right) and left != right and (points or not names(left) & names(right))
+    return node[0] in ("sym", "text", "call") or node[0] == "abs" and all(n[0].isupper() for n in names(node))
+
+
+def is_name(node) -> bool:
+    """A label that no equation of a curve or line begins with: x and m + n, not x + y"""
+    return is_label(node) and (node[0] in ("sym", "text", "call", "seq") or not names(node) & {"x", "y", "z"})
+
+
+def spread(node):
+    """Multiples and sums of matrices as one matrix of expressions"""
+    kind, *parts = node
+    grids = [n for n in parts if isinstance(n, tuple) and n[:2] == ("seq", "matrix")]
+    if kind in ("+", "-") and len(grids) == 2 and len(grids[0]) == len(grids[1]):
+        return (*grids[0][:3], *(spread((kind, *cells)) for cells in zip(grids[0][3:], grids[1][3:])))
+    if len(grids) == 1 and kind in ("*", "neg") or kind == "/" and grids == parts[:1]:
+        return (*grids[0][:3], *(spread((kind, *(cell if n in grids else n for n in parts))) for cell in grids[0][3:]))
+    return node
+
+
+def in_unit(node, unit: str):
+    """The node's number of percent or degrees: 180 - 2a of 180° - 2a; None where a term has another unit"""
+    kind, *parts = node
+    if kind == "unit":
+        return parts[0] if parts[1] == unit else None
+    if kind in ("+", "-", "neg"):
+        parts = [in_unit(n, unit) or (n if names(n) and "unit" not in kinds(n) else None) for n in parts]
+        return None if None in parts else (kind, *parts)
+    if kind in ("*", "/"):
+        inner = [in_unit(n, unit) for n in parts]
+        if sum(n is not None for n in inner) == 1 and not (kind == "/" and inner[1]):
+            return (kind, *(i or n for i, n in zip(inner, parts)))
+    return None
+
+
+class Comparison:
+    """One answer beside one gold answer"""
+
+    def __init__(self, a, g):
+        self.values = Values(a, g)
+
+    def settled(self, node):
+        """The tree with every chain of = and \\approx brought down to `name = value`, to one value, or to one equation:
+        5 = x, y = k = 5, x = 1 + 1 = 2, 1/3 \\approx 0.33, 17 mod 5 = 2. Each link of a chain must hold."""
+        node = spread(tuple(self.settled(n) if isinstance(n, tuple) else n for n in node))
+        if node[0] != "rel" or not set(signs := node[1].split()) <= {"=", "approx"}:
+            return node
+        if len(set(node[2:])) < len(node[2:]):
+            raise Unreadable("a tautology")
+        labels = [n for n in node[2:] if is_label(n)]
+        values = [n for n in node[2:] if not is_label(n)]
+        if not values:
+            values = [labels.pop()]
+        elif not labels and len(values) == 2 and signs == ["="] and names(node):
+            return node  # 2x + y = 3
+        for value in values[1:]:
+            if not self.same(value, values[0]) and not ("approx" in signs and self.same(values[0], value)):
+                raise Unreadable("a chain of equalities that does not hold")
+        value = values[-1] if values[0][0] == "mod" else values[0]
+        parts = [("rel", "=", label, value) for label in labels]  # y = k = 5 as y = 5, k = 5
+        if len(parts) == 1 and labels[0][0] == value[0] == "seq" and len(labels[0]) == len(value):  # (x, y) = (1, 2)
+            return ("list", *(("rel", "=", *pair) for pair in zip(labels[0][3:], value[3:])))
+        return parts[0] if len(parts) == 1 else ("chain", *parts) if parts else value
+
+    def same(self, a, g) -> bool:
+        """Two settled nodes, by their kinds from the outermost inward"""
+        a, g = (n[1] if n[0] == "set" and len(n) == 2 else n for n in (a, g))  # {5} is 5
+        both = {a[0], g[0]}
+        if a == g:
+            return True
+        if "chain" in both and len(both) == 2 and not both & {"list", "rel"}:  # y = k = 5 is 5, and it is y = 5, k = 5
+            return self.same(*(n[1][3] if n[0] == "chain" else n for n in (a, g)))
+        if "unit" in kinds(a) | kinds(g) and not both & CONTAINERS:
+            return self.same_quantity(a, g)
+        if any(n[0] in ("rel", "union", "list") or n == REALS or n[:2] == ("-", REALS) for n in (a, g)):
+            verdict = same_set(a, g, self.values) if both != {"rel"} or names(a) == names(g) else None
+            if verdict is not None:
+                return verdict
+        plain = not (kinds(a) | kinds(g)) & {"pm", "mp"}
+        if plain and (both == {"seq"} or both == {"seq", "list"}):
+            return self.same_sequence(a, g)
+        several = items(a), items(g)
+        if both & {"list", "set", "chain"} or len(several[0]) + len(several[1]) > 2:
+            return self.same_items(*several)
+        if "rel" in both:
+            return self.same_relation(a, g)
+        return not both & CONTAINERS and "text" not in both and g[0] != "base" and self.values.same_number(a, g)
+
+    def same_quantity(self, a, g) -> bool:
+        """A unit may be left out, but not exchanged; percent and degrees are units or factors."""
+        for unit in ("%", "deg"):
+            bare = [in_unit(n, unit) if "unit" in kinds(n) else None for n in (a, g)]
+            if bare != [None, None]:
+                factors = None in bare and self.values.agree(a, g)  # 0.28 is 28%
+                return factors or self.values.same_number(bare[0] or a, bare[1] or g)  # 28 is 28%
+        units = [n[2] for n in (a, g) if n[0] == "unit"]
+        inner = [n[1] if n[0] == "unit" else n for n in (a, g)]
+        if not units:  # within an expression: sin 30°
+            return self.values.same_number(a, g)
+        if len(set(units)) == 1 and self.same(*inner):
+            return True
+        for name, _, power in (part.partition("^") for part in units[0].split()):  # 12 m/s, read as a product
+            inner[a[0] != "unit"] = ("*", inner[a[0] != "unit"], ("^", ("sym", name), ("num", Fraction(power or 1))))
+        return len(units) == 1 and self.values.agree(*inner)
+
+    def same_sequence(self, a, g) -> bool:
+        """Tuples, intervals, matrices; 1, 2, 3 is (1, 2, 3), but 1, 2 may be an interval or a pair"""
+        lists = [n[3:] if n[0] == "seq" else items(n) for n in (a, g)]
+        fits = a[1:3] == g[1:3] or "matrix" in (a[1], g[1])
+        if "list" in (a[0], g[0]):
+            closed = any(n[1:3] in (("(", ")"), ("[", "]"), ("matrix", "")) for n in (a, g))
+            fits = closed and len(lists[0]) > 2 or "rel" in (lists[0][0][0], lists[1][0][0])
+        return fits and len(lists[0]) == len(lists[1]) <= MAX_ITEMS and all(map(self.same, *lists))
+
+    def same_items(self, answers: list, golds: list) -> bool:
+        """In any order; a name in front of each may go"""
+        named = [{n[2] for n in parts if n[0] == "rel"} for parts in (answers, golds)]
+        if not all(named) and max(map(len, named)) > 1:
+            return len(answers) == len(golds) and all(map(self.same, answers, golds))  # x = 1, y = 2 against 1, 2
+        return (
+            max(len(answers), len(golds)) <= MAX_ITEMS
+            and all(any(self.same(a, g) for a in answers) for g in golds)
+            and all(any(self.same(a, g) for g in golds) for a in answers)
+        )
+
+    def same_relation(self, a, g) -> bool:
+        """Two relations, or one and what it names"""
+        if a[0] != "rel":
+            return g[1] in ("=", "in") and is_name(g[2]) and self.same(a, g[3])
+        if g[0] != "rel":
+            return a[1] in ("=", "in") and is_label(a[2]) and self.same(a[3], g)
+        if {a[1], g[1]} <= {"=", "in"} and is_label(a[2]) and is_label(g[2]):
+            labels = {a[2], g[2]}
+            function = any(n[0] == "call" for n in labels) and ("sym", "y") in labels  # f(x) = 2x is y = 2x
+            alike = len(labels) == 1 or function or any(n[0] == "text" for n in labels) or _numbered(*labels)
+            if alike and self.same(a[3], g[3]):
+                return True
+        a, g = [("rel", n[1].replace(">", "<"), *n[:1:-1]) if n[1][0] == ">" else n for n in (a, g)]
+        gaps = [("-", *n[2:]) for n in (a, g)]
+        return a[1] == g[1] != "in" and len(a) == len(g) == 4 and self.values.scaled(*gaps, positive=a[1][0] == "<")
+
+
+def _numbered(one, other) -> bool:
+    """x and x_1"""
+    return one[0] == other[0] == "sym" and (one[1].split("_")[0] == other[1] or other[1].split("_")[0] == one[1])
+
+
+def _same_text(answer: str, gold: str) -> bool:
+    if (verdict := same_at_sight(answer, gold)) is not None:
+        return verdict
+    a, g = read(answer), read(gold)
+    if "unreadable" in (a[0], g[0]):  # sums, integrals, remainders: equal as written, \sum_{k} is \sum_k
+        written = [tokens(re.sub(r"\{(\w|\\[a-z]+)\}", r" \1 ", text)) for text in (answer, gold)]
+        return a[0] == g[0] and written[0] == written[1]
+    comparison = Comparison(a, g)
+    a, g = comparison.settled(a), comparison.settled(g)
+    return a == g if "mod" in kinds(a) | kinds(g) else comparison.same(a, g)
+
+
+def decide(answer: str, gold: str) -> bool:
+    """Is the answer equal to the gold one, by the conventions of reward.py? Never raises."""
+    try:
+        if max(len(answer), len(gold)) > 4 * MAX_CHARS:  # even cleaning takes time
+            return answer.strip() == gold.strip()
+        if answer.isdecimal() and gold.isdecimal():
+            return int(answer) == int(gold)
+        answer, gold = clean(answer), clean(gold)
+        (said, bare), (wanted, bare_gold) = labelled(answer), labelled(gold)
+        pairs = [(answer, gold), (bare, gold), (answer, bare_gold), (bare if said else "", bare_gold if wanted else "")]
+        return any(a and g and _same_text(a, g) for a, g in pairs)
+    except (TooMuchWork, Unreadable, MemoryError, RecursionError, ArithmeticError):
+        return False
+    except (ValueError, TypeError, AttributeError, LookupError):  # no texts
+        return False
