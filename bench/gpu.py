@@ -12,8 +12,7 @@ feedback and the length of every attempt (bench/rollout.py). A section that fail
     copy      bytes read and written per second by a device copy
     decode    steps with every slot busy at one length of context, as a share of the bound by memory bandwidth: all
               weights, all keys and values, and the logits written and read once
-    rollout   1024 dialogues up to 4096 tokens. Idle is the time in which the device had nothing to do, the capture of
-              graphs included; gaps inside a prefill count as work. Overshoot was sampled after the end of an attempt
+    rollout   1024 dialogues up to 4096 tokens
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
     update    an optimiser step of PPO on 128 made-up dialogues, and the two forward passes before it, critic and all.
               A step of the paper is the rollout and eight times that: computed, not run
@@ -25,7 +24,6 @@ import math
 import sys
 import time
 import traceback
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -151,45 +149,11 @@ def decode(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
     return results
 
 
-@contextmanager
-def watched(cuda: bool):
-    """Yields what a rollout does: the tokens that it samples, the seconds of calls that capture a graph, and on CUDA
-    an event before and after all that the device is given."""
-    seen = SimpleNamespace(sampled=0, capturing=0.0, events=[])
-    prefill, decode_async = rollout.Engine.prefill, rollout.Engine.decode_async
-
-    def mark() -> None:
-        if cuda:
-            seen.events.append(torch.cuda.Event(enable_timing=True))
-            seen.events[-1].record()
-
-    def watch(method):
-        def run(engine, *arguments):
-            if method is decode_async:
-                seen.sampled += int(engine.active_S.sum()) * arguments[0]
-            graphs, start = len(engine.graphs), time.perf_counter()
-            mark()
-            result = method(engine, *arguments)
-            mark()
-            seen.capturing += (len(engine.graphs) > graphs) * (time.perf_counter() - start)
-            return result
-
-        return run
-
-    with mock.patch.multiple(rollout.Engine, prefill=watch(prefill), decode_async=watch(decode_async)):
-        yield seen
-
-
 def whole_rollout(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
     model = random_model(Qwen2Config(**size["shape"]), device, dtype)
-    script, cuda = draw_script(vocabulary=model.config.vocab_size, **size["rollout"]), device == "cuda"
-    with watched(cuda) as seen:
-        seconds = timed(lambda: run_engine(model, script, size["slots"]))
-    results = {"sampled tokens": script.tokens, "seconds": seconds, "sampled tokens/s": script.tokens / seconds}
-    if cuda:
-        busy = sum(map(torch.cuda.Event.elapsed_time, seen.events[::2], seen.events[1::2])) / 1e3 - seen.capturing
-        results |= {"to capture graphs": seen.capturing / seconds, "idle": 1 - busy / seconds}
-    return results | {"overshoot": 1 - script.tokens / seen.sampled}
+    script = draw_script(vocabulary=model.config.vocab_size, **size["rollout"])
+    seconds = timed(lambda: run_engine(model, script, size["slots"]))
+    return {"sampled tokens": script.tokens, "seconds": seconds, "sampled tokens/s": script.tokens / seconds}
 
 
 def generate(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
