@@ -232,7 +232,7 @@ def rank_slice(config: Config) -> slice:
 # -------------------- The command line
 def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem]]:
     """The options, training and evaluation questions; ValueError or OSError for what is wrong with them."""
-    config = parse_run(Config, PRESETS, sys.argv[1:] if argv is None else argv)
+    config = parse_run(Config, PRESETS, sys.argv[1:] if argv is None else argv, __doc__)
     require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
     require(config, "minibatches", "be at most --dialogues", lambda n: n <= config.dialogues)
     require(config, "group_size", f"divide --dialogues {config.dialogues}", lambda n: config.dialogues % n == 0)

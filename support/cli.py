@@ -91,13 +91,13 @@ def converter(kind: type) -> Callable[[str], object]:
     return convert
 
 
-def parse_run(kind: type, presets: dict[str, str], argv: list[str]):
+def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str | None = None):
     """The options of a run: the dataclass's defaults, then the preset, which is a piece of command line, then the
     command line itself. With --resume they are the run's own.
 
     Raises ValueError for what does not fit together, OSError for a folder that is not there.
     """
-    given = parse(kind, argv)
+    given = parse(kind, argv, about)
     if given.get("resume"):
         return saved_options(kind, given)
     preset = given.get("preset", kind.preset)
@@ -120,6 +120,10 @@ def saved_options(kind: type, given: dict):
     if not path.exists():
         raise FileNotFoundError(f"there is no run to resume in {out}: {path} is missing")
     saved = asdict(kind()) | json.loads(path.read_text()) | {"resume": True, "out": out}
+    if unknown := saved.keys() - {each.name for each in fields(kind)}:
+        raise ValueError(
+            f"{path} has options that this version lacks ({', '.join(sorted(unknown))}): resume with its own"
+        )
     other = [
         f"{name} ({saved[name]} there, {given[name]} here)"
         for name in saved

@@ -220,3 +220,6 @@ def test_resume_takes_no_other_options(capsys):
     shutil.copytree(whole_run(), "run")
     error = refused(capsys, f"{RESUME} --steps 9 --lr 0.001 --seed 4")
     assert "the run in run has other options: steps (4 there, 9 here), seed (0 there, 4 here); leave these out" in error
+    config = json.loads(Path("run/config.json").read_text())
+    Path("run/config.json").write_text(json.dumps(config | {"kl_estimator": "k3"}))
+    assert "has options that this version lacks (kl_estimator): resume with its own" in refused(capsys, RESUME)
