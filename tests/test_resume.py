@@ -1,5 +1,6 @@
 """A run that is interrupted, at whatever moment and by whatever, goes on exactly, bit for bit."""
 
+import json
 import os
 import re
 import resource
