@@ -37,8 +37,8 @@ from support.show import KINDS, page, shown, wants_colour
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
 RULES = Rules(extract_boxed, is_equal, reward)
-# Dialogues are asked for in chunks of this many a slot; a kill loses the last one. Between two chunks the engine runs
-# empty, which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
+# Dialogues are asked for in chunks, this many for each slot; a kill loses the last chunk. Between two chunks the engine
+# runs empty, which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
 CHUNK_CPU, CHUNK = 4, 16
 FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"
 
@@ -61,7 +61,6 @@ class Options:
     device: str = option("auto", "auto, cpu, cuda or mps")
     dtype: str = option("auto", "auto (bfloat16 on CUDA, float32 elsewhere), float32 or bfloat16")
     seed: int = option(0, "decides which questions --limit takes, and draws the --samples", NOT_NEGATIVE)
-    temperature = 0.0  # greedy; not an option
 
 
 # -------------------- Asking and counting
@@ -194,7 +193,7 @@ def open_journals(options: Options, path: str, model, chat: Chat, out: Path) -> 
     same |= {"dtype": str(model.dtype), "max_new_tokens": options.max_new_tokens, "prompt": sample[0]}
     same |= {"max_attempt_tokens": options.max_attempt_tokens, "grader": grader_version()}
     journals = {"greedy": Journal(out / f"greedy-{file_name(path)}.jsonl", same | {"feedback": sample[1]})}
-    if options.samples:  # there are many: what nobody reads of them is not kept
+    if options.samples:  # there are many: fields that nothing reads are left out
         settings, left_out = same | {"seed": options.seed}, ("text", "attempts", "reward")
         journals["samples"] = Journal(out / f"samples-{file_name(path)}.jsonl", settings, left_out)
     return journals

@@ -14,9 +14,9 @@ where all of them got the same reward, there is nothing to learn (`informative_g
 The logits of a whole batch never exist: log-probabilities are computed only where a token was sampled, in chunks
 whose logits are recomputed in the backward pass.
 
-Shapes: D dialogues of the step, B dialogues of a micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
-        E hidden size; Q questions of G dialogues each. A tensor _DT or _BT is aligned with the tokens: entry t belongs
-        to choosing token t.
+Shapes: D dialogues of the step, B dialogues of a micro-batch, T tokens, A actions (sampled tokens), M the most actions
+        of a dialogue, V vocabulary, E hidden size; Q questions of G dialogues each. Entry t of a tensor _DT or _BT
+        belongs to choosing token t.
 """
 
 import math
@@ -33,7 +33,7 @@ from support import ranks
 from support.memory import actions_at_once
 
 
-# -------------------- What the models say of the actions
+# -------------------- Log-probabilities and values of the actions
 def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, temperature: float):
     """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`.
 
@@ -41,7 +41,8 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     needs no mask.
     """
     hidden_BTE = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
-    hidden_AE = hidden_BTE[:, :-1][sampled_BT[:, 1:]]  # the state before an action is at the token before it
+    # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
+    hidden_AE = hidden_BTE[:, :-1][sampled_BT[:, 1:]]
     action_A = tokens_BT[:, 1:][sampled_BT[:, 1:]]
 
     def chunk(hidden_AE, action_A):
@@ -96,8 +97,8 @@ def reference_logps_and_values(dialogues, reference, critic, config):
         results = [(reference_DT, action_logps(reference, tokens_BT, sampled_BT, config.temperature)[0])]
         if critic is not None:
             results.append((value_DT, action_values(critic, tokens_BT, sampled_BT)))
-        for out_DT, action_A in results:
-            out_DT[where] = torch.zeros(sampled_BT.shape).masked_scatter(sampled_BT, action_A.cpu())
+        for out_DT, result_A in results:
+            out_DT[where] = torch.zeros(sampled_BT.shape).masked_scatter(sampled_BT, result_A.cpu())
     return ranks.all_reduce_sum(reference_DT), None if critic is None else ranks.all_reduce_sum(value_DT)
 
 
@@ -121,24 +122,25 @@ def trained_actions(dialogues, config) -> torch.Tensor:
 def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor, gamma: float, lam: float):
     """Generalised advantage estimation (arXiv 1506.02438, equation 16) over the actions of each dialogue.
 
-        delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma lambda A_{t+1},    return_t = A_t + V_t
+        delta_t = reward_t + gamma value_{t+1} - value_t
+        advantage_t = delta_t + gamma lambda advantage_{t+1},    return_t = advantage_t + value_t
 
-    t + 1 is the next *action*, feedback squeezed out. V after the last one is 0, for a truncated dialogue too (it gets
-    its reward and no bootstrap, as in the paper). Returns advantages and returns, (D, T), 0 where no token was sampled.
+    t + 1 is the next *action*: feedback is skipped. The value after the last one is 0, for a truncated dialogue too (no
+    bootstrap, as in the paper). Returns advantages and returns, (D, T), 0 where no token was sampled.
     """
     count_D = sampled_DT.sum(1)
-    A = int(count_D.max())
-    packed_DA = torch.arange(A) < count_D[:, None]
-    value_DA = torch.zeros(packed_DA.shape).masked_scatter(packed_DA, value_DT[sampled_DT])
-    reward_DA = torch.zeros(packed_DA.shape).masked_scatter(packed_DA, reward_DT[sampled_DT])
-    advantage_DA = torch.zeros(packed_DA.shape)
+    M = int(count_D.max())
+    packed_DM = torch.arange(M) < count_D[:, None]
+    value_DM = torch.zeros(packed_DM.shape).masked_scatter(packed_DM, value_DT[sampled_DT])
+    reward_DM = torch.zeros(packed_DM.shape).masked_scatter(packed_DM, reward_DT[sampled_DT])
+    advantage_DM = torch.zeros(packed_DM.shape)
     next_value_D = next_advantage_D = torch.zeros(len(reward_DT))
-    for t in range(A - 1, -1, -1):
-        delta_D = reward_DA[:, t] + gamma * next_value_D - value_DA[:, t]
-        next_advantage_D = (delta_D + gamma * lam * next_advantage_D) * packed_DA[:, t]
-        next_value_D = value_DA[:, t]
-        advantage_DA[:, t] = next_advantage_D
-    advantage_DT = torch.zeros_like(value_DT).masked_scatter(sampled_DT, advantage_DA[packed_DA])
+    for t in range(M - 1, -1, -1):
+        delta_D = reward_DM[:, t] + gamma * next_value_D - value_DM[:, t]
+        next_advantage_D = (delta_D + gamma * lam * next_advantage_D) * packed_DM[:, t]
+        next_value_D = value_DM[:, t]
+        advantage_DM[:, t] = next_advantage_D
+    advantage_DT = torch.zeros_like(value_DT).masked_scatter(sampled_DT, advantage_DM[packed_DM])
     return advantage_DT, (advantage_DT + value_DT) * sampled_DT
 
 
@@ -146,25 +148,25 @@ def group_advantages(dialogues, group_size: int) -> torch.Tensor:
     """Without a critic: an action of the i-th attempt gets the rewards of its dialogue from that attempt on, minus the
     mean of the same over those in its group that came to an i-th attempt, (D, T).
 
-    A group is the `group_size` neighbours that answer the same question. The mean over all of them, also over those
-    that were right before, would call most later attempts worse than they are. Rewards are not divided by the group's
+    A group is the `group_size` neighbours that answer the same question. The mean over all of them would bias later
+    attempts downwards, because it includes the dialogues that were solved before. Nothing is divided by the group's
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
     2503.20783). For n dialogues it is (n - 1) / n times the leave-one-out baseline of RLOO (arXiv 2402.14740).
     """
     advantage_DT = torch.zeros(dialogues.tokens_DT.shape)
     for group in torch.arange(len(dialogues.attempts)).split(group_size):
         for i in range(int(dialogues.used_D[group].max())):
-            came_to_it = group[dialogues.used_D[group] > i].tolist()
-            starts = [dialogues.attempts[d][i].start for d in came_to_it]
-            to_come = torch.stack([dialogues.reward_DT[d, start:].sum() for d, start in zip(came_to_it, starts)])
-            for d, start, advantage in zip(came_to_it, starts, to_come - to_come.mean()):
+            reached = group[dialogues.used_D[group] > i].tolist()
+            starts = [dialogues.attempts[d][i].start for d in reached]
+            to_go = torch.stack([dialogues.reward_DT[d, start:].sum() for d, start in zip(reached, starts)])
+            for d, start, advantage in zip(reached, starts, to_go - to_go.mean()):
                 advantage_DT[d, start : dialogues.attempts[d][i].end] = advantage
     return advantage_DT
 
 
 def informative_groups(reward_D: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Indices of the dialogues in groups whose rewards are not all the same: in the others, by the paper's rule, all
-    advantages are 0. The filter of DAPO (arXiv 2503.14476, section 3.2), without sampling anew."""
+    """Indices of the dialogues in groups whose rewards are not all the same: in the others all advantages
+    are 0 before they are normalised. The filter of DAPO (arXiv 2503.14476, section 3.2), without sampling anew."""
     reward_QG = reward_D.view(-1, group_size)
     informative_Q = (reward_QG != reward_QG[:, :1]).any(1)
     return informative_Q.repeat_interleave(group_size).nonzero()[:, 0]
@@ -191,10 +193,8 @@ def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
 
 def kl_k3(logp_A, reference_A) -> torch.Tensor:
     """k3 estimator of KL(policy || reference) from the policy's own samples (joschu.net/blog/kl-approx.html):
-    r - 1 - log r with r = reference / policy; never negative.
-
-    Its gradient, though, is that of KL(reference || policy) at the policy's own samples.
-    """
+    r - 1 - log r with r = reference / policy; never negative. Its gradient, though, is that of KL(reference || policy)
+    at the policy's own samples."""
     log_ratio_A = reference_A - logp_A
     return (log_ratio_A.exp() - 1 - log_ratio_A).sum()
 
@@ -244,7 +244,7 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
 
 def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, rows: torch.Tensor, config):
     """A step of each optimiser on the dialogues `rows`: the sums of every micro-batch, and the norms of the gradients.
-    None where loss or gradient is not finite: then no model moves."""
+    None where loss or gradient is not finite: then the step is skipped."""
     n_actions = int(dialogues.sampled_DT[rows].sum())
     batches = [rows[micro] for micro in micro_batches(dialogues.length_D[rows], config.micro_batch_tokens)]
     parts = [micro_batch_backward(actor, critic, dialogues, per_token, batch, n_actions, config) for batch in batches]
@@ -283,14 +283,13 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, rows: torch.
     }
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
-        squared_error = value_loss(value_A, known["old_value"], known["return"], config.value_clip)
-        (squared_error / n_actions).backward()
-        sums["value_loss"] = squared_error.detach()
+        critic_loss = value_loss(value_A, known["old_value"], known["return"], config.value_clip)
+        (critic_loss / n_actions).backward()
+        sums["value_loss"] = critic_loss.detach()
     return sums
 
 
 def add_up(parts: list[dict[str, float]]) -> dict[str, float]:
-    """The sum of the numbers under each name."""
     totals = defaultdict(float)
     for part in parts:
         for name, x in part.items():
@@ -306,7 +305,7 @@ def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float |
 
 
 # -------------------- The optimiser
-MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run is lost and stops
+MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 
 
 def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
@@ -330,7 +329,7 @@ class Optimizer:
         self.copies = [(p, master) for p, master in zip(self.weights, self.masters) if p is not master]
         for weight, master in self.copies:
             weight.register_post_accumulate_grad_hook(partial(add_to_master, master))
-        # one weight after the other: all at once would need the memory of another moment
+        # foreach=True would need a temporary buffer as large as a moment
         settings = dict(lr=lr, betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
         if ranks.count() == 1:
             self.adamw = torch.optim.AdamW(self.masters, **settings)

@@ -1,4 +1,4 @@
-r"""The teacher: what is a dialogue worth, which answer did an attempt give, and does it equal the gold answer?
+r"""Reward: what is a dialogue worth, which answer did an attempt give, and does it equal the gold answer?
 
     python reward.py "ANSWER" "GOLD"        prints the verdict and how both were read
 
@@ -10,7 +10,7 @@ What "equal" means, case by case (ANSWER is GOLD; the tests read this table). Th
 | decimal gold      | 100/3 is 33.3; 33.34 is not 33.3; 6/11 is not 0.5              | the gold itself was rounded     |
 | integer gold      | 45001 is not 45000; 27.04 is not 27.0; 2^3 is 8                | no tolerance, any spelling      |
 | percent, degrees  | 28 is 28\%; 0.28 is 28\%; 28 is not 0.28; \pi/2 is 90^\circ    | the sign is a unit or a factor  |
-| units, money      | -5 is -5 cm; USD 5 is 5; 5 km is not 5 cm; 5m is not 5         | may be left out, not exchanged  |
+| units, money      | -5 is -5 cm; USD 5 is 5; 5 km is not 5 cm; 5m is not 5         | may be omitted, not replaced    |
 | words on a number | 5 red balls is 5; 5 dozen is not 5; 5 squared is not 5         | only a plural is like a unit    |
 | bases             | 52 is not 52_8; 101_2 is 5                                     | the gold's base must be named   |
 | lists, sets       | 2, 1 is \{1, 2\}; 1 is not 1, 2; \pm 1 is 1, -1                | any order, no more, no less     |
@@ -40,7 +40,7 @@ def reward(attempts, gold: str, discount: float = 1.0, unboxed: float = -1.0) ->
 
     `attempts` have an `answer` (None without a box) and `correct`. A correct last attempt earns +1, times `discount`
     for each attempt before it. A failed dialogue earns -0.5 if any of its attempts boxed an answer, else `unboxed`.
-    The paper's values are the defaults. `gold` is there for rules that look at it."""
+    The paper's values are the defaults. `gold` is unused; a rule of your own may use it."""
     if attempts[-1].correct:
         last = discount ** (len(attempts) - 1)
     else:

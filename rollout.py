@@ -1,14 +1,14 @@
 r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (section 3).
 
     1. `Attempt`, `Dialogues`   what a rollout returns and every later stage reads
-    2. `rollout_one`            the algorithm: one dialogue, one token at a time; who knows it knows the method
+    2. `rollout_one`            the algorithm: one dialogue, one token at a time; enough to understand the method
     3. `KVCache`, attention     the hand-written key/value cache, and how a transformers model reads it
     4. `Engine`                 many dialogues side by side: prefill, decode
     5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
 
 Tokens in, tokens out: text is decoded to be graded and shown, and never encoded again. Randomness belongs to the
-dialogue: position t of dialogue d always uses the same uniform number. So a seed gives the same dialogues with 1 row or
-with 256, in whatever order they are written.
+dialogue: position t of dialogue d always uses the same uniform number. So, up to rounding, a seed
+gives the same dialogues with 1 row or with 256, in whatever order they are written.
 
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
         S rows of the engine, C cache positions of a row, R rows of a call, N new tokens of each
@@ -46,14 +46,14 @@ class Attempt:
     end: int
     text: str  # decoded, without the end token
     answer: str | None  # content of the first closed box; None without one
-    truncated: bool  # cut off by a token budget
+    truncated: bool  # cut off by a token budget, or no room was left for another attempt
     correct: bool = False
 
 
 class Rules(NamedTuple):
     """What decides about attempts: the three functions of reward.py, or a fork's own."""
 
-    extract: Callable[[str], str | None]  # text of an attempt -> its answer, None while there is none
+    extract: Callable[[str], str | None]  # text of an attempt up to a "}" -> its answer, or None
     is_equal: Callable[[str, str], bool]  # answer, gold answer -> is it correct?
     reward: Callable[[list[Attempt], str], list[float]]  # attempts of a dialogue, gold answer -> one reward each
 
@@ -115,7 +115,7 @@ class Dialogues:
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules: Rules, config, temperature=1.0, seed=(0,), index=0):
     """One dialogue, the whole model for every token: its tokens, which of them the model wrote, its attempts. Token for
-    token it is dialogue `index` of a `rollout`. It is slow, and serves readers and tests."""
+    token, up to rounding, it is dialogue `index` of a `rollout`. It is slow, and serves readers and tests."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, end_of_budget = len(tokens), len(tokens) + config.max_new_tokens
     sampled, attempts = [False] * prompt_length, []
@@ -189,13 +189,13 @@ def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> tor
 def engine_attention(module, query, key, value, attention_mask, scaling, lengths=None, **kwargs):
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, E), key and value (R, H, positions, E).
 
-    What reads the cache has a mask or, in a decode step on CUDA, the rows' lengths. Prompts and training have neither:
-    causal attention over right-padded rows, where nothing looks at the padding after it.
+    Decoding and the prefill of feedback read the cache, under a mask or, on CUDA, up to the rows' lengths. Prompts and
+    training have neither: causal attention over right-padded rows, where nothing looks at the padding after it.
     """
     if lengths is not None:
         out = flash_attention(query, key, value, lengths, scaling)
     elif attention_mask is not None:
-        # The G query heads of a key pass for queries, so that a key is read once for all of them. On CUDA it would even
+        # The G query heads that share a key are treated as more queries, so that the key is read once. On CUDA it would
         # be copied G times: flash attention takes no mask, memory-efficient attention no groups of heads.
         R, H, _, E = key.shape
         mask = attention_mask.repeat(1, 1, query.shape[1] // H, 1)
@@ -224,7 +224,7 @@ class LiveDialogue:
     start: int = 0  # of the current attempt
     end_before: int = 0  # the current attempt must end before this position
     n_scanned: int = 0  # this many of `tokens` have been looked at for the end of an attempt
-    n_cached: int = 0  # this many of `tokens` are in the cache to stay
+    n_cached: int = 0  # this many of `tokens` are in the cache and stay
     attempts: list[Attempt] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)  # of the tokens of all attempts
 
@@ -273,8 +273,8 @@ class Engine:
         self.uniform_SC[live.row, live.start : live.end_of_budget] = self.send(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
-        """Take the tokens of these dialogues that the cache does not hold, in place of what was there, and make the
-        rows active. The last token is left for the next decode step."""
+        """Write the tokens of these dialogues that the cache does not hold into it, and make the rows active. The last
+        token is left for the next decode step."""
         # Equal prompts, as in a group, are computed once and copied. It saves a third of SmolLM2's rollout (groups
         # of 8, on a CPU).
         prompts = {live: tuple(live.tokens) if live.n_cached == 0 else live for live in batch}
@@ -297,7 +297,7 @@ class Engine:
         # padding is written after the row's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.uniform_SC.shape[1] - 1)
-        reads, mask = None, None  # prompts look back at nothing: causal attention needs neither the cache nor a mask
+        reads, mask = None, None  # a prompt has nothing before it: causal attention needs neither the cache nor a mask
         if batch[0].n_cached > 0:
             span = max(len(live.tokens) for live in batch) - 1
             reads, mask = (rows_R, span), causal_mask(position_RN, span, self.model.dtype)
@@ -306,7 +306,7 @@ class Engine:
         self.model.base_model(**tokens, past_key_values=self.cache, attention_mask=mask, use_cache=True)
 
     def copy_cache(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
-        for layer in self.cache.kv:  # one by one: the copy on the way takes memory
+        for layer in self.cache.kv:  # one by one: the temporary copy takes memory
             layer[:, target_R, :, :span] = layer[:, source_R, :, :span]
 
     def compact_rows(self) -> int:
@@ -370,14 +370,14 @@ class Engine:
 
     def row_lengths(self, active_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """For flash attention, int32: where each row's query and keys start, (R + 1,) each, and how many keys it has.
-        Rows that wait read one position, to save time, and write at their own, after all that they need."""
+        Rows that wait read one position, to save time, and write after their last token."""
         R, C = len(active_R), self.uniform_SC.shape[1]
         starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
         return starts, starts * C, (self.position_S[:R] * active_R + 1).int()
 
     def graph(self, active: int) -> torch.cuda.CUDAGraph:
-        """A step of at least the active rows as a CUDA graph, in which nothing waits for Python: of all rows, a half, a
-        quarter ..., for few shapes mean few graphs."""
+        """A step of at least the active rows as a CUDA graph: captured once, then replayed without Python. It has
+        all rows, a half, a quarter ...: few sizes mean few graphs."""
         R = len(self.dialogues)
         while R > 1 and (R + 1) // 2 >= active:
             R = (R + 1) // 2
@@ -408,7 +408,8 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
 
 
 def invert(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where in the cumulative sums of p each uniform number falls: the entry, never one of 0, and how far into it."""
+    """Where in the cumulative sums of p each uniform number falls: the entry, never one of 0, and the relative
+    place in it."""
     cumulative_RK = F.pad(p_RK.cumsum(-1), (1, 0))
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
@@ -420,7 +421,7 @@ def invert(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, 
 # -------------------- 5. The attempt loop
 def find_end(live: LiveDialogue, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
     """The current attempt, if it ends within the tokens written so far: at the first closed box, at an end token, or at
-    the end of its budget. Tokens after that end were sampled in vain."""
+    the end of its budget. Tokens after that end are discarded."""
     start, tokens = live.start, live.tokens
     for i in range(live.n_scanned, min(len(tokens), live.end_before)):
         if tokens[i] in chat.end_tokens:
@@ -437,8 +438,8 @@ def find_end(live: LiveDialogue, chat: Chat, extract: Callable[[str], str | None
 
 def end_attempt(live: LiveDialogue, attempt: Attempt, rules: Rules) -> None:
     """Keep the tokens up to the attempt's end, and grade it."""
-    sampled_in_vain = len(live.tokens) - attempt.end
-    del live.tokens[attempt.end :], live.logps[len(live.logps) - sampled_in_vain :]
+    surplus = len(live.tokens) - attempt.end
+    del live.tokens[attempt.end :], live.logps[len(live.logps) - surplus :]
     attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.answer)
     live.attempts.append(attempt)
 
@@ -482,8 +483,8 @@ def rollout(
     """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3). Of `config` it
     reads slots (rows of the engine), max_new_tokens (budget for all after the prompt, feedback included) and
     max_attempt_tokens (for one attempt). Temperature 0 is greedy. `seed` and a dialogue's index, from `first` on, make
-    its random numbers. `progress` labels a progress bar. By `schedule`, (stride, ahead), the host looks every `stride`
-    steps, when `ahead` times as many are in flight. ValueError when something does not fit."""
+    its random numbers. `progress` labels a progress bar. By `schedule`, (stride, ahead), the host reads every
+    `stride` steps and keeps `ahead` calls in flight. ValueError when model, prompts or cache do not fit."""
     model.set_attn_implementation("engine")
     stride, ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(model.device.type, (8, 0))
     dialogues = []
@@ -492,7 +493,7 @@ def rollout(
         dialogues.append(LiveDialogue(index, problem, n, prompt, end_of_budget=len(prompt) + config.max_new_tokens))
         dialogues[-1].open_attempt(config)
     longest_prompt, slots = max(live.start for live in dialogues), min(config.slots, len(dialogues))
-    # room for tokens that are sampled in vain, and for the padding of a prefill
+    # room for tokens that will be discarded, and for the padding of a prefill
     capacity = check_fit(model, longest_prompt, config.max_new_tokens) + (1 + ahead) * stride + 1
     engine = Engine(model, slots, capacity, temperature)
     # the dialogues that may become longest go first, so that few rows are left alone at the end

@@ -16,8 +16,8 @@ Each step: rollout (rollout.py) -> reward (reward.py) -> one PPO update (ppo.py)
     evaluation.json, accuracy.png, training.png     base and trained model at 1, 2, ... attempts
 
 Ctrl-C or SIGTERM let the step end, save and stop; a second one stops at once.
-All randomness is derived from (seed, step), so a resumed run has no random state to restore: dialogue d of a step uses
-the stream (seed, step, d), everything else (seed, step or pass, 0, a `Stream`).
+All randomness is derived from seeds, so a resumed run has no random state to restore: (seed, step, d) for dialogue d of
+a step, (seed, pass, 0, QUESTIONS) for the order of the questions, (seed, step, 0, another `Stream`) for the rest.
 """
 
 import copy
@@ -37,10 +37,9 @@ from transformers import AutoModelForTokenClassification
 
 from data import Problem, load, question_key
 from data.chat import Chat
-from evaluate import accuracy_at_k, evaluate, training_metrics
+from evaluate import RULES, accuracy_at_k, evaluate, training_metrics
 from ppo import Optimizer, informative_groups, reference_logps_and_values, update
-from reward import extract_boxed, is_equal, reward
-from rollout import Rules, rollout
+from rollout import rollout
 from support import ranks
 from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, parse_run, require, stop_on_signal
 from support.files import output_folder, save_json
@@ -59,21 +58,21 @@ class Config:
     preset: str = task("paper", "set of options to start from: paper, miniature, smollm2 or smoke")
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
     data: str = task("math-train", "training questions: a name from `python -m data`, or a .jsonl file")
-    min_attempts: int = task(1, "attempts allowed are uniform in min_attempts..max_attempts", POSITIVE)
-    max_attempts: int = task(5, "1 is the paper's single-attempt baseline", POSITIVE)
+    min_attempts: int = task(1, "attempts allowed are drawn uniformly from min_attempts..max_attempts", POSITIVE)
+    max_attempts: int = task(5, "most attempts allowed; 1 is the paper's single-attempt baseline", POSITIVE)
     feedback: str = task("paper", "after a wrong attempt: paper, uncounted or uninformative (a control)")
     chat_template: str = task("chatml", "how the model writes chat turns: chatml or llama3")
     max_prompt_tokens: int = task(1024, "training questions with a longer prompt are left out", POSITIVE)
 
     dialogues: int = sampling(1024, "dialogues in a step", POSITIVE)
     group_size: int = sampling(1, "dialogues of each question in a step; from 2 on there is no critic", POSITIVE)
-    temperature: float = sampling(1.0, "of sampling, and of the policy that PPO trains", POSITIVE)
+    temperature: float = sampling(1.0, "sampling temperature, also that of the policy in PPO", POSITIVE)
     max_new_tokens: int = sampling(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = sampling(None, "token budget of a single attempt; none: no such limit", POSITIVE)
     slots: int = sampling(192, "dialogues written side by side; memory and speed, not results", POSITIVE)
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
-    unboxed_reward: float = rewards(-1.0, "of a dialogue that failed without any box", between(-1, 0))
+    unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
 
     lr: float = learning(5e-7, "peak learning rate of the actor", POSITIVE)
     critic_lr: float = learning(1e-5, "peak learning rate of the critic", POSITIVE)
@@ -92,10 +91,10 @@ class Config:
     drop_uniform_groups: bool = learning(False, "learn only from groups whose dialogues got different rewards")
 
     steps: int = running(1280, "rollouts with one PPO update each", POSITIVE)
-    seed: int = running(0, "makes all random numbers of the run", NOT_NEGATIVE)
+    seed: int = running(0, "random seed", NOT_NEGATIVE)
     out: str | None = running(None, "folder of the run; none: runs/PRESET-DATE-TIME")
     resume: bool = running(False, "go on with the run in --out, with its own options")
-    eval_data: str | None = running("math500", "questions of the evaluation at the end; none: do without")
+    eval_data: str | None = running("math500", "questions of the evaluation at the end; none: no evaluation")
     eval_limit: int | None = running(None, "evaluate on this many of them, the first ones", POSITIVE)
     eval_attempts: int = running(5, "evaluate with 1, 2, ... up to this many attempts allowed", POSITIVE)
     save_every: int = running(20, "steps between checkpoints", POSITIVE)
@@ -132,37 +131,36 @@ PRESETS = {  # pieces of command line, read before the user's own
 }
 
 
-Stream = IntEnum("Stream", "QUESTIONS ATTEMPTS MINIBATCHES")  # of random numbers, beside those of the dialogues
+Stream = IntEnum("Stream", "QUESTIONS ATTEMPTS MINIBATCHES")  # of all random numbers but the dialogues'
 
 
 # -------------------- The algorithm
 def build_run(config: Config) -> Run:
-    """Actor, critic and reference start as the same pretrained model, the critic with a scalar head that says 0 (paper,
+    """Actor, critic and reference start as the same pretrained model, the critic with a scalar head of zeros (paper,
     section 4). Groups need no critic. The learning rates rise and fall by ppo.lr_schedule."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    torch.manual_seed(config.seed)
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
     reference = copy.deepcopy(actor).requires_grad_(False)
     total_steps = config.steps * config.epochs * config.minibatches
-    schedule = int(config.lr_warmup * total_steps), total_steps, config.max_grad_norm
-    actor_optimizer = Optimizer(actor, config.lr, *schedule)
+    warmup_steps = int(config.lr_warmup * total_steps)
+    actor_optimizer = Optimizer(actor, config.lr, warmup_steps, total_steps, config.max_grad_norm)
     critic = critic_optimizer = None
     if config.group_size == 1:
         critic = AutoModelForTokenClassification.from_pretrained(config.model, num_labels=1, dtype=dtype)
         critic.to(device).eval()
         for weight in critic.score.parameters():
             torch.nn.init.zeros_(weight)
-        critic_optimizer = Optimizer(critic, config.critic_lr, *schedule)
+        critic_optimizer = Optimizer(critic, config.critic_lr, warmup_steps, total_steps, config.max_grad_norm)
     return Run(config, chat, actor, critic, reference, actor_optimizer, critic_optimizer)
 
 
 def train(config: Config, run: Run, problems: list[Problem], log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     actor, critic, reference, optimizers = run.actor, run.critic, run.reference, run.optimizers
-    reward_rule = partial(reward, discount=config.attempt_discount, unboxed=config.unboxed_reward)
-    rules = Rules(extract_boxed, is_equal, reward_rule)
+    options = dict(discount=config.attempt_discount, unboxed=config.unboxed_reward)
+    rules = RULES._replace(reward=partial(RULES.reward, **options))
     stopping, quiet = False, ranks.rank() > 0
     with tqdm(total=config.steps, initial=run.step, desc="train", unit="step", disable=quiet) as bar:
         while run.step < config.steps and not stopping:
@@ -179,15 +177,15 @@ def train(config: Config, run: Run, problems: list[Problem], log: Callable, stop
                 training_set = dialogues.select(informative_groups(dialogues.reward_D, config.group_size))
             clock.append(time.perf_counter())
 
-            # 2. What the frozen base model and the critic say of every action, before anything changes.
+            # 2. Log-probabilities of the frozen base model and values of the critic, before the update.
             with run.on_device(reference):
                 reference_DT, value_DT = reference_logps_and_values(training_set, reference, critic, config)
             clock.append(time.perf_counter())
 
             # 3. Clipped PPO on the model-written tokens.
-            order = (*seed, 0, Stream.MINIBATCHES)
+            shuffle_seed = (*seed, 0, Stream.MINIBATCHES)
             with run.on_device(*optimizers), run.recomputing():
-                losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, order)
+                losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
             metrics = {"step": run.step} | training_metrics(dialogues) | losses
