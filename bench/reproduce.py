@@ -147,7 +147,7 @@ def over_seeds(runs: list[list[dict]]) -> dict:
         return {"by_attempts": runs[0]}
     rows = []
     for same in zip(*runs, strict=True):
-        row = {key: mean([each[key] for each in same]) for key in same[0]}
+        row = {key: mean([each[key] for each in same]) for key in same[0]} | {"attempts": same[0]["attempts"]}
         for middle, low, high in (("accuracy", "low", "high"), ("gain", "gain_low", "gain_high")):
             if middle in row:
                 row[low], row[high] = interval([each[middle] for each in same])
