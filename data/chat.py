@@ -88,7 +88,8 @@ class Chat:
 
     def feedback_after(self, last_token: int, attempts_left: int) -> list[int]:
         """The forced tokens after an attempt. A turn that the model has ended itself is not ended twice."""
-        return self.feedback_tokens(attempts_left)[last_token == self.turn_end :]
+        tokens = self.feedback_tokens(attempts_left)
+        return tokens[1:] if last_token == self.turn_end else tokens
 
     def text(self, tokens: list[int]) -> str:
         """The text of these tokens unchanged, special tokens included."""
