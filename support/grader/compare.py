@@ -22,8 +22,10 @@ def is_label(node) -> bool:
         return is_label(node[1])
     if node[0] in ("+", "-", "*", "/"):
         left, right = node[1:]
+        if not is_label(left) or not is_label(right) or left == right:
+            return False
         points = all(name[0].isupper() for name in names(node))  # AB + BC, but x x is x^2
-        return is_label(left) and is_label(right) and left != right and (points or not names(left) & names(right))
+        return points or not names(left) & names(right)
     return node[0] in ("sym", "text", "call") or node[0] == "abs" and all(n[0].isupper() for n in names(node))
 
 
