@@ -1,14 +1,14 @@
-"""The command line: an option's value, mistakes in one sentence, --help, ranges, presets."""
+"""The command line: an option's value, mistakes in one sentence, --help."""
 
 import re
 import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import pytest
 
 from evaluate import Options
-from support.cli import check_ranges, parse, parse_run
-from train import GROUPS, PRESETS, Config
+from support.cli import parse
+from train import GROUPS, Config
 
 
 @pytest.mark.parametrize(
@@ -61,20 +61,3 @@ def test_help_has_every_option_in_its_group(kind, titles, capsys):
         (block,) = re.findall(rf"^{title}:\n(.*?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
         members = [f"--{each.name}" for each in fields(kind) if each.metadata["group"] == title]
         assert members and re.findall(r"^  (--\w+)", block, re.MULTILINE) == members
-
-
-@pytest.mark.parametrize("options, without", [(Config(), []), (Options("model", "data"), ["samples"])])
-def test_numbers_have_ranges_and_defaults_lie_in_them(options, without):
-    check_ranges(options)
-    numbers = [each for each in fields(options) if each.type in (int, float, int | None)]
-    assert [each.name for each in numbers if each.metadata["valid"] is None] == without  # that one may be 0 as well
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_the_command_line_goes_before_the_preset_and_the_preset_before_the_defaults(preset):
-    line = ["--preset", preset, "--steps", "7", "--offload"]
-    options = asdict(parse_run(Config, PRESETS, line))
-    assert re.fullmatch(rf"runs/{preset}-\d{{8}}-\d{{6}}", options["out"])
-    assert options == asdict(Config()) | parse(Config, PRESETS[preset].split() + line) | {"out": options["out"]}
-    with pytest.raises(ValueError, match="--steps must be greater than 0, not 0"):
-        parse_run(Config, PRESETS, [*line, "--steps", "0"])

@@ -241,17 +241,6 @@ def test_every_option_is_read_and_every_name_read_is_an_option():
     assert options - read - read_in("rollout.py") == {"preset"}  # support/cli.py reads that one
 
 
-def test_help_groups_the_options(capsys):
-    with pytest.raises(SystemExit) as stop:
-        train.main(["--help"])
-    _, *parts = re.split(r"^(\w+):\n", capsys.readouterr().out, flags=re.MULTILINE)
-    groups = {title: set(re.findall(r"^  --(\w+)", text, re.MULTILINE)) for title, text in zip(parts[::2], parts[1::2])}
-    assert stop.value.code == 0 and list(groups) == ["options", "task", "rollout", "reward", "PPO", "run", "machine"]
-    assert set().union(*groups.values()) == {field.name for field in fields(Config)}
-    assert groups["reward"] == {"attempt_discount", "unboxed_reward"} and "feedback" in groups["task"]
-    assert "slots" in groups["rollout"] and "clip" in groups["PPO"] and "offload" in groups["machine"]
-
-
 def test_the_defaults_are_the_papers():
     paper = """--model Qwen/Qwen2.5-Math-1.5B --steps 1280 --dialogues 1024 --minibatches 8 --epochs 1 --min_attempts 1
         --max_attempts 5 --feedback paper --chat_template chatml --temperature 1 --max_prompt_tokens 1024
