@@ -19,7 +19,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 import torch
@@ -101,14 +101,15 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
     }
 
 
-def accuracy_at_k(asked: list[list[dict]]) -> dict:
-    """The numbers of a data set: `asked` holds for every question a record for each number of attempts allowed. A row
-    for each such number; those after the first have their gain over it as well."""
-    rows = [accuracy_row(same) for same in zip(*asked)]
-    solved = [[record["correct"] for record in same] for same in zip(*asked)]
-    for row, now in zip(rows[1:], solved[1:]):
-        row |= gain(solved[0], now)
-    return {"questions": len(asked), "by_attempts": rows}
+def accuracy_at_k(by_question: list[list[dict]]) -> dict:
+    """The numbers of a data set, from the records of each question, one for each number of attempts allowed. A row for
+    each such number; those after the first have their gain over it as well."""
+    by_number = list(zip(*by_question))
+    rows = [accuracy_row(records) for records in by_number]
+    first, *later = [[record["correct"] for record in records] for records in by_number]
+    for row, solved in zip(rows[1:], later):
+        row |= gain(first, solved)
+    return {"questions": len(by_question), "by_attempts": rows}
 
 
 def accuracy_row(records: Sequence[dict]) -> dict:
@@ -188,13 +189,13 @@ def options_of_run(path: str) -> dict:
 def open_journals(options: Options, path: str, model, chat: Chat, out: Path) -> dict[str, Journal]:
     """A model's journals, with all settings that decide its answers and the verdicts. --data, --limit, --attempts and
     --samples only choose what is asked; --slots and --device change speed and rounding."""
-    sample = chat.text(chat.prompt("How much is 1 + 1?", 2)), chat.text(chat.feedback_after(-1, 1))
-    same = {"model": path, "model content": fingerprint(model, chat.tokenizer.get_vocab(), chat.end_tokens)}
-    same |= {"dtype": str(model.dtype), "max_new_tokens": options.max_new_tokens, "prompt": sample[0]}
-    same |= {"max_attempt_tokens": options.max_attempt_tokens, "grader": grader_version()}
-    journals = {"greedy": Journal(out / f"greedy-{file_name(path)}.jsonl", same | {"feedback": sample[1]})}
+    prompt, feedback = chat.text(chat.prompt("How much is 1 + 1?", 2)), chat.text(chat.feedback_after(-1, 1))
+    settings = {"model": path, "model content": fingerprint(model, chat.tokenizer.get_vocab(), chat.end_tokens)}
+    settings |= {"dtype": str(model.dtype), "max_new_tokens": options.max_new_tokens, "prompt": prompt}
+    settings |= {"max_attempt_tokens": options.max_attempt_tokens, "grader": grader_version()}
+    journals = {"greedy": Journal(out / f"greedy-{file_name(path)}.jsonl", settings | {"feedback": feedback})}
     if options.samples:  # there are many: fields that nothing reads are left out
-        settings, left_out = same | {"seed": options.seed}, ("text", "attempts", "reward")
+        settings, left_out = settings | {"seed": options.seed}, ("text", "attempts", "reward")
         journals["samples"] = Journal(out / f"samples-{file_name(path)}.jsonl", settings, left_out)
     return journals
 
@@ -208,8 +209,8 @@ def measure(options: Options, sets: dict[str, list[Problem]], name: str, model, 
     }
     found = {}
     for kind, journal in journals.items():
-        rows = evaluate(model, chat, problems, journal=journal, progress=f"{name}, {kind}", **kinds[kind])
-        found[kind] = {data: [rows.pop(0) for _ in those] for data, those in sets.items()}
+        rows = iter(evaluate(model, chat, problems, journal=journal, progress=f"{name}, {kind}", **kinds[kind]))
+        found[kind] = {data: list(islice(rows, len(asked))) for data, asked in sets.items()}
     return found
 
 
@@ -217,12 +218,12 @@ def save(options: Options, sets: dict[str, list[Problem]], models: dict, asked: 
     """All files, and the tables and dialogues on the screen, from what `measure` gave for each of the models."""
     results, longest = {}, {}
     for name, found in asked.items():
-        greedy = [same for those in found["greedy"].values() for same in those]
-        save_json([record for same in greedy for record in same], out / f"dialogues-{file_name(name)}.json")
-        longest[name] = [same[-1] for same in greedy]  # with the most attempts allowed: these are shown
-        results[name] = mean_over({data: accuracy_at_k(those) for data, those in found["greedy"].items()})
+        greedy = [records for by_question in found["greedy"].values() for records in by_question]
+        save_json([record for records in greedy for record in records], out / f"dialogues-{file_name(name)}.json")
+        longest[name] = [records[-1] for records in greedy]  # with the most attempts allowed: these are shown
+        results[name] = mean_over({data: accuracy_at_k(rows) for data, rows in found["greedy"].items()})
         if options.samples:
-            sampled = {data: pass_at_k(those, options.attempts) for data, those in found["samples"].items()}
+            sampled = {data: pass_at_k(rows, options.attempts) for data, rows in found["samples"].items()}
             results[f"{name}, pass@k of independent samples"] = mean_over(sampled)
     paired = {f"{a} : {b}": compare(asked[a]["greedy"], asked[b]["greedy"]) for a, b in combinations(asked, 2)}
     asked_with = {name: {key: getattr(own, key) for key in FROM_THE_RUN} for name, (_, _, own, _) in models.items()}

@@ -270,8 +270,8 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
         for name, model in (("base", run.reference), ("trained", run.actor)):
             model.to(run.actor.device)
             numbers = range(1, config.eval_attempts + 1)
-            asked = evaluate(model, run.chat, held_out, numbers, config, progress=f"evaluate {name}")
-            results[name] = accuracy_at_k(asked) | {"dialogues": [record for same in asked for record in same]}
+            by_question = evaluate(model, run.chat, held_out, numbers, config, progress=f"evaluate {name}")
+            results[name] = accuracy_at_k(by_question) | {"dialogues": sum(by_question, [])}
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
         print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
