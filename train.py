@@ -116,9 +116,9 @@ PRESETS = {  # pieces of command line, read before the user's own
         --minibatches 4 --lr 6e-4 --critic_lr 2e-3 --gae_lambda 0.95 --kl_coef 0.02 --max_new_tokens 160
         --slots 512 --micro_batch_tokens 2048 --save_every 50""",
     "smollm2": """
-        --model runs/smollm2/base --data mawps-easy-train --eval_data mawps-easy-test --max_attempts 3 --group_size 8
-        --drop_uniform_groups --minibatches 2 --lr 5e-5 --max_new_tokens 256 --max_attempt_tokens 32 --save_every 8
-        --show_every 1 """
+        --model runs/smollm2/base --data mawps-easy-train --eval_data mawps-easy-test,svamp-easy --max_attempts 3
+        --group_size 8 --drop_uniform_groups --minibatches 2 --lr 5e-5 --max_new_tokens 256 --max_attempt_tokens 32
+        --save_every 8 --show_every 1 """
     + (
         "--steps 40 --dialogues 512 --slots 512 --micro_batch_tokens 16384"
         if torch.cuda.is_available()

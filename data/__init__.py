@@ -3,7 +3,8 @@
     from data import load
     problems = load("gsm8k-train")            # a name from the tables below
     problems = load("my_questions.jsonl")     # your own: one {"question": ..., "answer": ...} a line
-    sets = load_sets("aime24,math500")        # several; "paper" means the paper's five benchmarks
+    problems = load("mawps-easy-test,svamp-easy")    # several as one list
+    sets = load_sets("aime24,math500")        # several, each by itself; "paper" means the paper's five benchmarks
     python -m data                            # the table of names
     python -m data gsm8k-test --limit 3       # how many problems, and the first ones
 
@@ -13,7 +14,8 @@ How a published file becomes training, validation and test questions:
 - Validation questions are taken from the training file, never from a test file. MAWPS is a single file: all three sets
   are taken from it. The letters of a question decide where it goes, so a story with other numbers stays on one side.
 - Training and validation leave out every question of the family's test file. So `math-train`, which is about 95% of
-  the file that the paper trains on, needs the MATH-500 file as well and stops without it.
+  the file that the paper trains on, needs the MATH-500 file as well and stops without it. ASDiv shares 216 questions
+  with MAWPS; they are left out of `asdiv`, so that either can be asked after training on the other.
 """
 
 import difflib
@@ -64,6 +66,16 @@ def _gsm8k(row: dict) -> tuple[str, str]:
     if not mark:
         raise ValueError("'answer' has no '####' (expected the final answer after it)")
     return _text(row, "question"), answer
+
+
+def _svamp(row: dict) -> tuple[str, str]:
+    return f"{_text(row, 'Body').strip()} {_text(row, 'Question')}", _text_or_number(row, "Answer")
+
+
+def _asdiv(row: dict) -> tuple[str, str]:
+    """The unit goes: "9 (apples)" becomes "9". A clock time, "3:30 p.m.", and an answer of several parts stay as they are."""
+    answer = re.fullmatch(r"([^(]*?)(\s*\([^()]*\))?", text := _text(row, "answer"))
+    return f"{_text(row, 'body').strip()} {_text(row, 'question')}", answer[1] if answer else text
 
 
 def _boxed(row: dict) -> tuple[str, str]:
@@ -119,6 +131,8 @@ SOURCES = {
     "minerva_math.jsonl": Source(BENCHMARK("minerva_math"), "123c5cd351cac2b8ead5413bc084629d7ff651de", _boxed),
     "olympiadbench.jsonl": Source(BENCHMARK("olympiadbench"), "ec36280b1de8f5bbee92da696c2ae84f5f6e6beb", _olympiad),
     "mawps.jsonl": Source(BENCHMARK("mawps"), "c8993aec190a715ade7d66e6c78063b5823d4866", _mawps),
+    "svamp.jsonl": Source(BENCHMARK("svamp"), "4bf27bca0eaa5c641c288c9f08da822bf330e37b", _svamp),
+    "asdiv.jsonl": Source(BENCHMARK("asdiv"), "8ab1df3b44f76a9a793b81b664ffc62954fd1d4c", _asdiv),
 }
 ALL = range(100)
 # name: (file, which of the 100 buckets that its questions are hashed into, file whose questions are left out)
@@ -129,6 +143,8 @@ SETS: dict[str, tuple[str, range, str | None]] = {
     "mawps-train": ("mawps.jsonl", range(30, 100), None),
     "mawps-validation": ("mawps.jsonl", range(20, 30), None),
     "mawps-test": ("mawps.jsonl", range(20), None),
+    "svamp": ("svamp.jsonl", ALL, None),
+    "asdiv": ("asdiv.jsonl", ALL, "mawps.jsonl"),
     "math-train": ("math_level3to5_data.json", range(5, 100), "math500.jsonl"),
     "math-validation": ("math_level3to5_data.json", range(5), "math500.jsonl"),
     "math500": ("math500.jsonl", ALL, None),
@@ -139,11 +155,16 @@ SETS: dict[str, tuple[str, range, str | None]] = {
 }
 PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # its benchmarks, of which it takes the mean
 RIDDLES = ("riddles-train", "riddles-validation", "riddles-test")  # generated, see data/miniature.py
-EASY = {f"mawps-easy-{split}": f"mawps-{split}" for split in ("train", "validation", "test")}  # see data/smollm2.py
+# the questions that one operation answers, see data/smollm2.py
+EASY = {f"mawps-easy-{split}": f"mawps-{split}" for split in ("train", "validation", "test")}
+EASY |= {f"{name}-easy": name for name in ("svamp", "asdiv")}
 
 
 def load(name: str, cache: str | Path | None = None, base_url: str | None = None) -> list[Problem]:
-    """The problems of a set, always in the same order. Whatever is wrong is one sentence in a ValueError or OSError."""
+    """The problems of a set, or of several separated by commas, always in the same order. Whatever is wrong is one
+    sentence in a ValueError or OSError."""
+    if "," in str(name):
+        return sum(load_sets(name, cache, base_url).values(), [])
     if str(name).endswith(".jsonl"):
         return _your_file(Path(name).expanduser())
     if name in RIDDLES:
