@@ -22,16 +22,16 @@ help:  ## list the commands
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-runs/miniature/base: data/miniature.py data/sft.py | .venv/ready
-	$(PY) -m data.miniature --out $@
+runs/miniature/base runs/cue/base: data/miniature.py data/sft.py | .venv/ready
+	$(PY) -m data.miniature --out $@ $(if $(filter runs/cue/base,$@),--cue)
 
 runs/smollm2/base: | .venv/ready
 	$(PY) -m data.smollm2 --out $@ $(if $(MODEL),--model $(MODEL))
 
 # the base models that are built here and not downloaded
-BASE := $(if $(filter miniature smollm2,$(PRESET)),runs/$(PRESET)/base)
+BASE := $(if $(filter miniature cue smollm2,$(PRESET)),runs/$(PRESET)/base)
 
-train: .venv/ready $(BASE)  ## train: PRESET=miniature (or smollm2, paper), any option as ARGS="--seed 3 --max_attempts 1"
+train: .venv/ready $(BASE)  ## train: PRESET=miniature (or cue, smollm2, paper), any option as ARGS="--seed 3 --max_attempts 1"
 	$(PY) train.py --preset $(PRESET) $(ARGS)
 
 baseline:  ## the same with a single attempt, the paper's baseline

@@ -55,7 +55,7 @@ task, sampling, rewards, learning, running, machine = (partial(option, group=gro
 class Config:
     """Every option of a run. The defaults are the paper's values."""
 
-    preset: str = task("paper", "set of options to start from: paper, miniature, smollm2 or smoke")
+    preset: str = task("paper", "set of options to start from: paper, miniature, cue, smollm2 or smoke")
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
     data: str = task("math-train", "training questions: a name from `python -m data`, or a .jsonl file")
     min_attempts: int = task(1, "attempts allowed are drawn uniformly from min_attempts..max_attempts", POSITIVE)
@@ -129,6 +129,7 @@ PRESETS = {  # pieces of command line, read before the user's own
         --dialogues 8 --eval_attempts 3 --minibatches 2 --lr 1e-4 --max_new_tokens 96 --max_attempt_tokens 24
         --slots 4 --save_every 1 --show_every 1""",
 }
+PRESETS["cue"] = PRESETS["miniature"].replace("riddles", "riddles-cue").replace("runs/miniature", "runs/cue")
 
 
 Stream = IntEnum("Stream", "QUESTIONS ATTEMPTS MINIBATCHES")  # of all random numbers but the dialogues'

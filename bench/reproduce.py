@@ -33,7 +33,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
-from data.miniature import chances, draw_riddles
+from data.miniature import draw_riddles
 from support.cli import fail
 from support.plots import plot_accuracy, table
 from support.statistics import mean
@@ -117,8 +117,8 @@ def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> dict[str, l
 
 def optimum(attempts: int) -> list[float]:
     """The best possible expected accuracy on the test riddles: k attempts at the k likeliest candidates."""
-    counts = [len(riddle.candidates) for riddle, _ in draw_riddles("test")]
-    return [statistics.mean(float(chances(c)[:k].sum()) for c in counts) for k in range(1, attempts + 1)]
+    chances = [sorted(riddle.chances, reverse=True) for riddle, _ in draw_riddles("test")]
+    return [statistics.mean(float(sum(likeliest[:k])) for likeliest in chances) for k in range(1, attempts + 1)]
 
 
 def compare(args: argparse.Namespace) -> dict:

@@ -73,7 +73,7 @@ def _svamp(row: dict) -> tuple[str, str]:
 
 
 def _asdiv(row: dict) -> tuple[str, str]:
-    """The unit goes: "9 (apples)" becomes "9". A clock time, "3:30 p.m.", and an answer of several parts stay as they are."""
+    """The unit goes, as in "9 (apples)". Clock times (3:30 p.m.) and answers of several parts stay as they are."""
     answer = re.fullmatch(r"([^(]*?)(\s*\([^()]*\))?", text := _text(row, "answer"))
     return f"{_text(row, 'body').strip()} {_text(row, 'question')}", answer[1] if answer else text
 
@@ -154,7 +154,7 @@ SETS: dict[str, tuple[str, range, str | None]] = {
     "olympiadbench": ("olympiadbench.jsonl", ALL, None),
 }
 PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # its benchmarks, of which it takes the mean
-RIDDLES = ("riddles-train", "riddles-validation", "riddles-test")  # generated, see data/miniature.py
+RIDDLES = tuple(f"{kind}-{split}" for kind in ("riddles", "riddles-cue") for split in ("train", "validation", "test"))
 # the questions that one operation answers, see data/smollm2.py
 EASY = {f"mawps-easy-{split}": f"mawps-{split}" for split in ("train", "validation", "test")}
 EASY |= {f"{name}-easy": name for name in ("svamp", "asdiv")}
@@ -170,7 +170,8 @@ def load(name: str, cache: str | Path | None = None, base_url: str | None = None
     if name in RIDDLES:
         from data.miniature import draw_riddles  # imported here because it needs PyTorch, which the rest does not
 
-        return [Problem(riddle.question, str(hidden)) for riddle, hidden in draw_riddles(name.removeprefix("riddles-"))]
+        drawn = draw_riddles(name.split("-")[-1], cued="-cue-" in name)
+        return [Problem(riddle.question, str(hidden)) for riddle, hidden in drawn]
     if name in EASY:
         from data.smollm2 import easy  # as above
 

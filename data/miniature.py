@@ -8,12 +8,18 @@ than the first k candidates. A model that repeats an answer which was called inc
 candidates equally likely, single-attempt training would have nothing to prefer, and the noise of its gradient would
 carry it from one candidate to another.)
 
+Riddles with a cue end differently: "... leaves 5. It is a large one. What is my number?" Of a small one each candidate
+is half as likely as the one before it, of a large one half as likely as the one after it. So there is a better first
+answer than the base model's, and training can find it.
+
 The base model learns from worked solutions, which go through the candidates and box the one where they stop,
 "5, 17. \\boxed{17}". Its attempts are *neutral*: they stop at each candidate with probability 0.6, and at the last in
 any case, whatever the earlier attempts were. So the base model knows the format and the arithmetic, and does not know
-what feedback is for. That is left to reinforcement learning. The result is an ordinary Hugging Face model folder.
+what feedback is for, nor what a cue says. That is left to reinforcement learning. The result is an ordinary Hugging
+Face model folder.
 
     python -m data.miniature --out runs/miniature/base
+    python -m data.miniature --cue --out runs/cue/base
 """
 
 import argparse
@@ -31,10 +37,14 @@ from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
 from data.sft import WorkedDialogue, supervised_warm_up, worked_dialogue
 from support.models import save_model
 
-QUESTION = "I am thinking of a number below {bound}. Divided by {modulus} it leaves {remainder}. What is my number?"
+QUESTION = (
+    "I am thinking of a number below {bound}. Divided by {modulus} it leaves {remainder}.{cue} What is my number?"
+)
+# A candidate's probability of being the hidden number, relative to the candidate before it, for each cue.
+DECAYS = {"": 0.7, " It is a small one.": 0.5, " It is a large one.": 2.0}
 MODULI = range(3, 13)
+_, *CUES = DECAYS
 CANDIDATES = (2, 3, 4, 5)
-DECAY = 0.7  # a candidate's probability of being the hidden number, relative to the candidate before it
 STOP = 0.6  # probability with which the base model's teacher stops at a candidate in place of going on to the next
 ATTEMPTS = 5  # allowed in a worked dialogue at most
 SPLITS = {"test": 150, "validation": 75, "train": 420}  # questions for each number of candidates
@@ -47,6 +57,7 @@ class Riddle(NamedTuple):
     bound: int
     modulus: int
     remainder: int
+    cue: str = ""
 
     @property
     def candidates(self) -> range:
@@ -56,11 +67,11 @@ class Riddle(NamedTuple):
     def question(self) -> str:
         return QUESTION.format_map(self._asdict())
 
-
-def chances(count: int) -> np.ndarray:
-    """The probability that each of `count` candidates is the hidden number."""
-    weights = DECAY ** np.arange(count)
-    return weights / weights.sum()
+    @property
+    def chances(self) -> np.ndarray:
+        """The probability that each of the candidates is the hidden number."""
+        weights = DECAYS[self.cue] ** np.arange(len(self.candidates))
+        return weights / weights.sum()
 
 
 def solution(candidates: range, answer: int) -> str:
@@ -69,10 +80,10 @@ def solution(candidates: range, answer: int) -> str:
     return f"{', '.join(map(str, tried))}. \\boxed{{{answer}}}"
 
 
-def draw_riddles(split: str) -> list[tuple[Riddle, int]]:
-    """The riddles of a split with their hidden numbers, equally many of 2, 3, 4 and 5 candidates. No question is in two
-    splits. A training question is in the set five times, each time with another draw of the hidden number, so there is
-    nothing to learn by heart."""
+def draw_riddles(split: str, cued: bool = False) -> list[tuple[Riddle, int]]:
+    """The riddles of a split with their hidden numbers, equally many of 2, 3, 4 and 5 candidates. No riddle is in two
+    splits. A training riddle is in the set five times, each time with another draw of the hidden number and of the cue,
+    so there is nothing to learn by heart."""
     start = sum(list(SPLITS.values())[: list(SPLITS).index(split)])  # after the splits named before it
     drawn = []
     for count in CANDIDATES:
@@ -86,7 +97,8 @@ def draw_riddles(split: str) -> list[tuple[Riddle, int]]:
         order = np.random.default_rng((SEED, count)).permutation(len(group))  # the same for every split
         rng = np.random.default_rng((SEED, count, start))
         for i in np.repeat(order[start : start + SPLITS[split]], 5 if split == "train" else 1):
-            drawn.append((group[i], group[i].candidates[rng.choice(count, p=chances(count))]))
+            riddle = group[i]._replace(cue=CUES[rng.integers(2)]) if cued else group[i]
+            drawn.append((riddle, riddle.candidates[rng.choice(count, p=riddle.chances)]))
     return [drawn[i] for i in np.random.default_rng((SEED, 0, start)).permutation(len(drawn))]
 
 
@@ -124,18 +136,10 @@ def build_tokenizer(problems: list[tuple[Riddle, int]]) -> PreTrainedTokenizerFa
 def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausalLM:
     """Llama architecture, random weights. (For a Qwen2 folder AutoTokenizer would not keep our tokenizer's rules.)"""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=4096,
-        initializer_range=0.06,
-        tie_word_embeddings=True,
-        eos_token_id=eos_token_id,
-        bos_token_id=None,
-    )
+    sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
+    sizes |= dict(vocab_size=vocab_size, max_position_embeddings=4096)
+    tokens = dict(eos_token_id=eos_token_id, bos_token_id=None, tie_word_embeddings=True)
+    config = LlamaConfig(**sizes, **tokens, initializer_range=0.06)
     return LlamaForCausalLM(config)
 
 
@@ -153,12 +157,13 @@ def worked_dialogues(chat: Chat, problems: list, count: int, rng: np.random.Gene
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Build the miniature's base model.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--cue", action="store_true", help="for riddles with a cue")
     parser.add_argument("--steps", type=int, default=800, help="steps of the supervised warm-up")
     parser.add_argument("--batch", type=int, default=64, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    problems = draw_riddles("train")
+    problems = draw_riddles("train", args.cue)
     tokenizer = build_tokenizer(problems[:500])
     model = build_model(len(tokenizer), tokenizer.eos_token_id, args.seed)
     rng = np.random.default_rng(args.seed)

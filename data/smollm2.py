@@ -67,7 +67,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Supervised warm-up of SmolLM2 for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
-    parser.add_argument("--passes", type=int, default=1, help="worked dialogues about each question")
     parser.add_argument("--limit", type=int, help="number of questions (default: all 764)")
     parser.add_argument("--batch", type=int, default=8, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
@@ -81,9 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         fail(error)
     rng = np.random.default_rng(args.seed)
-    chosen = rng.permutation(len(taught))[: args.limit]
     dialogues = []
-    for problem in [taught[i] for _ in range(args.passes) for i in rng.permutation(chosen)]:
+    for problem in [taught[i] for i in rng.permutation(len(taught))[: args.limit]]:
         allowed = int(rng.integers(1, ATTEMPTS + 1))
         dialogues.append(worked_dialogue(chat, problem.question, allowed, neutral_attempts(problem, allowed, rng)))
     supervised_warm_up(model, dialogues, args.batch, args.lr, rng, getattr(torch, args.dtype))

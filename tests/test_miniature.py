@@ -13,16 +13,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import load, miniature
 from data.chat import Chat
-from data.miniature import CANDIDATES, SPLITS, Riddle, chances, draw_riddles, neutral_attempts, solution
+from data.miniature import CANDIDATES, SPLITS, Riddle, draw_riddles, neutral_attempts, solution
 from data.sft import supervised_warm_up, worked_dialogue
 from reward import extract_boxed, is_equal
 
 RIDDLE = Riddle(35, 12, 5)
+SETS = [*SPLITS, *(f"cue-{split}" for split in SPLITS)]
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    return {split: draw_riddles(split) for split in SPLITS}
+    return {name: draw_riddles(name.removeprefix("cue-"), name.startswith("cue-")) for name in SETS}
 
 
 @pytest.fixture(scope="module")
@@ -44,36 +45,51 @@ def test_the_riddle_of_the_docstring():
     assert solution(RIDDLE.candidates, 17) == r"5, 17. \boxed{17}"
 
 
-@pytest.mark.parametrize("split, copies", [("test", 1), ("validation", 1), ("train", 5)])
-def test_splits(split, copies, drawn):
-    riddles, size = drawn[split], SPLITS[split]
-    times = Counter(riddle for riddle, _ in riddles)
+@pytest.mark.parametrize("name", SETS)
+def test_splits(name, drawn):
+    riddles, split = drawn[name], name.removeprefix("cue-")
+    size, copies = SPLITS[split], 5 if split == "train" else 1
+    times = Counter(riddle._replace(cue="") for riddle, _ in riddles)
     assert set(times.values()) == {copies}
     assert Counter(len(riddle.candidates) for riddle in times) == {n: size for n in CANDIDATES}
     assert len({riddle.question for riddle in times}) == len(times)
     for riddle, hidden in riddles:
         assert hidden in riddle.candidates
         assert list(riddle.candidates) == [n for n in range(riddle.bound) if n % riddle.modulus == riddle.remainder]
-    problems = load(f"riddles-{split}")
+    problems = load(f"riddles-{name}")
     assert [(p.question, p.answer) for p in problems] == [(riddle.question, str(hidden)) for riddle, hidden in riddles]
 
 
 def test_splits_share_no_question_and_are_always_the_same(drawn):
     np.random.seed(1), torch.manual_seed(1)
     assert draw_riddles("validation") == drawn["validation"]
-    questions = [riddle.question for split in drawn for riddle in {riddle for riddle, _ in drawn[split]}]
+    questions = [riddle.question for split in SPLITS for riddle in {riddle for riddle, _ in drawn[split]}]
     assert len(questions) == len(set(questions)) == len(CANDIDATES) * sum(SPLITS.values())
 
 
-def test_hidden_numbers_are_drawn_with_the_chances_of_the_docstring(drawn):
+def test_the_cue_is_all_that_differs(drawn):
+    """Both cues are about as frequent, in the riddles that are there without one."""
+    assert Riddle(35, 12, 5, " It is a large one.").question.endswith("leaves 5. It is a large one. What is my number?")
+    for split in SPLITS:
+        plain, cued = drawn[split], drawn[f"cue-{split}"]
+        assert [riddle for riddle, _ in plain] == [riddle._replace(cue="") for riddle, _ in cued]
+        cues = Counter(riddle.cue for riddle, _ in cued)
+        assert set(cues) == {" It is a small one.", " It is a large one."} and min(cues.values()) > 0.4 * len(cued)
+
+
+@pytest.mark.parametrize("name", ["train", "cue-train"])
+def test_hidden_numbers_are_drawn_with_the_chances_of_the_docstring(name, drawn):
     """Otherwise the best possible accuracy would not be known."""
-    np.testing.assert_allclose(chances(3), [1 / 2.19, 0.7 / 2.19, 0.49 / 2.19])
-    for count in CANDIDATES:
-        group = [(riddle, hidden) for riddle, hidden in drawn["train"] if len(riddle.candidates) == count]
-        places = Counter(riddle.candidates.index(hidden) for riddle, hidden in group)
-        assert sorted(places) == list(range(count))
-        for place, expected in enumerate(len(group) * chances(count)):
-            assert abs(places[place] - expected) < 4.5 * expected**0.5
+    np.testing.assert_allclose(RIDDLE.chances, [1 / 2.19, 0.7 / 2.19, 0.49 / 2.19])
+    np.testing.assert_allclose(RIDDLE._replace(cue=" It is a small one.").chances, [4 / 7, 2 / 7, 1 / 7])
+    np.testing.assert_allclose(RIDDLE._replace(cue=" It is a large one.").chances, [1 / 7, 2 / 7, 4 / 7])
+    places, expected = Counter(), Counter()
+    for riddle, hidden in drawn[name]:
+        kind = riddle.cue, len(riddle.candidates)
+        places[*kind, riddle.candidates.index(hidden)] += 1
+        expected.update({(*kind, place): chance for place, chance in enumerate(riddle.chances)})
+    for key, count in expected.items():
+        assert abs(places[key] - count) < 4.5 * count**0.5
 
 
 def test_the_order_says_nothing_about_the_candidates(drawn):
