@@ -1,26 +1,21 @@
 """PPO: Dialogues + models -> one update of actor and critic.
 
 What deviates from textbook PPO, all of it the paper's (section 4 and the authors' settings):
-
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
 - The reward comes once, at the last action (+1, -0.5 or -1), with gamma 1 and lambda 0.99.
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
 
-Not in the paper: several dialogues per question, compared with each other, need no critic (`group_advantages`), and
-where all of them got the same reward, there is nothing to learn (`informative_groups`).
-
 The logits of a whole batch never exist: log-probabilities are computed only where a token was sampled, in chunks
 whose logits are recomputed in the backward pass.
 
-Shapes: D dialogues of the step, B dialogues of a micro-batch, T tokens, A actions (sampled tokens), M the most actions
-        of a dialogue, V vocabulary, E hidden size; Q questions of G dialogues each. Entry t of a tensor _DT or _BT
-        belongs to choosing token t.
+Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
+        E hidden size; Q questions of G dialogues each. Entry t of a tensor _DT or _BT belongs to choosing token t.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -93,30 +88,31 @@ def reference_logps_and_values(dialogues, reference, critic, config):
     value_DT = None if critic is None else torch.zeros_like(dialogues.logp_DT)
     for rows in micro_batches(dialogues.length_D, config.micro_batch_tokens):
         tokens_BT, sampled_BT = trim(dialogues, rows, reference.device)
-        where = rows[:, None], torch.arange(tokens_BT.shape[1])
-        results = [(reference_DT, action_logps(reference, tokens_BT, sampled_BT, config.temperature)[0])]
+        row_A, t_A = sampled_BT.nonzero().T
+        reference_DT[rows[row_A], t_A] = action_logps(reference, tokens_BT, sampled_BT, config.temperature)[0].cpu()
         if critic is not None:
-            results.append((value_DT, action_values(critic, tokens_BT, sampled_BT)))
-        for out_DT, result_A in results:
-            out_DT[where] = torch.zeros(sampled_BT.shape).masked_scatter(sampled_BT, result_A.cpu())
+            value_DT[rows[row_A], t_A] = action_values(critic, tokens_BT, sampled_BT).cpu()
     return ranks.all_reduce_sum(reference_DT), None if critic is None else ranks.all_reduce_sum(value_DT)
 
 
 # -------------------- Advantages
 def advantages(dialogues, value_DT: torch.Tensor | None, config) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Advantages, with mean 0 and standard deviation 1 over the actions that are trained on, and the critic's targets;
-    both (D, T). Without values the advantages are those of groups, and there are no targets."""
+    """Normalised advantages of the actions that are trained on, and the critic's targets; both (D, T). Without values
+    the advantages are those of groups, and there are no targets."""
     if value_DT is None:
-        advantage_DT, return_DT = group_advantages(dialogues, config.group_size), None
+        advantage_DT, return_DT = group_advantages(dialogues, config.group_size, config.calibrated), None
     else:
         reward_DT, sampled_DT = dialogues.reward_DT, dialogues.sampled_DT
         advantage_DT, return_DT = gae(reward_DT, value_DT, sampled_DT, config.gamma, config.gae_lambda)
-    return normalise(advantage_DT, trained_actions(dialogues, config)), return_DT
+    return normalise(advantage_DT, trained_actions(dialogues, config), config.normalise), return_DT
 
 
 def trained_actions(dialogues, config) -> torch.Tensor:
-    """(D, T), True at the actions that are trained on: all, or those of dialogues that did not run out of tokens."""
-    return dialogues.sampled_DT & ~(dialogues.truncated_D[:, None] & config.drop_truncated)
+    """(D, T), True at the actions that are trained on: all, or those of dialogues that did not run out of tokens. None
+    where the same rewards are to come after all of them: there, normalised errors of the critic would be learned."""
+    trained_DT = dialogues.sampled_DT & ~(dialogues.truncated_D[:, None] & config.drop_truncated)
+    to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[trained_DT]
+    return trained_DT & (to_go_A != to_go_A[:1]).any()
 
 
 def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor, gamma: float, lam: float):
@@ -128,67 +124,81 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
     t + 1 is the next *action*: feedback is skipped. The value after the last one is 0, for a truncated dialogue too (no
     bootstrap, as in the paper). Returns advantages and returns, (D, T), 0 where no token was sampled.
     """
-    count_D = sampled_DT.sum(1)
-    M = int(count_D.max())
-    packed_DM = torch.arange(M) < count_D[:, None]
-    value_DM = torch.zeros(packed_DM.shape).masked_scatter(packed_DM, value_DT[sampled_DT])
-    reward_DM = torch.zeros(packed_DM.shape).masked_scatter(packed_DM, reward_DT[sampled_DT])
-    advantage_DM = torch.zeros(packed_DM.shape)
-    next_value_D = next_advantage_D = torch.zeros(len(reward_DT))
-    for t in range(M - 1, -1, -1):
-        delta_D = reward_DM[:, t] + gamma * next_value_D - value_DM[:, t]
-        next_advantage_D = (delta_D + gamma * lam * next_advantage_D) * packed_DM[:, t]
-        next_value_D = value_DM[:, t]
-        advantage_DM[:, t] = next_advantage_D
-    advantage_DT = torch.zeros_like(value_DT).masked_scatter(sampled_DT, advantage_DM[packed_DM])
-    return advantage_DT, (advantage_DT + value_DT) * sampled_DT
+    advantage_DT = torch.zeros_like(value_DT)
+    next_value_D = next_advantage_D = torch.zeros(len(value_DT))
+    for t in reversed(range(value_DT.shape[1])):
+        delta_D = reward_DT[:, t] + gamma * next_value_D - value_DT[:, t]
+        advantage_DT[:, t] = delta_D + gamma * lam * next_advantage_D
+        next_advantage_D = torch.where(sampled_DT[:, t], advantage_DT[:, t], next_advantage_D)
+        next_value_D = torch.where(sampled_DT[:, t], value_DT[:, t], next_value_D)
+    return advantage_DT * sampled_DT, (advantage_DT + value_DT) * sampled_DT
 
 
-def group_advantages(dialogues, group_size: int) -> torch.Tensor:
+def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
     """Without a critic: an action of the i-th attempt gets the rewards of its dialogue from that attempt on, minus the
     mean of the same over those in its group that came to an i-th attempt, (D, T).
 
-    A group is the `group_size` neighbours that answer the same question. The mean over all of them would bias later
-    attempts downwards, because it includes the dialogues that were solved before. Nothing is divided by the group's
+    A group is the `group_size` neighbours that answer the same question. The mean over all of them would be biased for
+    later attempts, because it includes the dialogues that were solved before. Nothing is divided by the group's
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
     2503.20783). For n dialogues it is (n - 1) / n times the leave-one-out baseline of RLOO (arXiv 2402.14740).
+
+    `calibrated`: what follows a wrong attempt counts with its mean over the group (CAL-GRPO, arXiv 2604.17912; derived
+    here). If attempt i succeeds with probability p_i, then of 1 - (1 - p_1) ... (1 - p_K), success within K attempts,
+    the derivative by p_i is the chance to come to attempt i times w_i = (1 - p_i+1) ... (1 - p_K). So the weight of an
+    attempt's own success must be w_i. Of n dialogues that came to attempt i let m fail it and F fail all. A right one
+    gets F / n = F / m (1 - q), a wrong one F / n - F / m = -F / m q, with q = 1 - m / n: F / m estimates w_i, q the
+    mean p_i. It is unbiased where it does not matter how an attempt was wrong, and without each dialogue's own luck.
     """
-    advantage_DT = torch.zeros(dialogues.tokens_DT.shape)
-    for group in torch.arange(len(dialogues.attempts)).split(group_size):
-        for i in range(int(dialogues.used_D[group].max())):
+    advantage_DT, to_go_D = torch.zeros(dialogues.tokens_DT.shape), torch.zeros(len(dialogues.attempts)).double()
+    for group in torch.arange(len(to_go_D)).split(group_size):
+        for i in reversed(range(int(dialogues.used_D[group].max()))):
             reached = group[dialogues.used_D[group] > i].tolist()
-            starts = [dialogues.attempts[d][i].start for d in reached]
-            to_go = torch.stack([dialogues.reward_DT[d, start:].sum() for d, start in zip(reached, starts)])
-            for d, start, advantage in zip(reached, starts, to_go - to_go.mean()):
-                advantage_DT[d, start : dialogues.attempts[d][i].end] = advantage
+            attempts = [dialogues.attempts[d][i] for d in reached]
+            to_go_D[reached] += dialogues.reward_DT[reached, [attempt.end - 1 for attempt in attempts]]
+            to_go = to_go_D[reached]
+            mean = to_go.mean().clamp(*to_go.aminmax())  # exact where all are equal
+            for d, attempt, advantage in zip(reached, attempts, to_go - mean):
+                advantage_DT[d, attempt.start : attempt.end] = advantage
+            if calibrated:
+                to_go_D[reached] = mean
     return advantage_DT
 
 
-def informative_groups(reward_D: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Indices of the dialogues in groups whose rewards are not all the same: in the others all advantages
-    are 0 before they are normalised. The filter of DAPO (arXiv 2503.14476, section 3.2), without sampling anew."""
-    reward_QG = reward_D.view(-1, group_size)
-    informative_Q = (reward_QG != reward_QG[:, :1]).any(1)
-    return informative_Q.repeat_interleave(group_size).nonzero()[:, 0]
+def informative_groups(dialogues, config) -> torch.Tensor:
+    """Indices of the dialogues in groups with an advantage other than 0 (DAPO's filter, arXiv 2503.14476)."""
+    advantage_DT = group_advantages(dialogues, config.group_size, config.calibrated)
+    informative_Q = (advantage_DT != 0).any(1).view(-1, config.group_size).any(1)
+    return informative_Q.repeat_interleave(config.group_size).nonzero()[:, 0]
 
 
-def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and standard deviation 1 over the actions of the whole step."""
+def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
+    """Over the actions of the whole step: "std" gives them mean 0 and standard deviation 1, as in the paper, "centre"
+    mean 0 alone, "none" leaves them as they are."""
     actions = advantage_DT[mask_DT]
-    return ((advantage_DT - actions.mean()) / (actions.std(correction=0) + 1e-8)) * mask_DT
+    mean = 0.0 if how == "none" else actions.mean()
+    return (advantage_DT - mean) / (actions.std(correction=0) + 1e-8 if how == "std" else 1.0) * mask_DT
 
 
-# -------------------- Losses, each a sum over actions (the caller divides by the number of actions in the minibatch)
-def policy_loss(logp_A, old_logp_A, advantage_A, clip: float) -> torch.Tensor:
-    """Clipped surrogate (PPO, arXiv 1707.06347, equation 7)."""
+# -------------------- Losses of each action, (A,). The sum of their products with `action_weights` is minimised.
+def action_weights(count_B: torch.Tensor, loss_mean: str) -> torch.Tensor:
+    """Weight of each action of a dialogue of a minibatch, (B,), by their numbers of actions. "tokens": the loss is the
+    mean over all, as in the paper. "dialogues": it is the mean over dialogues of the mean over their own."""
+    return 1 / (count_B.sum().expand(len(count_B)) if loss_mean == "tokens" else len(count_B) * count_B)
+
+
+def policy_loss(logp_A, old_logp_A, advantage_A, dialogue_A, clip: float, clip_high: float | None = None):
+    """Clipped surrogate (PPO, arXiv 1707.06347, equation 7), and where the ratio was clipped, bool. `clip_high` is the
+    range above 1 if it is another (Clip-Higher of DAPO). `dialogue_A` numbers the dialogues: unused, for GSPO."""
     ratio_A = (logp_A - old_logp_A).exp()
-    return -torch.minimum(ratio_A * advantage_A, ratio_A.clamp(1 - clip, 1 + clip) * advantage_A).sum()
+    clipped_A = ratio_A.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
+    return -torch.minimum(ratio_A * advantage_A, clipped_A * advantage_A), clipped_A != ratio_A
 
 
 def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
     """Squared error, the larger of the plain one and that of the value clipped around the old one, halved."""
     clipped_A = old_value_A + (value_A - old_value_A).clamp(-clip, clip)
-    return 0.5 * torch.maximum((value_A - return_A) ** 2, (clipped_A - return_A) ** 2).sum()
+    return 0.5 * torch.maximum((value_A - return_A) ** 2, (clipped_A - return_A) ** 2)
 
 
 def kl_k3(logp_A, reference_A) -> torch.Tensor:
@@ -196,46 +206,41 @@ def kl_k3(logp_A, reference_A) -> torch.Tensor:
     r - 1 - log r with r = reference / policy; never negative. Its gradient, though, is that of KL(reference || policy)
     at the policy's own samples."""
     log_ratio_A = reference_A - logp_A
-    return (log_ratio_A.exp() - 1 - log_ratio_A).sum()
+    return log_ratio_A.exp() - 1 - log_ratio_A
 
 
 # -------------------- One PPO update
 def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, config, seed) -> dict:
-    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each. Returns the metrics, none
-    where there is no dialogue to learn from.
-
-    `reference_DT` and `value_DT` come from `reference_logps_and_values`, on the models as they were during the rollout;
-    without a critic, it and its values are None. `optimizers` are the actor's and the critic's. `seed` orders the
-    dialogues.
-    """
+    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each. The reference's and the
+    critic's numbers are from `reference_logps_and_values`, before the update; without a critic, it and they are None.
+    Returns the metrics. "learned" is the number of dialogues that were learned from; where it is 0, there is no other."""
     trained_DT = trained_actions(dialogues, config)
     trained = trained_DT.any(1).nonzero()[:, 0]
     if len(trained) == 0:
-        return {}
+        return {"learned": 0}
     advantage_DT, return_DT = advantages(dialogues, value_DT, config)
     per_token = {"old_logp": dialogues.logp_DT, "reference": reference_DT, "advantage": advantage_DT}
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}
 
-    n_actions, parts, norms, skipped = 0, [], [], 0
+    parts, norms, skipped = [], [], 0
     rng = np.random.default_rng(seed)
     for _ in range(config.epochs):
         order = torch.from_numpy(rng.permutation(trained.numpy()))
         for rows in order.tensor_split(min(config.minibatches, len(order))):
-            step = minibatch_step(actor, critic, optimizers, dialogues, per_token, rows, config)
-            if step is None:
-                skipped += 1
-            else:
-                n_actions += int(dialogues.sampled_DT[rows].sum())
+            if step := minibatch_step(actor, critic, optimizers, dialogues, per_token, rows, config):
                 parts += step[0]
                 norms.append(step[1])
+            else:
+                skipped += 1
 
-    metrics = {"skipped": skipped, "lr": optimizers[0].schedule.get_last_lr()[0]}
+    metrics = {"learned": len(trained), "skipped": skipped, "lr": optimizers[0].schedule.get_last_lr()[0]}
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].schedule.get_last_lr()[0]
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
     sums = add_up(ranks.gather(add_up(parts)))
-    if n_actions:
+    if norms:
+        n_actions = sums.pop("actions")
         metrics["padding"] = 1 - sums.pop("tokens") / sums.pop("cells")
         metrics |= {name: value / n_actions for name, value in sums.items()}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
@@ -245,61 +250,59 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
 def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, rows: torch.Tensor, config):
     """A step of each optimiser on the dialogues `rows`: the sums of every micro-batch, and the norms of the gradients.
     None where loss or gradient is not finite: then the step is skipped."""
-    n_actions = int(dialogues.sampled_DT[rows].sum())
-    batches = [rows[micro] for micro in micro_batches(dialogues.length_D[rows], config.micro_batch_tokens)]
-    parts = [micro_batch_backward(actor, critic, dialogues, per_token, batch, n_actions, config) for batch in batches]
+    weight_B = action_weights(dialogues.sampled_DT[rows].sum(1), config.loss_mean)
+    batches = micro_batches(dialogues.length_D[rows], config.micro_batch_tokens)
+    parts = [micro_batch_backward(actor, critic, dialogues, per_token, rows[b], weight_B[b], config) for b in batches]
     parts = [{name: float(x) for name, x in part.items()} for part in parts]  # only now: to read waits for the device
     norms = [optimizer.clip() for optimizer in optimizers]
-    if not math.isfinite(sum(norms) + sum(ranks.gather(sum(add_up(parts).values())))):
-        for optimizer in optimizers:
-            optimizer.skip()
-        return None
+    finite = math.isfinite(sum(norms) + sum(ranks.gather(sum(add_up(parts).values()))))
     for optimizer in optimizers:
-        optimizer.step()
-    return parts, norms
+        optimizer.step() if finite else optimizer.skip()
+    return (parts, norms) if finite else None
 
 
-def micro_batch_backward(actor, critic, dialogues, per_token: dict, rows: torch.Tensor, n_actions: int, config) -> dict:
-    """Gradients of the losses on a micro-batch of a minibatch with `n_actions`. Returns sums over actions for the log,
-    as tensors of one number, on the device."""
+def micro_batch_backward(actor, critic, dialogues, per_token: dict, rows: torch.Tensor, weight_B, config) -> dict:
+    """Gradients of the losses on a micro-batch, whose dialogues' actions have these weights. Returns sums over actions
+    for the log, as tensors of one number, on the device."""
     tokens_BT, sampled_BT = trim(dialogues, rows, actor.device)
     known = {name: x_DT[rows, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for name, x_DT in per_token.items()}
+    dialogue_A = sampled_BT.nonzero()[:, 0].to(actor.device)
+    weight_A = weight_B.to(actor.device)[dialogue_A]
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
-    surrogate = policy_loss(logp_A, known["old_logp"], known["advantage"], config.clip)
-    kl = kl_k3(logp_A, known["reference"])
-    ((surrogate + config.kl_coef * kl) / n_actions).backward()
+    actions = logp_A, known["old_logp"], known["advantage"], dialogue_A
+    surrogate_A, clipped_A = policy_loss(*actions, config.clip, config.clip_high)
+    kl_A = kl_k3(logp_A, known["reference"])
+    (weight_A * (surrogate_A + config.kl_coef * kl_A)).sum().backward()
 
-    ratio_A = (logp_A.detach() - known["old_logp"]).exp()
     sums = {
-        "policy_loss": surrogate.detach(),
-        "kl": kl.detach(),
+        "policy_loss": surrogate_A.detach().sum(),
+        "kl": kl_A.detach().sum(),
         "entropy": entropy_A.sum(),
-        "approx_kl": kl_k3(known["old_logp"], logp_A.detach()),
-        "clipfrac": ((ratio_A - 1).abs() > config.clip).sum(),
-        "ratio": ratio_A.sum(),
+        "approx_kl": kl_k3(known["old_logp"], logp_A.detach()).sum(),
+        "clipfrac": clipped_A.sum(),
+        "ratio": (logp_A.detach() - known["old_logp"]).exp().sum(),
+        "actions": torch.tensor(len(dialogue_A)),
         "tokens": dialogues.length_D[rows].sum(),
         "cells": torch.tensor(tokens_BT.numel()),
     }
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
-        critic_loss = value_loss(value_A, known["old_value"], known["return"], config.value_clip)
-        (critic_loss / n_actions).backward()
-        sums["value_loss"] = critic_loss.detach()
+        value_loss_A = value_loss(value_A, known["old_value"], known["return"], config.value_clip)
+        (weight_A * value_loss_A).sum().backward()
+        sums["value_loss"] = value_loss_A.detach().sum()
     return sums
 
 
 def add_up(parts: list[dict[str, float]]) -> dict[str, float]:
-    totals = defaultdict(float)
+    totals = Counter()
     for part in parts:
-        for name, x in part.items():
-            totals[name] += x
-    return dict(totals)
+        totals.update(part)  # adds
+    return totals
 
 
 def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float | None:
-    """1 - Var(return - value) / Var(return): 1 is a perfect critic, 0 no better than a constant; None when all returns
-    are equal."""
+    """1 - Var(return - value) / Var(return): 1 is perfect, 0 as good as a constant. None if returns are equal."""
     variance = return_A.var(correction=0)
     return None if variance == 0 else (1 - (return_A - value_A).var(correction=0) / variance).item()
 
@@ -364,10 +367,8 @@ class Optimizer:
         self.adamw.zero_grad()
         self.skipped += 1
         if self.skipped == MAX_SKIPPED:
-            raise FloatingPointError(
-                f"in {MAX_SKIPPED} optimiser steps in a row the loss or its gradient was not finite: lower the "
-                "learning rates or the temperature"
-            )
+            why = "the loss or its gradient was not finite: lower the learning rates or the temperature"
+            raise FloatingPointError(f"in {MAX_SKIPPED} optimiser steps in a row {why}")
 
     def offloadable(self) -> list[torch.Tensor]:
         """What only the update needs, so that it may be in host memory in between: moments and masters."""

@@ -35,17 +35,25 @@ from support.grader.compare import decide
 from support.grader.latex import clean, read
 
 
-def reward(attempts, gold: str, discount: float = 1.0, unboxed: float = -1.0) -> list[float]:
+def reward(
+    attempts, gold: str, discount: float = 1.0, unboxed: float = -1.0, wrong: float = 0.0, repeat_penalty: float = 0.0
+) -> list[float]:
     """One reward per attempt of a dialogue; the paper's rule (section 3.1) puts all of it on the last one.
 
     `attempts` have an `answer` (None without a box) and `correct`. A correct last attempt earns +1, times `discount`
     for each attempt before it. A failed dialogue earns -0.5 if any of its attempts boxed an answer, else `unboxed`.
-    The paper's values are the defaults. `gold` is unused; a rule of your own may use it."""
+    The paper's values are the defaults; it has no rewards in between. With the others, every wrong attempt earns
+    `wrong`, and one that gives an earlier answer again loses `repeat_penalty` (the idea of UFO, arXiv 2507.14295).
+    `gold` is unused; a rule of your own may use it."""
+    answers = [attempt.answer for attempt in attempts]
+    rewards = [0.0 if attempt.correct else float(wrong) for attempt in attempts]
+    for i, answer in enumerate(answers):
+        rewards[i] -= repeat_penalty * (answer is not None and answer in answers[:i])
     if attempts[-1].correct:
-        last = discount ** (len(attempts) - 1)
+        rewards[-1] += discount ** (len(attempts) - 1)
     else:
-        last = unboxed if all(attempt.answer is None for attempt in attempts) else -0.5
-    return [0.0] * (len(attempts) - 1) + [float(last)]
+        rewards[-1] += unboxed if answers.count(None) == len(answers) else -0.5
+    return rewards
 
 
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # "\\." steps over \{ and \}, and over \\ before a brace

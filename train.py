@@ -37,7 +37,8 @@ from transformers import AutoModelForTokenClassification
 
 from data import Problem, load, question_key
 from data.chat import Chat
-from evaluate import RULES, accuracy_at_k, evaluate, training_metrics
+from data.presets import PRESETS
+from evaluate import RULES, accuracy_at_k, accuracy_row, evaluate, training_metrics
 from ppo import Optimizer, informative_groups, reference_logps_and_values, update
 from rollout import rollout
 from support import ranks
@@ -73,22 +74,26 @@ class Config:
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
     unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
+    wrong_reward: float = rewards(0.0, "added at the end of every wrong attempt", between(-1, 0))
+    repeat_penalty: float = rewards(0.0, "taken from an attempt that gives an earlier answer again", NOT_NEGATIVE)
 
     lr: float = learning(5e-7, "peak learning rate of the actor", POSITIVE)
     critic_lr: float = learning(1e-5, "peak learning rate of the critic", POSITIVE)
-    lr_warmup: float = learning(
-        0.03, "share of the steps with rising learning rate; then cosine to a tenth", between(0, 1)
-    )
+    lr_warmup: float = learning(0.03, "share of steps with rising learning rate, then cosine to a tenth", between(0, 1))
     minibatches: int = learning(8, "optimiser steps on the dialogues of a step, in each epoch", POSITIVE)
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
     gamma: float = learning(1.0, "discount of the reward per token", between(0, 1))
     gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", between(0, 1))
+    normalise: str = learning("std", "of advantages: none, centre (mean 0) or std", one_of("none", "centre", "std"))
     clip: float = learning(0.2, "PPO's clip range of the probability ratio", POSITIVE)
+    clip_high: float | None = learning(None, "clip range above 1 (Clip-Higher); none: that of --clip", POSITIVE)
     value_clip: float = learning(0.2, "clip range of the critic's change", POSITIVE)
+    loss_mean: str = learning("tokens", "the losses are means over these", one_of("tokens", "dialogues"))
     kl_coef: float = learning(0.01, "weight of the KL to the base model in the loss", NOT_NEGATIVE)
     max_grad_norm: float = learning(1.0, "gradients are clipped to this norm", POSITIVE)
     drop_truncated: bool = learning(False, "leave dialogues that ran out of tokens out of the loss")
     drop_uniform_groups: bool = learning(False, "learn only from groups whose dialogues got different rewards")
+    calibrated: bool = learning(False, "groups: what follows a wrong attempt counts with its mean (CAL-GRPO)")
 
     steps: int = running(1280, "rollouts with one PPO update each", POSITIVE)
     seed: int = running(0, "random seed", NOT_NEGATIVE)
@@ -97,6 +102,8 @@ class Config:
     eval_data: str | None = running("math500", "questions of the evaluation at the end; none: no evaluation")
     eval_limit: int | None = running(None, "evaluate on this many of them, the first ones", POSITIVE)
     eval_attempts: int = running(5, "evaluate with 1, 2, ... up to this many attempts allowed", POSITIVE)
+    eval_every: int | None = running(None, "steps between evaluations on --validation_data; none: never", POSITIVE)
+    validation_data: str = running("math-validation", "questions of --eval_every: choose settings by these")
     save_every: int = running(20, "steps between checkpoints", POSITIVE)
     keep_checkpoints: int = running(2, "how many of the last checkpoints stay", POSITIVE)
     show_every: int = running(10, "steps between the dialogues written to dialogues/", POSITIVE)
@@ -107,29 +114,6 @@ class Config:
     micro_batch_tokens: int = machine(4096, "tokens in a forward pass of the update; memory, not results", POSITIVE)
     gradient_checkpointing: bool = machine(False, "compute activations twice in the update to save memory")
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
-
-
-PRESETS = {  # pieces of command line, read before the user's own
-    "paper": "",
-    "miniature": """
-        --model runs/miniature/base --data riddles-train --eval_data riddles-test --steps 100 --dialogues 512
-        --minibatches 4 --lr 6e-4 --critic_lr 2e-3 --gae_lambda 0.95 --kl_coef 0.02 --max_new_tokens 160
-        --slots 512 --micro_batch_tokens 2048 --save_every 50""",
-    "smollm2": """
-        --model runs/smollm2/base --data mawps-easy-train --eval_data mawps-easy-test,svamp-easy --max_attempts 3
-        --group_size 8 --drop_uniform_groups --minibatches 2 --lr 5e-5 --max_new_tokens 256 --max_attempt_tokens 32
-        --save_every 8 --show_every 1 """
-    + (
-        "--steps 40 --dialogues 512 --slots 512 --micro_batch_tokens 16384"
-        if torch.cuda.is_available()
-        else "--steps 64 --dialogues 64 --slots 64 --micro_batch_tokens 1024"
-    ),
-    "smoke": """
-        --model runs/smoke/base --data riddles-train --eval_data riddles-validation --eval_limit 8 --steps 2
-        --dialogues 8 --eval_attempts 3 --minibatches 2 --lr 1e-4 --max_new_tokens 96 --max_attempt_tokens 24
-        --slots 4 --save_every 1 --show_every 1""",
-}
-PRESETS["cue"] = PRESETS["miniature"].replace("riddles", "riddles-cue").replace("runs/miniature", "runs/cue")
 
 
 Stream = IntEnum("Stream", "QUESTIONS ATTEMPTS MINIBATCHES")  # of all random numbers but the dialogues'
@@ -157,11 +141,11 @@ def build_run(config: Config) -> Run:
     return Run(config, chat, actor, critic, reference, actor_optimizer, critic_optimizer)
 
 
-def train(config: Config, run: Run, problems: list[Problem], log: Callable, stop_requested: Callable) -> bool:
+def train(config: Config, run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     actor, critic, reference, optimizers = run.actor, run.critic, run.reference, run.optimizers
-    options = dict(discount=config.attempt_discount, unboxed=config.unboxed_reward)
-    rules = RULES._replace(reward=partial(RULES.reward, **options))
+    rule = dict(discount=config.attempt_discount, unboxed=config.unboxed_reward, wrong=config.wrong_reward)
+    rules = RULES._replace(reward=partial(RULES.reward, repeat_penalty=config.repeat_penalty, **rule))
     stopping, quiet = False, ranks.rank() > 0
     with tqdm(total=config.steps, initial=run.step, desc="train", unit="step", disable=quiet) as bar:
         while run.step < config.steps and not stopping:
@@ -175,7 +159,7 @@ def train(config: Config, run: Run, problems: list[Problem], log: Callable, stop
             dialogues = rollout(actor, run.chat, asked, allowed, rules, config, config.temperature, seed, first)
             dialogues = training_set = ranks.gather_rows(dialogues)
             if config.drop_uniform_groups:
-                training_set = dialogues.select(informative_groups(dialogues.reward_D, config.group_size))
+                training_set = dialogues.select(informative_groups(dialogues, config))
             clock.append(time.perf_counter())
 
             # 2. Log-probabilities of the frozen base model and values of the critic, before the update.
@@ -189,9 +173,11 @@ def train(config: Config, run: Run, problems: list[Problem], log: Callable, stop
                 losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
+            losses["learned"] /= config.dialogues
             metrics = {"step": run.step} | training_metrics(dialogues) | losses
-            metrics |= {"learned": len(training_set.attempts) / config.dialogues}
             metrics |= stage_speeds(dialogues, training_set, clock)
+            if config.eval_every and run.step % config.eval_every == 0:
+                metrics |= validate(run, validation)
             if not quiet:
                 run.record(metrics, dialogues)
                 log(metrics)
@@ -210,15 +196,22 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
     a group are neighbours and agree in both.
     """
     questions = config.dialogues // config.group_size
-    orders, chosen = {}, []
-    for i in range((step - 1) * questions, step * questions):
-        epoch, position = divmod(i, len(problems))
-        if epoch not in orders:
-            orders[epoch] = np.random.default_rng((config.seed, epoch, 0, Stream.QUESTIONS)).permutation(len(problems))
-        chosen += [problems[orders[epoch][position]]] * config.group_size
+    first_pass, position = divmod((step - 1) * questions, len(problems))
+    seeds = [(config.seed, first_pass + i, 0, Stream.QUESTIONS) for i in range(2 + questions // len(problems))]
+    orders = np.concatenate([np.random.default_rng(seed).permutation(len(problems)) for seed in seeds])
     rng = np.random.default_rng((config.seed, step, 0, Stream.ATTEMPTS))
     allowed = rng.integers(config.min_attempts, config.max_attempts + 1, size=questions)
-    return chosen, allowed.repeat(config.group_size).tolist()
+    chosen = orders[position : position + questions].repeat(config.group_size)
+    return [problems[i] for i in chosen], allowed.repeat(config.group_size).tolist()
+
+
+def validate(run: Run, problems: list[Problem]) -> dict:
+    """Greedy dialogues about the validation questions, which the ranks share."""
+    mine = problems[ranks.rank() :: ranks.count()]
+    found = sum(ranks.gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
+    row = accuracy_row([record for (record,) in found])
+    row["accuracy_first"] = sum(record["attempts"][0]["correct"] for (record,) in found) / len(found)
+    return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 
 
 def rank_slice(config: Config) -> slice:
@@ -229,21 +222,24 @@ def rank_slice(config: Config) -> slice:
 
 
 # -------------------- The command line
-def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem]]:
-    """The options, training and evaluation questions; ValueError or OSError for what is wrong with them."""
+def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem], list[Problem]]:
+    """The options, training, validation and evaluation questions; ValueError or OSError for what is wrong with them."""
     config = parse_run(Config, PRESETS, sys.argv[1:] if argv is None else argv, __doc__)
     require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
     require(config, "minibatches", "be at most --dialogues", lambda n: n <= config.dialogues)
     require(config, "group_size", f"divide --dialogues {config.dialogues}", lambda n: config.dialogues % n == 0)
-    require(config, "drop_uniform_groups", "be false without --group_size", lambda on: not on or config.group_size > 1)
+    for name in ("drop_uniform_groups", "calibrated"):
+        require(config, name, "be false without --group_size", lambda on: not on or config.group_size > 1)
     processes, groups = ranks.count(), config.dialogues // config.group_size
     require(config, "dialogues", f"give each of {processes} processes a question", lambda _: groups >= processes)
     training = load(config.data)
-    held_out = load(config.eval_data)[: config.eval_limit] if config.eval_data else []
-    known = {question_key(p.question) for p in training}
-    if shared := [p.question for p in held_out if question_key(p.question) in known]:
-        raise ValueError(f"{len(shared)} questions of --eval_data are in --data as well, the first: {shared[0]!r}")
-    return config, training, held_out
+    known, held_out = {question_key(p.question) for p in training}, []
+    validation_data = config.eval_every and config.validation_data
+    for name, source in (("validation_data", validation_data), ("eval_data", config.eval_data)):
+        held_out.append(load(source)[: config.eval_limit] if source else [])
+        if shared := [p.question for p in held_out[-1] if question_key(p.question) in known]:
+            raise ValueError(f"{len(shared)} questions of --{name} are in --data as well, the first: {shared[0]!r}")
+    return config, training, *held_out
 
 
 def fitting_problems(config: Config, run: Run, training: list[Problem], held_out: list[Problem]) -> list[Problem]:
@@ -278,13 +274,13 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
         print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
 
 
-def start(argv: list[str] | None) -> tuple[Config, Run, list[Problem], list[Problem], Callable]:
+def start(argv: list[str] | None) -> tuple[Config, Run, list[Problem], list[Problem], list[Problem], Callable]:
     """All that can go wrong before the first step, and the folder of the run."""
     ranks.join()
     first = ranks.rank() == 0
-    config, training, held_out = ranks.on_rank0(partial(prepare, argv))
+    config, training, validation, held_out = ranks.on_rank0(partial(prepare, argv))
     run = build_run(config)
-    problems = fitting_problems(config, run, training, held_out)
+    problems = fitting_problems(config, run, training, validation + held_out)
     log = open_log(config.log_to if first else None, config.out, asdict(config))
     if first:
         output_folder(config.out)
@@ -292,13 +288,13 @@ def start(argv: list[str] | None) -> tuple[Config, Run, list[Problem], list[Prob
         run.restore()
     elif first:
         save_json(asdict(config), run.folder / "config.json")
-    return config, run, problems, held_out, log
+    return config, run, problems, validation, held_out, log
 
 
 def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        config, run, problems, held_out, log = start(argv)
+        config, run, problems, validation, held_out, log = start(argv)
     except (ValueError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:  # there is nothing yet to save
@@ -308,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{config.out}: {config.model}, {run.actor.num_parameters():,} parameters, {len(problems)} questions")
     try:
         with stop_on_signal() as stop_requested:
-            finished = train(config, run, problems, log, stop_requested)
+            finished = train(config, run, problems, validation, log, stop_requested)
         ranks.leave()
         if not finished:
             raise KeyboardInterrupt

@@ -65,7 +65,7 @@ def test_two_processes_give_what_one_gives(options):
     one = launch(f"{THREE} {options} --out one")
     assert launch_on_ranks(THREE + options) == [0, 0]
     assert_close(one.folder)
-    assert sum(row["accuracy"] for row in one.rows) > 0 and one.rows[-1]["kl"] > 0
+    assert sum(row["accuracy"] for row in one.rows) > 0 < sum(row.get("kl", 0) for row in one.rows)
     shown = [sorted(path.read_text() for path in Path(folder).glob("dialogues/*")) for folder in ("one", "run")]
     assert shown[0] == shown[1] and len(shown[0]) == 3
 

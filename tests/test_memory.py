@@ -70,7 +70,9 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
     targets = {name: torch.zeros(count, length) for name in names}
     with recompute_activations(actor, critic) if checkpointing else nullcontext(), Peak() as held:
         for _ in range(2):
-            ppo.micro_batch_backward(actor, critic, dialogues, targets, torch.arange(count), 1, train.Config())
+            ppo.micro_batch_backward(
+                actor, critic, dialogues, targets, torch.arange(count), torch.ones(count), train.Config()
+            )
     sizes = actor.num_parameters(), dtype.itemsize, 1, 1, count * length
     plan = memory_plan(config, *sizes, gradient_checkpointing=checkpointing)["update"]
     assert 0.9 < (plan["gradients"] + plan["activations"] + plan["logits"]) / held.peak < 1.2

@@ -1,6 +1,7 @@
 """PPO against hand-computed cases, closed forms, and itself with other batches."""
 
 import copy
+import itertools
 import math
 from contextlib import nullcontext
 from dataclasses import replace
@@ -163,34 +164,102 @@ def test_gae_is_the_formula_with_feedback_removed(seed, gamma, lam):
     torch.testing.assert_close(return_DT, (expected_DT + value_DT) * sampled_DT, atol=1e-5, rtol=1e-4)
 
 
+def grouped(rewards: list[list[float]]) -> SimpleNamespace:
+    """Dialogues with these rewards of their attempts: tokens 1 and 2, 4 and 5, 7 and 8."""
+    attempts = [[Attempt(3 * i + 1, 3 * i + 3, "", None, False) for i in range(len(row))] for row in rewards]
+    reward_DT, used_D = torch.zeros(len(rewards), 9), torch.tensor([len(row) for row in rewards])
+    for d, row in enumerate(rewards):
+        reward_DT[d, [attempt.end - 1 for attempt in attempts[d]]] = torch.tensor(row).float()
+    return SimpleNamespace(tokens_DT=reward_DT, reward_DT=reward_DT, used_D=used_D, attempts=attempts)
+
+
 def test_group_advantages_by_hand():
     """Three questions, three dialogues each, of 1, 2 and 3 attempts. First question: the first attempts have the mean
     0, the second ones -0.5, the third one is compared with itself. Second one: every attempt has a reward, and from
     each on there is to come 0.5; 0.5, 0; -1, -1, -1.5. Third one: all fail alike."""
     rewards = [[1], [0, 0], [0, 0, -1], [0.5], [0.5, 0], [0, 0.5, -1.5], [-0.5], [0, -0.5], [0, 0, -0.5]]
     advantages = [[1], [0, 0.5], [-1, -0.5, 0], [0.5], [0.5, 0.5], [-1, -0.5, 0], [0], [0, 0], [0, 0, 0]]
-    attempts = [[Attempt(*span, "", None, False) for span in ((1, 3), (4, 6), (7, 8))[: len(r)]] for r in rewards]
-    reward_DT, expected_DT = torch.zeros(2, 9, 9)
+    dialogues, expected_DT = grouped(rewards), torch.zeros(9, 9)
     for d in range(9):
-        for attempt, reward, advantage in zip(attempts[d], rewards[d], advantages[d], strict=True):
-            reward_DT[d, attempt.end - 1] = reward
+        for attempt, advantage in zip(dialogues.attempts[d], advantages[d], strict=True):
             expected_DT[d, attempt.start : attempt.end] = advantage
-    used_D = torch.tensor([1, 2, 3] * 3)
-    dialogues = SimpleNamespace(tokens_DT=reward_DT, reward_DT=reward_DT, used_D=used_D, attempts=attempts)
     torch.testing.assert_close(ppo.group_advantages(dialogues, group_size=3), expected_DT)
+
+
+def test_groups_equal_inside_have_no_advantage_at_all():
+    """Not even one of 1e-8, which normalisation would blow up: 3 x 0.1 / 3 is not 0.1 in float32."""
+    rewards = [[0.1, 0.2, 0.3]] * 3 + [[0.9], [-0.1, 0.9], [0.9]]
+    dialogues = grouped(rewards)
+    dialogues.reward_DT = F.pad(dialogues.reward_DT, (0, 40))
+    advantage_DT = ppo.group_advantages(dialogues, group_size=3)
+    assert (advantage_DT[:3] == 0).all() and (advantage_DT[3:, 1:3] != 0).all()
+    for calibrated in (False, True):
+        config = SimpleNamespace(group_size=3, calibrated=calibrated)
+        assert ppo.informative_groups(dialogues, config).tolist() == [3, 4, 5]
 
 
 @pytest.mark.parametrize("group_size, indices", [(1, []), (2, [0, 1, 2, 3]), (3, [0, 1, 2])])
 def test_informative_groups(group_size, indices):
-    rewards = torch.tensor([1.0, 0.0, -1.0, -0.5, -0.5, -0.5])
-    assert ppo.informative_groups(rewards, group_size).tolist() == indices
+    dialogues = grouped([[1.0], [0.0], [-1.0], [-0.5], [-0.5], [-0.5]])
+    config = SimpleNamespace(group_size=group_size, calibrated=False)
+    assert ppo.informative_groups(dialogues, config).tolist() == indices
 
 
-def test_advantages_are_normalised_over_the_actions_alone():
+def test_calibrated_advantages_by_hand():
+    """Of 4 dialogues one is right at once; of the 3 others one at the second attempt, and of 2 one at the third. What
+    follows a wrong first attempt is worth (1 + 1 + 0) / 3, a wrong second one (1 + 0) / 2, whatever followed it."""
+    advantage_DT = ppo.group_advantages(grouped([[1], [0, 1], [0, 0, 1], [0, 0, 0]]), 4, calibrated=True)
+    first, second, third = advantage_DT[:, 1].tolist(), advantage_DT[1:, 4].tolist(), advantage_DT[2:, 7].tolist()
+    assert first == pytest.approx([1 / 4, -1 / 12, -1 / 12, -1 / 12])
+    assert second == pytest.approx([1 / 3, -1 / 6, -1 / 6]) and third == [0.5, -0.5]
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_group_advantages_give_the_gradient_of_success_within_k_attempts(calibrated):
+    """Every outcome of a group of 3 with up to 3 attempts, attempt i right with its own probability sigmoid(theta_i).
+    For the n dialogues of a group that come to attempt i the expected gradient is (n - 1) times that of success, given
+    that they come to it. Weights of 1, the attempts' own success alone, would make the first attempts count too much.
+    """
+    theta = torch.tensor([-0.5, 0.3, -1.0], dtype=torch.float64, requires_grad=True)
+    p = theta.sigmoid()
+    kinds = [(1,), (0, 1), (0, 0, 1), (0, 0, 0)]
+    chances = [math.prod((p[i] if right else 1 - p[i]).item() for i, right in enumerate(kind)) for kind in kinds]
+    found, comparisons = torch.zeros(2, 3, dtype=torch.float64)
+    for group in itertools.product(range(4), repeat=3):
+        advantage_DT = ppo.group_advantages(grouped([[*kinds[k]] for k in group]), 3, calibrated)
+        for i in range(3):
+            reached = [d for d, k in enumerate(group) if len(kinds[k]) > i]
+            chance = math.prod(chances[k] for k in group)
+            comparisons[i] += chance * max(0, len(reached) - 1)
+            for d in reached:
+                score = kinds[group[d]][i] - p[i].item()  # the derivative of the log-probability by theta_i
+                found[i] += chance * advantage_DT[d, 3 * i + 1].item() * score
+    success = 1 - (1 - p).prod()
+    wrong = 1 - p.detach()
+    reach = torch.stack([torch.ones_like(wrong[0]), wrong[0], wrong[0] * wrong[1]])
+    (gradient,) = torch.autograd.grad(success, theta)
+    torch.testing.assert_close(found, comparisons * gradient / reach, atol=1e-7, rtol=1e-6)
+    own_success = (p * (1 - p)).detach()
+    assert found[0] < 0.8 * (comparisons * own_success)[0]
+
+
+@pytest.mark.parametrize(
+    "how, shift, scale", [("std", 3, math.sqrt((4 + 1 + 0 + 9) / 4)), ("centre", 3, 1), ("none", 0, 1)]
+)
+def test_advantages_are_normalised_over_the_actions_alone(how, shift, scale):
     mask = torch.tensor([[True, False, True], [False, True, True]])
     advantage = torch.tensor([[1.0, 99.0, 2.0], [99.0, 3.0, 6.0]])
-    expected = torch.tensor([[-2.0, 0, -1.0], [0, 0, 3.0]]) / math.sqrt((4 + 1 + 0 + 9) / 4)
-    torch.testing.assert_close(ppo.normalise(advantage, mask), expected)
+    torch.testing.assert_close(ppo.normalise(advantage, mask, how), (advantage - shift) / scale * mask)
+
+
+@pytest.mark.parametrize("reward", [-1.0, -0.5, 1.0])
+def test_equal_rewards_teach_nothing(reward, actor, critic, dialogues):
+    """Whatever the critic thinks of them. One other reward, and the step is learned from."""
+    last_DT = dialogues.reward_DT != 0
+    same = replace(dialogues, reward_DT=last_DT * reward)
+    assert gradients(actor, critic, same, CONFIG) == ({"learned": 0}, [], [])
+    same.reward_DT[0] *= 0.5
+    assert gradients(actor, critic, same, CONFIG)[0]["learned"] == len(PROBLEMS)
 
 
 def test_explained_variance():
@@ -202,20 +271,31 @@ def test_explained_variance():
 
 # -------------------- Losses
 @pytest.mark.parametrize(
-    "ratio, advantage, loss, slope",
-    [  # slope: of the loss in log ratio
-        (1.1, 2.0, -2.2, -2.2),
-        (1.5, 2.0, -2.4, 0.0),  # clipped: no reason to go further up
-        (0.5, 2.0, -1.0, -1.0),  # on the wrong side: not clipped
-        (0.5, -2.0, 1.6, 0.0),  # clipped: no reason to go further down
-        (1.5, -2.0, 3.0, 3.0),
+    "ratio, advantage, clip_high, loss, slope, outside",
+    [  # slope: of the loss in log ratio; outside: of the clip range
+        (1.1, 2.0, None, -2.2, -2.2, False),
+        (1.5, 2.0, None, -2.4, 0.0, True),  # clipped: no reason to go further up
+        (0.5, 2.0, None, -1.0, -1.0, True),  # on the wrong side: the loss is not clipped
+        (0.5, -2.0, None, 1.6, 0.0, True),  # clipped: no reason to go further down
+        (1.5, -2.0, None, 3.0, 3.0, True),
+        (1.5, 2.0, 0.6, -3.0, -3.0, False),  # Clip-Higher
+        (1.7, 2.0, 0.6, -3.2, 0.0, True),
+        (0.5, -2.0, 0.6, 1.6, 0.0, True),
     ],
 )
-def test_policy_loss(ratio, advantage, loss, slope):
-    logp = torch.tensor([math.log(ratio) - 1.0], requires_grad=True)
-    value = ppo.policy_loss(logp, torch.tensor([-1.0]), torch.tensor([advantage]), clip=0.2)
-    value.backward()
-    assert value.item() == pytest.approx(loss, abs=1e-5) and logp.grad.item() == pytest.approx(slope, abs=1e-5)
+def test_policy_loss(ratio, advantage, clip_high, loss, slope, outside):
+    logp_A, old_logp_A = torch.tensor([math.log(ratio) - 1.0], requires_grad=True), torch.tensor([-1.0])
+    values = ppo.policy_loss(logp_A, old_logp_A, torch.tensor([advantage]), torch.tensor([0]), 0.2, clip_high)
+    values[0].sum().backward()
+    assert values[0].item() == pytest.approx(loss, abs=1e-5) and logp_A.grad.item() == pytest.approx(slope, abs=1e-5)
+    assert values[1].tolist() == [outside]
+
+
+def test_action_weights():
+    """Of three dialogues with 1, 2 and 5 actions."""
+    count_B = torch.tensor([1, 2, 5])
+    assert ppo.action_weights(count_B, "tokens").tolist() == [1 / 8] * 3
+    assert ppo.action_weights(count_B, "dialogues").tolist() == pytest.approx([1 / 3, 1 / 6, 1 / 15])
 
 
 @pytest.mark.parametrize("value, target, loss", [(0.1, 1, 0.405), (0.5, 1, 0.32), (0.5, -1, 1.125), (-0.5, 1, 1.125)])
@@ -231,28 +311,35 @@ def test_k3_is_the_exact_kl_of_a_small_softmax():
     logits = torch.tensor([0.5, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
     reference = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64).log()
     logp = logits.log_softmax(-1)
-    estimate = sum(p.exp().detach() * ppo.kl_k3(p[None], q[None]) for p, q in zip(logp, reference))
+    estimate = (logp.exp().detach() * ppo.kl_k3(logp, reference)).sum()
     exact, reverse = (logp.exp() * (logp - reference)).sum(), (reference.exp() * (reference - logp)).sum()
     grad = partial(torch.autograd.grad, inputs=logits, retain_graph=True)
     torch.testing.assert_close(estimate, exact)
     torch.testing.assert_close(grad(estimate), grad(reverse))
     assert (grad(exact)[0] - grad(reverse)[0]).abs().max() > 0.01
-    assert ppo.kl_k3(logp, logp).item() == 0
-    assert all(ppo.kl_k3(p[None], q[None]) >= 0 for p in logp for q in reference)
+    assert (ppo.kl_k3(logp, logp) == 0).all() and (ppo.kl_k3(logp[:, None], reference) >= 0).all()
 
 
 # -------------------- The update
-def test_micro_batches_and_padding_change_nothing(actor, critic, dialogues):
-    metrics, *expected = gradients(actor, critic, dialogues, with_config(minibatches=3))
+@pytest.mark.parametrize("loss_mean", ["tokens", "dialogues"])
+def test_micro_batches_and_padding_change_nothing(loss_mean, actor, critic, dialogues):
+    three = partial(with_config, minibatches=3, loss_mean=loss_mean)
+    metrics, *expected = gradients(actor, critic, dialogues, three())
     for budget in (1, 150, 400):
-        others, *found = gradients(actor, critic, dialogues, with_config(minibatches=3, micro_batch_tokens=budget))
+        others, *found = gradients(actor, critic, dialogues, three(micro_batch_tokens=budget))
         assert_same_gradients(found, expected)
         assert others | {"padding": 0} == pytest.approx(metrics | {"padding": 0}, abs=2e-5)
 
 
-def test_gradient_of_the_update_is_that_of_the_plain_formula(actor, critic, dialogues):
-    """One minibatch, everything written out: token-mean over all actions of the step."""
-    metrics, actor_gradients, critic_gradients = gradients(actor, critic, dialogues, CONFIG)
+@pytest.mark.parametrize("loss_mean", ["tokens", "dialogues"])
+def test_gradient_of_the_update_is_that_of_the_plain_formula(loss_mean, actor, critic, dialogues):
+    """One minibatch, everything written out: the mean over all actions of the step, or over dialogues."""
+    metrics, actor_gradients, critic_gradients = gradients(actor, critic, dialogues, with_config(loss_mean=loss_mean))
+
+    def mean(x_A):
+        parts = x_A.split(dialogues.sampled_DT.sum(1).tolist())
+        return x_A.mean() if loss_mean == "tokens" else torch.stack([part.mean() for part in parts]).mean()
+
     mask = dialogues.sampled_DT
     reference_DT, value_DT = reference_logps_and_values(dialogues, actor, critic, CONFIG)
     advantage_DT, return_DT = gae(dialogues.reward_DT, value_DT, mask, 1.0, 0.95)
@@ -260,21 +347,22 @@ def test_gradient_of_the_update_is_that_of_the_plain_formula(actor, critic, dial
     advantage_A = (advantage_A - advantage_A.mean()) / advantage_A.std(correction=0)
     logp_A = plain_logps(actor, dialogues)
     ratio_A = (logp_A - dialogues.logp_DT[mask]).exp()
-    loss = -torch.minimum(ratio_A * advantage_A, ratio_A.clamp(0.8, 1.2) * advantage_A).mean()
+    surrogate_A = -torch.minimum(ratio_A * advantage_A, ratio_A.clamp(0.8, 1.2) * advantage_A)
     log_ratio_A = reference_DT[mask] - 0.1 - logp_A
-    kl = (log_ratio_A.exp() - 1 - log_ratio_A).mean()
+    kl_A = log_ratio_A.exp() - 1 - log_ratio_A
     value_A = critic(input_ids=dialogues.tokens_DT).logits[:, :-1, 0][mask[:, 1:]]
-    value_loss = 0.5 * ((value_A - return_DT[mask]) ** 2).mean()
-    assert_same_gradients(actor_gradients, [torch.autograd.grad(loss + 0.05 * kl, list(actor.parameters()))])
-    assert_same_gradients(critic_gradients, [torch.autograd.grad(value_loss, list(critic.parameters()))])
-    expected = dict(policy_loss=loss.item(), kl=kl.item(), value_loss=value_loss.item(), approx_kl=0, clipfrac=0)
+    value_loss_A, loss = 0.5 * (value_A - return_DT[mask]) ** 2, mean(surrogate_A + 0.05 * kl_A)
+    assert_same_gradients(actor_gradients, [torch.autograd.grad(loss, list(actor.parameters()))])
+    assert_same_gradients(critic_gradients, [torch.autograd.grad(mean(value_loss_A), list(critic.parameters()))])
+    expected = dict(policy_loss=surrogate_A, kl=kl_A, value_loss=value_loss_A)  # means over actions in any case
+    expected = {name: x_A.mean().item() for name, x_A in expected.items()} | dict(approx_kl=0, clipfrac=0)
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-5)
 
 
 def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues):
     config = with_config(group_size=4, kl_coef=0.0)
     metrics, found = gradients(actor, None, dialogues, config)
-    names = "policy_loss kl entropy approx_kl clipfrac ratio padding skipped grad_norm lr"
+    names = "learned policy_loss kl entropy approx_kl clipfrac ratio padding skipped grad_norm lr"
     assert set(metrics) == set(names.split())  # none of the critic's
 
     reward, advantages = dialogues.reward_D.tolist(), []
@@ -351,7 +439,7 @@ def test_drop_truncated_leaves_those_dialogues_out(actor, critic, dialogues):
     _, expected, _ = gradients(actor, critic, dialogues.select(kept), CONFIG)
     assert_same_gradients(dropped, expected)
     everything = replace(dialogues, truncated_D=torch.ones_like(dialogues.truncated_D))
-    assert gradients(actor, critic, everything, with_config(drop_truncated=True)) == ({}, [], [])
+    assert gradients(actor, critic, everything, with_config(drop_truncated=True)) == ({"learned": 0}, [], [])
 
 
 def test_an_update_makes_rewarded_actions_likelier(actor, critic, dialogues):

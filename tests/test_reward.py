@@ -30,6 +30,17 @@ RULE = """
 -00  | unboxed=-2     | -0.5
 00   | unboxed=-2     | -2
 """
+# attempts: an answer, "*" after the correct one, 0 without a box; options; the rewards
+PER_ATTEMPT = """
+6 5*     | wrong=-0.25                      | -0.25 1
+6 7      | wrong=-0.25                      | -0.25 -0.75
+0 0      | wrong=-0.25                      | -0.25 -1.25
+6 6 5*   | repeat_penalty=0.5               | 0 -0.5 1
+6 7 6    | repeat_penalty=0.5               | 0 0 -1
+0 0 6    | repeat_penalty=0.5               | 0 0 -0.5
+6 6 6    | repeat_penalty=0.5 wrong=-0.125  | -0.125 -0.625 -1.125
+6 6 5*   | repeat_penalty=0.5 discount=0.5  | 0 -0.5 0.25
+"""
 
 
 @pytest.mark.parametrize("row", RULE.strip().splitlines())
@@ -39,6 +50,14 @@ def test_reward_rule(row):
     attempts = [SimpleNamespace(answer=kinds[kind][0], correct=kinds[kind][1]) for kind in attempts]
     options = {key: float(value) for key, value in (option.split("=") for option in options.split())}
     assert reward(attempts, "5", **options) == [0.0] * (len(attempts) - 1) + [float(last)]
+
+
+@pytest.mark.parametrize("row", PER_ATTEMPT.strip().splitlines())
+def test_rewards_of_single_attempts(row):
+    attempts, options, rewards = (part.split() for part in row.split("|"))
+    attempts = [SimpleNamespace(answer=None if a == "0" else a.strip("*"), correct="*" in a) for a in attempts]
+    options = {key: float(value) for key, value in (option.split("=") for option in options)}
+    assert reward(attempts, "5", **options) == [float(number) for number in rewards]
 
 
 # -------------------------------------------------------------------------------------------------------------- the box

@@ -246,7 +246,8 @@ def test_the_defaults_are_the_papers():
         --max_attempts 5 --feedback paper --chat_template chatml --temperature 1 --max_prompt_tokens 1024
         --max_new_tokens 3000 --max_attempt_tokens none --group_size 1 --attempt_discount 1 --unboxed_reward -1
         --gamma 1 --gae_lambda 0.99 --clip 0.2 --value_clip 0.2 --kl_coef 0.01 --lr 5e-7 --critic_lr 1e-5
-        --lr_warmup 0.03 --max_grad_norm 1 --drop_truncated false --drop_uniform_groups false"""
+        --lr_warmup 0.03 --max_grad_norm 1 --drop_truncated false --drop_uniform_groups false --normalise std
+        --clip_high none --loss_mean tokens --wrong_reward 0 --repeat_penalty 0 --calibrated false"""
     assert cli.parse(Config, paper.split()).items() <= asdict(Config()).items()
     assert train.PRESETS["paper"] == ""
 
@@ -257,7 +258,8 @@ def test_presets(preset, monkeypatch):
     config, *_ = train.prepare(["--preset", preset, "--out", "run"])
     given = cli.parse(Config, train.PRESETS[preset].split())
     assert asdict(config) == asdict(Config(preset=preset, out="run")) | given
-    assert {config.data, config.eval_data} <= {*data.RIDDLES, *data.EASY, *data.SETS}
+    sets = {config.data, config.validation_data, *config.eval_data.split(",")}
+    assert sets <= {*data.RIDDLES, *data.EASY, *data.SETS}
 
 
 def test_the_command_line_goes_before_the_preset_and_the_preset_before_the_defaults():
@@ -287,7 +289,11 @@ actor critic: --temperature 0.7
 actor critic: --seed 1
 actor: --lr 1e-3
 actor: --clip 0.001
+actor: --clip_high 0.001
+actor: --normalise centre
+actor: --normalise none
 actor: --kl_coef 1
+actor critic: --loss_mean dialogues
 critic: --critic_lr 1e-3
 critic: --value_clip 0.001
 """
@@ -356,17 +362,18 @@ def test_kl_coef_holds_the_actor_near_the_base_model():
 
 
 def test_rewards_of_a_run():
-    """By the paper's rule, with what --attempt_discount and --unboxed_reward change of it. A box in the first attempt
-    counts when the last one has none."""
-    run, kinds = launch("--attempt_discount 0.5 --unboxed_reward -0.25 --steps 1 --dialogues 128"), set()
+    """By the paper's rule, with what the options change of it. A box in the first attempt counts when the last one has
+    none."""
+    options = "--attempt_discount 0.5 --unboxed_reward -0.25 --wrong_reward -0.0625 --repeat_penalty 0.125"
+    run, kinds = launch(f"{options} --steps 1 --dialogues 128"), set()
     (dialogues,) = run.rollouts
     for reward_D, attempts in zip(dialogues.reward_D.tolist(), dialogues.attempts, strict=True):
         boxed = [attempt.answer is not None for attempt in attempts]
-        correct = attempts[-1].correct
+        correct, answers = attempts[-1].correct, [attempt.answer for attempt in attempts if attempt.answer is not None]
+        reward_D += 0.0625 * (len(attempts) - correct) + 0.125 * (len(answers) - len(set(answers)))
         assert reward_D == (0.5 ** (len(attempts) - 1) if correct else -0.5 if any(boxed) else -0.25)
         kinds.add((boxed[0], boxed[-1], correct))
     assert kinds >= {(True, True, True), (True, True, False), (True, False, False), (False, False, False)}
-    assert 0.5 in dialogues.reward_D and -0.25 in dialogues.reward_D
     assert run.rows[0]["reward"] == dialogues.reward_D.mean().item()
 
 
@@ -411,11 +418,18 @@ def test_long_questions_are_left_out_and_counted():
 
 def test_drop_truncated_leaves_them_out_of_the_loss():
     for dropped in (False, True):  # a single token closes no box, so all dialogues are cut off
-        result = launch(f"--max_new_tokens 1 --drop_truncated {dropped} --steps 1 --minibatches 1 --out {dropped}")
-        assert (result.rows[0]["reward"], result.rows[0]["truncated"]) == (-1, 1)
-        assert (result.run.critic.score.weight == 0).all() == dropped
-        assert ("policy_loss" in result.rows[0]) == (not dropped)
-        assert same(result.run.actor.state_dict(), result.run.reference.state_dict())  # equal rewards: no advantages
+        result = launch(f"--max_new_tokens 12 --drop_truncated {dropped} --steps 1 --dialogues 64 --out {dropped}")
+        kept = (~result.rollouts[0].truncated_D).float().mean().item() if dropped else 1
+        assert result.rows[0]["learned"] == kept and 0 < result.rows[0]["truncated"] < 1
+    nothing = launch("--max_new_tokens 1 --drop_truncated --steps 1 --out nothing")
+    assert (nothing.rows[0]["truncated"], nothing.rows[0]["learned"], "kl" in nothing.rows[0]) == (1, 0, False)
+
+
+def test_a_step_whose_rewards_are_all_equal_trains_nothing_and_is_noted():
+    result = launch("--max_new_tokens 1")  # no token closes a box: all fail alike
+    assert [(row["reward"], row["learned"], "policy_loss" in row) for row in result.rows] == [(-1, 0, False)] * 2
+    assert same(result.run.actor.state_dict(), result.run.reference.state_dict())
+    assert (result.run.critic.score.weight == 0).all()
 
 
 def test_drop_uniform_groups_learns_only_from_groups_with_different_rewards():
@@ -436,6 +450,35 @@ def test_drop_uniform_groups_without_any_difference_changes_nothing():
     result = launch("--group_size 2 --drop_uniform_groups --max_new_tokens 1")  # no token closes a box: all fail alike
     assert [row["learned"] for row in result.rows] == [0, 0] and "policy_loss" not in result.rows[0]
     assert same(result.run.actor.state_dict(), result.run.reference.state_dict())
+
+
+def test_calibrated_groups_learn_something_else():
+    one, other = (
+        launch(f"--group_size 4 --lr 1e-2 {option} --out {i}").run for i, option in enumerate(("", "--calibrated"))
+    )
+    assert not same(one.actor.state_dict(), other.actor.state_dict())
+
+
+def test_evaluation_during_training_is_greedy_and_changes_no_bit():
+    """Every second step, with the weights after it, about the first two validation questions."""
+    asked, evaluate = [], train.evaluate
+
+    def watched(model, chat, problems, allowed, config):
+        asked.append(([problem.question for problem in problems], allowed))
+        return evaluate(model, chat, problems, allowed, config)
+
+    options = "--steps 4 --max_attempts 3 --eval_attempts 3 --lr 1e-2"
+    plain = launch(f"{options} --out plain")
+    run = launch(
+        f"{options} --eval_every 2 --validation_data held_out.jsonl --eval_limit 2", {"train.evaluate": watched}
+    )
+    assert asked == [(["Another 0", "Another 1"], [3])] * 2
+    names = [f"validation_{name}" for name in ("accuracy", "accuracy_first", "repeated")]
+    assert [set(names) <= set(row) for row in run.rows] == [False, True, False, True]
+    last = train.validate(run.run, data.load("held_out.jsonl")[:2])
+    assert {name: run.rows[-1][name] for name in names} == last and 0 <= last[names[1]] <= last[names[0]] <= 1
+    assert [{k: v for k, v in row.items() if k not in names} for row in run.rows] == plain.rows
+    assert same(run.run.actor.state_dict(), plain.run.actor.state_dict())
 
 
 def test_learning_rates_rise_and_fall():
@@ -471,6 +514,12 @@ MISTAKES = """
 --attempt_discount -1      | --attempt_discount must lie between 0 and 1, not -1.0
 --drop_uniform_groups true | --drop_uniform_groups must be false without --group_size
 --group_size 3             | --group_size must divide --dialogues 8, not 3
+--calibrated               | --calibrated must be false without --group_size
+--normalise mean           | --normalise must be one of none, centre, std, not mean
+--loss_mean groups         | --loss_mean must be one of tokens, dialogues, not groups
+--wrong_reward 1           | --wrong_reward must lie between -1 and 0, not 1.0
+--repeat_penalty -1        | --repeat_penalty must be 0 or more, not -1.0
+--clip_high 0              | --clip_high must be greater than 0, not 0.0
 --unboxed_reward nan       | --unboxed_reward must lie between -1 and 0, not nan
 --feedback kind            | unknown feedback 'kind': choose one of paper, uncounted, uninformative
 --kl_coef -0.1             | --kl_coef must be 0 or more, not -0.1
@@ -488,6 +537,8 @@ MISTAKES = """
 --chat_template llama3     | the tokenizer does not know the token <|eot_id|> of the chat template 'llama3'
 --max_prompt_tokens 5      | has a prompt of at most 5 tokens
 --max_new_tokens 500       | exceed the model's 512 positions
+--eval_every 1 --validation_data shared.jsonl | 1 questions of --validation_data are in --data as well
+--eval_every 1 --validation_data riddles      | no data set is called 'riddles'
 --eval_data long.jsonl     | exceed the model's 512 positions
 --log_to paper             | --log_to must be one of tensorboard, wandb, not paper
 --log_to tensorboard       | --log_to tensorboard needs a package that is not installed
