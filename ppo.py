@@ -213,7 +213,7 @@ def kl_k3(logp_A, reference_A) -> torch.Tensor:
 def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, config, seed) -> dict:
     """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each. The reference's and the
     critic's numbers are from `reference_logps_and_values`, before the update; without a critic, it and they are None.
-    Returns the metrics. "learned" is the number of dialogues that were learned from; where it is 0, there is no other."""
+    Returns the metrics. "learned" is how many dialogues were learned from; where it is 0, there is no other metric."""
     trained_DT = trained_actions(dialogues, config)
     trained = trained_DT.any(1).nonzero()[:, 0]
     if len(trained) == 0:

@@ -453,9 +453,8 @@ def test_drop_uniform_groups_without_any_difference_changes_nothing():
 
 
 def test_calibrated_groups_learn_something_else():
-    one, other = (
-        launch(f"--group_size 4 --lr 1e-2 {option} --out {i}").run for i, option in enumerate(("", "--calibrated"))
-    )
+    options = "--group_size 8 --dialogues 64 --lr 1e-2"
+    one, other = launch(f"{options} --out one").run, launch(f"{options} --calibrated").run
     assert not same(one.actor.state_dict(), other.actor.state_dict())
 
 
