@@ -37,8 +37,11 @@ train: .venv/ready $(BASE)  ## train: PRESET=miniature (or cue, smollm2, paper),
 baseline:  ## the same with a single attempt, the paper's baseline
 	@$(MAKE) train ARGS="--max_attempts 1 $(ARGS)"
 
-reproduce: .venv/ready $(BASE)  ## multi-attempt against single-attempt training: SEEDS="0 1 2 3 4", PRESET=smollm2
-	$(PY) -m bench.reproduce --preset $(PRESET) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
+# `make reproduce` compares on both kinds of riddles
+COMPARED := $(if $(filter miniature,$(PRESET)),miniature cue,$(PRESET))
+
+reproduce: .venv/ready $(patsubst %,runs/%/base,$(COMPARED))  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
+	for preset in $(COMPARED); do $(PY) -m bench.reproduce --preset $$preset --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS)) || exit; done
 
 ablations: .venv/ready runs/miniature/base  ## variants of the multi-attempt run, one option each: SEEDS="0 1 2"
 	$(PY) -m bench.ablations --seeds $(or $(SEEDS),0 1 2)

@@ -14,8 +14,9 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.reproduce import command, interval, metrics, run, slug
+from bench.reproduce import command, metrics, run, slug
 from support.plots import markdown, percent
+from support.seeds import t_interval
 from support.statistics import mean
 
 REFERENCE = "multi-attempt"
@@ -41,7 +42,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
             folder = (args.reference if name == REFERENCE else args.out) / f"{slug(name)}-{seed}"
             jobs[name, str(seed)] = folder, ["--preset", "miniature", "--seed", str(seed), *args.extra, *options]
     summary = {name: {} for name in VARIANTS}
-    with ThreadPoolExecutor(2) as processes:
+    with ThreadPoolExecutor(args.processes) as processes:
         for (name, seed), (folder, _), rows in zip(jobs, jobs.values(), processes.map(run, *zip(*jobs.values()))):
             summary[name][seed] = {
                 "accuracy": [row["accuracy"] for row in rows],
@@ -62,7 +63,7 @@ def draw(summary: dict[str, dict[str, dict]], out: Path) -> None:
         cells = [name, f"`{' '.join(VARIANTS[name])}`" if VARIANTS[name] else ""]
         for k in shown:
             values = [result["accuracy"][k - 1] for result in by_seed.values()]
-            low, high = map(percent, interval(values))
+            low, high = map(percent, t_interval(values))
             cells.append(percent(statistics.mean(values)) + (f" ({low} - {high})" if len(values) > 1 else ""))
         cells.append(percent(mean([result["repeated"] for result in by_seed.values()])))
         lines.append([*cells, f"{statistics.mean(result['reward'] for result in by_seed.values()):.2f}"])

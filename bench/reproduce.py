@@ -1,53 +1,49 @@
 """The paper's comparison, small: multi-attempt against single-attempt training, over several seeds.
 
-    python -m bench.reproduce --seeds 0 1 2 3 4           # make reproduce SEEDS="0 1 2 3 4": the miniature
-    python -m bench.reproduce --preset smollm2            # make reproduce PRESET=smollm2: without the longest arm
-    python -m bench.reproduce --draw SUMMARY.json OUT     # no runs: table and figures of a finished comparison
+    python -m bench.reproduce --preset cue --seeds 0 1 2 3 4    # or miniature, smollm2; `make reproduce` is shorter
+    python -m bench.reproduce --draw SUMMARY.json OUT           # no runs: tables and figure of a finished comparison
 
 All arms train on the same questions from the same base model, and answer the same test questions greedily:
 
-    multi-attempt      1 to 5 attempts allowed in a dialogue (smollm2: 1 to 3)
-    single-attempt     the paper's baseline: as many steps and dialogues, always one attempt
-    ... same tokens    (miniature) the baseline trained until it has seen as many tokens as the multi-attempt arm
+    multi-attempt                          1 to 5 attempts allowed in a dialogue (smollm2: 1 to 3)
+    single-attempt                         the paper's baseline: as many steps and dialogues, always one attempt
+    single-attempt, same sampled tokens    the baseline with more steps, until it has sampled as many tokens
+    multi-attempt, discount 0.6            (cue) a correct attempt i is worth 0.6^(i-1), where the paper has 1
 
-Controls, none of which the paper has:
-
-    base                                     before any training
-    base, pass@k of 20 samples               k answers that know nothing of each other, at temperature 1
-    single-attempt, pass@k of 20 samples     the same after training, which has made its answers more alike
-    multi-attempt, uninformative feedback    as long as the real one, without a word on the answer: is it read?
-
-Two processes of one thread each run side by side. What is finished is not repeated: give an interrupted command again.
-Written into --out: summary.json (all numbers, enough to draw the rest), table.md, accuracy.png (all arms and controls),
-readme.png (four curves of it).
+Controls: the base model, k independent samples at temperature 1 (pass@k) in place of k attempts, and feedback that is
+as long as the real one without a word on the answer. Processes of one thread run side by side; on a GPU they share it.
+What is finished is not repeated: give an interrupted command again, or with --finished to see what there is.
+Written into --out: summary.json (all verdicts, enough to draw the rest), table.md, accuracy.png.
 """
 
 import argparse
 import json
-import math
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
+from data import load_sets
 from data.miniature import draw_riddles
 from support.cli import fail
-from support.plots import plot_accuracy, table
-from support.statistics import mean
+from support.files import save_json
+from support.plots import markdown, percent, plot_accuracy, table
+from support.seeds import crossed_interval, rows_over_seeds
+from support.statistics import mean, pass_chance
 
-ARMS = ("multi-attempt", "single-attempt")
-SAME_TOKENS = "single-attempt, same tokens"
-SAMPLES = 20  # of a question, for pass@k
+MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
+ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"], SAME_TOKENS: ["--max_attempts", "1"]}  # options of train.py
+DISCOUNTS = {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
+SAMPLES = "20"  # of a question, for pass@k; at most 35
 CONTROLS = {  # name: (arm whose run it belongs to, options of evaluate.py)
-    f"base, pass@k of {SAMPLES} samples": ("single-attempt", ["--samples", str(SAMPLES)]),
-    f"single-attempt, pass@k of {SAMPLES} samples": ("single-attempt", ["--samples", str(SAMPLES)]),
-    "multi-attempt, uninformative feedback": ("multi-attempt", ["--feedback", "uninformative"]),
+    f"base, pass@k of {SAMPLES} samples": (SINGLE, ["--samples", SAMPLES]),
+    f"{SINGLE}, pass@k of {SAMPLES} samples": (SINGLE, ["--samples", SAMPLES]),
+    f"{MULTI}, uninformative feedback": (MULTI, ["--feedback", "uninformative"]),
 }
-README = {name: f"{name} training" for name in ARMS} | {f"base, pass@k of {SAMPLES} samples": "base model, pass@k"}
-T_95 = (0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, by degrees of freedom
 
 
 # -------------------- Runs
@@ -75,18 +71,14 @@ def run(folder: Path, options: list[str]) -> list[dict]:
     return read(folder / "evaluation.json")["trained"]["by_attempts"]
 
 
-def control(arm: Path, name: str) -> list[dict]:
-    """One control of a finished run on its test questions, unless it is there already. Returns its rows by attempts."""
-    out = arm / slug(name.removeprefix(f"{CONTROLS[name][0]}, "))
-    if not (out / "results.json").exists():
+def control(folder: Path, name: str, arm: Path) -> None:
+    """One control of a finished run on its test questions, unless it is there already."""
+    if not (folder / "results.json").exists():
         config = read(arm / "config.json")
-        model = config["model"] if name.startswith("base") else arm / "model"
-        options = dict(model=model, data=config["eval_data"], attempts=config["eval_attempts"])
         same = ("seed", "slots", "max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype")
-        options |= {option: config[option] for option in same}
-        process(["evaluate.py", *(f"--{key}={value}" for key, value in options.items()), *CONTROLS[name][1]], out)
-    *_, last = read(out / "results.json")["models"].values()  # pass@k comes after the greedy answers
-    return last["by_attempts"]
+        options = {"model": config["model"] if name.startswith("base") else arm / "model", "data": config["eval_data"]}
+        options |= {"attempts": config["eval_attempts"]} | {key: config[key] for key in same}
+        process(["evaluate.py", *(f"--{key}={value}" for key, value in options.items()), *CONTROLS[name][1]], folder)
 
 
 def read(path: Path) -> dict:
@@ -98,89 +90,115 @@ def metrics(folder: Path, key: str) -> list[float | None]:
     return [json.loads(line)[key] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> dict[str, list[dict]]:
-    """The runs of a seed and their controls. Returns their rows by name."""
-    folders = {arm: args.out / f"{slug(arm)}-{seed}" for arm in (*ARMS, SAME_TOKENS)}
-    multi, single, same_tokens = folders.values()
-    options = ["--preset", args.preset, "--seed", str(seed), *args.extra]
-    baseline = [*options, "--max_attempts", "1"]
-    rows = dict(zip(ARMS, pool.map(run, (multi, single), (options, baseline))))
-    futures = {}
-    if args.preset == "miniature":  # all tokens of a dialogue count: the update goes through them all
-        seen = [sum(metrics(folder, "tokens_total")) for folder in (multi, single)]
-        steps = round(read(single / "config.json")["steps"] * seen[0] / seen[1])
-        futures[SAME_TOKENS] = pool.submit(run, same_tokens, [*baseline, "--steps", str(steps)])
-    futures |= {name: pool.submit(control, folders[arm], name) for name, (arm, _) in CONTROLS.items()}
-    base = {"base": read(multi / "evaluation.json")["base"]["by_attempts"]}
-    return base | rows | {name: future.result() for name, future in futures.items()}
+def run_folders(args: argparse.Namespace, seed: int) -> dict[str, Path]:
+    names = [*ARMS, *(DISCOUNTS if args.preset == "cue" else ()), *CONTROLS]
+    return {name: args.out / f"{slug(name)}-{seed}" for name in names}
 
 
-def optimum(attempts: int) -> list[float]:
+def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> None:
+    """The runs of a seed and their controls: first the two on which the others depend."""
+    folders, same = run_folders(args, seed), ["--preset", args.preset, "--seed", str(seed), *args.extra]
+    options = {name: [*same, *more] for name, more in (ARMS | DISCOUNTS).items()}
+    list(pool.map(run, (folders[MULTI], folders[SINGLE]), (options[MULTI], options[SINGLE])))
+    multi, single = (sum(metrics(folders[name], "tokens_sampled")) for name in (MULTI, SINGLE))
+    options[SAME_TOKENS] += ["--steps", str(round(read(folders[SINGLE] / "config.json")["steps"] * multi / single))]
+    futures = [pool.submit(run, folders[name], options[name]) for name in folders if name in options]
+    futures += [pool.submit(control, folders[name], name, folders[arm]) for name, (arm, _) in CONTROLS.items()]
+    for future in futures:
+        future.result()
+
+
+# -------------------- The summary
+def optimum(cued: bool, attempts: int) -> list[float]:
     """The best possible expected accuracy on the test riddles: k attempts at the k likeliest candidates."""
-    chances = [sorted(riddle.chances, reverse=True) for riddle, _ in draw_riddles("test")]
-    return [statistics.mean(float(sum(likeliest[:k])) for likeliest in chances) for k in range(1, attempts + 1)]
+    chances = [sorted(riddle.chances, reverse=True) for riddle, _ in draw_riddles("test", cued)]
+    return [float(np.mean([sum(likeliest[:k]) for likeliest in chances])) for k in range(1, attempts + 1)]
+
+
+def kept(result: dict, dialogues: list[dict]) -> dict:
+    """What the summary keeps of an evaluation. `solved` has a text for each number of attempts, with a digit for every
+    question: how many of its `samples` answers were right, from 0 to Z (base 36)."""
+    rows, parts = result["by_attempts"], list(result.get("by_data", {"": result}).values())
+    same = {key: rows[-1][key] for key in ("repeated", "truncated", "tokens")}
+    if "right" in parts[0]:
+        digits = "".join(np.base_repr(right, 36) for part in parts for right in part["right"])
+        return same | {"samples": parts[0]["samples"], "solved": [digits] * len(rows)}
+    digits = "".join(str(int(record["correct"])) for record in dialogues)
+    return same | {"samples": 1, "solved": [digits[k :: len(rows)] for k in range(len(rows))]}
 
 
 def compare(args: argparse.Namespace) -> dict:
-    """The summary of all runs. Three seeds are under way at a time, so that the two processes always have work."""
+    """Runs what is missing, unless --finished. Returns the summary of what is there."""
     args.out = args.out or Path("runs/reproduce" if args.preset == "miniature" else f"runs/reproduce-{args.preset}")
-    with ThreadPoolExecutor(2) as processes, ThreadPoolExecutor(3) as seeds:
-        results = list(seeds.map(lambda seed: run_seed(args, seed, processes), args.seeds))
-    config = read(args.out / f"multi-attempt-{args.seeds[0]}" / "config.json")
-    best = {"optimum": optimum(config["eval_attempts"])} if args.preset == "miniature" else {}
-    return {"data": config["eval_data"]} | best | {"seeds": dict(zip(map(str, args.seeds), results))}
+    if not args.finished:
+        with ThreadPoolExecutor(args.processes) as processes, ThreadPoolExecutor(len(args.seeds)) as seeds:
+            list(seeds.map(lambda seed: run_seed(args, seed, processes), args.seeds))
+    results, config = {"base": {}}, {}
+    for seed in map(str, args.seeds):
+        for name, folder in run_folders(args, seed).items():
+            if (folder / "evaluation.json").exists():
+                config, evaluation = read(folder / "config.json"), read(folder / "evaluation.json")
+                for model, result in ("base", evaluation["base"]), (name, evaluation["trained"]):
+                    results.setdefault(model, {})[seed] = kept(result, result["dialogues"])
+            elif (folder / "results.json").exists():
+                *_, last = read(folder / "results.json")["models"].values()  # pass@k comes after the greedy answers
+                results.setdefault(name, {})[seed] = kept(last, read(*folder.glob("dialogues-*.json")))
+    if MULTI not in results:
+        raise ValueError(f"no {MULTI} run in {args.out} is finished")
+    sets = {name: len(problems) for name, problems in load_sets(config["eval_data"]).items()}
+    best = {} if args.preset == "smollm2" else {"optimum": optimum(args.preset == "cue", config["eval_attempts"])}
+    return {"sets": sets} | best | {"results": results}
 
 
-# -------------------- Means over seeds
-def interval(values: list[float]) -> tuple[float, float]:
-    """95% t interval of the mean over the seeds; of a single one the value itself."""
-    middle = statistics.mean(values)
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    half = T_95[len(values) - 1] * spread / math.sqrt(len(values))
-    return middle - half, middle + half
+# -------------------- Tables and figure
+def shares(runs: Iterable[dict], part: slice) -> np.ndarray:
+    """(seeds, attempts, questions): was the question solved, or how probably? Of this part of the questions."""
+    digits = [[(run["samples"], k, text) for k, text in enumerate(run["solved"], 1)] for run in runs]
+    return np.array([[[pass_chance(int(x, 36), n, k) for x in text[part]] for n, k, text in run] for run in digits])
 
 
-def over_seeds(runs: list[list[dict]]) -> dict:
-    """Rows of several evaluations at the same attempts -> their means, with 95% t intervals over the seeds; a single
-    one keeps its intervals over the questions."""
-    if len(runs) == 1:
-        return {"by_attempts": runs[0]}
-    rows = []
-    for same in zip(*runs, strict=True):
-        row = {key: mean([each[key] for each in same]) for key in same[0]} | {"attempts": same[0]["attempts"]}
-        for middle, low, high in (("accuracy", "low", "high"), ("gain", "gain_low", "gain_high")):
-            if middle in row:
-                row[low], row[high] = interval([each[middle] for each in same])
-        rows.append(row)
-    return {"by_attempts": rows}
+def over_seeds(runs: dict[str, dict], part: slice) -> dict:
+    same = {key: mean([run[key] for run in runs.values()]) for key in ("repeated", "truncated", "tokens")}
+    return {"by_attempts": [row | same for row in rows_over_seeds(shares(runs.values(), part))]}
 
 
-# -------------------- Table and figures
+def differences(results: dict[str, dict], part: slice) -> str:
+    """A table: multi-attempt training less the base and every other training, paired by seed and question."""
+    lines, multi = [], results[MULTI]
+    for name, other in results.items():
+        if name != MULTI and name not in CONTROLS and (both := [seed for seed in multi if seed in other]):
+            one, two = (shares([runs[seed] for seed in both], part) for runs in (multi, other))
+            rows = [(100 * x_SQ.mean(), *map(percent, crossed_interval(x_SQ))) for x_SQ in (one - two).swapaxes(0, 1)]
+            lines.append([name, *("{:+.1f} ({} - {})".format(*row) for row in rows)])
+    return markdown([[f"{MULTI} less", *(f"at {k}" for k in range(1, len(lines[0])))], *lines])
+
+
 def draw(summary: dict, out: Path) -> None:
-    """All files but the summary itself, and the table on the screen."""
-    seeds, best = summary["seeds"], summary.get("optimum", ())
-    runs = list(seeds.values())
-    results = {name: over_seeds([rows[name] for rows in runs]) for name in runs[0]}
-    results["base"] = {"by_attempts": runs[0]["base"]}  # which is the same for all seeds
-    text = f"{table(results)}\n"
-    if best:
-        text += f"\nBest possible at 1, 2, ... attempts: {' / '.join(f'{100 * share:.1f}' for share in best)}\n"
-    (out / "table.md").write_text(text)
-    plot_accuracy(results, out / "accuracy.png", best)
-    plot_accuracy({label: results[name] for name, label in README.items()}, out / "readme.png", best)
-    over = "seeds (base: over questions)" if len(seeds) > 1 else "questions"
-    print(f"\n{summary['data']}, mean of seeds {', '.join(seeds)}, % with 95% interval over {over}\n\n{text}")
+    """The tables, on the screen as well, and the figure."""
+    results, sets, best = summary["results"], summary["sets"], summary.get("optimum", ())
+    shown = results | {"base": dict([*results["base"].items()][:1])}  # which is the same for all seeds
+    ends, texts = np.cumsum([0, *sets.values()]).tolist(), []
+    parts = {" and ".join(sets): slice(None)} | dict(zip(sets, map(slice, ends, ends[1:])))
+    for data, part in parts.items():
+        tabled = {f"{name}, seeds {' '.join(runs)}": over_seeds(runs, part) for name, runs in shown.items()}
+        texts += [f"{data}, %", table(tabled), differences(results, part)]
+    texts += [f"Best possible at 1, 2, ... attempts: {' / '.join(map(percent, best))}"] if best else []
+    (out / "table.md").write_text("\n\n".join(texts) + "\n")
+    print(f"\n{(out / 'table.md').read_text()}")
+    curves = {name: over_seeds(runs, slice(None)) for name, runs in shown.items() if name not in list(CONTROLS)[1:]}
+    plot_accuracy(curves, out / "accuracy.png", best)
 
 
 # -------------------- The command line, shared with ablations.py
 def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Callable, draw: Callable) -> None:
     """Add the options, then either measure(args) -> summary or read one, and draw(summary, folder)."""
     parser.add_argument("--seeds", type=int, nargs="+", help="one run of each kind for each")
+    parser.add_argument("--processes", type=int, default=2, help="runs side by side (default 2)")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("SUMMARY", "OUT"), help="only draw again, into OUT")
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="options of train.py; comes last")
     args = parser.parse_args(argv)
-    if len(set(args.seeds)) < len(args.seeds) or len(args.seeds) > len(T_95):
-        parser.error(f"--seeds takes 1 to {len(T_95)} different numbers")
+    if len(set(args.seeds)) < len(args.seeds) or args.processes < 1:
+        parser.error("--seeds takes different numbers, --processes 1 or more")
     if any(word.replace("-", "_").startswith("__eval_limit") for word in args.extra):
         parser.error("all arms and controls are asked all questions of --eval_data: leave out --eval_limit")
     try:
@@ -190,15 +208,15 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
     except (RuntimeError, OSError, ValueError) as error:
         fail(error)
     if not args.draw:
-        lines = (f"{json.dumps(part)}: {json.dumps(value)}" for part, value in summary.items())
-        (out / "summary.json").write_text("{" + ",\n".join(lines) + "}\n")
+        save_json(summary, out / "summary.json")
     draw(summary, out)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
-    parser.add_argument("--preset", choices=("miniature", "smollm2"), default="miniature", help="of train.py")
+    parser.add_argument("--preset", choices=("miniature", "cue", "smollm2"), default="miniature", help="of train.py")
     parser.add_argument("--out", type=Path, help="none: runs/reproduce or runs/reproduce-PRESET")
+    parser.add_argument("--finished", action="store_true", help="no runs: the tables of those that are finished")
     parser.set_defaults(seeds=[0])
     command(parser, argv, compare, draw)
 

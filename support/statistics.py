@@ -67,20 +67,26 @@ def mean_over(by_data: dict[str, dict]) -> dict:
     return {"questions": means[0]["questions"], "by_attempts": means, "by_data": by_data}
 
 
+def pass_chance(right: int, samples: int, k: int) -> float:
+    """The probability that k of the samples, or all if they are fewer, include one of those that are right."""
+    return 1 - comb(samples - right, min(k, samples)) / comb(samples, min(k, samples))
+
+
 def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
     """The control for attempts with feedback: what do k independent answers solve, k = 1 .. attempts? `asked` holds n
     records of every question, sampled with 1 attempt allowed. If c of them are correct, k of them include a correct one
     with probability 1 - C(n - c, k) / C(n, k), an unbiased estimate (Chen et al., arXiv 2107.03374). The 95% interval
-    is Wilson's, as if each question were solved or not; probabilities vary less, so it is rather too wide."""
+    is Wilson's, as if each question were solved or not; probabilities vary less, so it is rather too wide. `right` has
+    the c of every question."""
     n, rows = len(asked[0]), []
-    solved = [sum(record["correct"] for record in same) for same in asked]
+    right = [sum(record["correct"] for record in same) for same in asked]
     truncated, tokens = (fmean(record[key] for same in asked for record in same) for key in ("truncated", "tokens"))
     for k in range(1, attempts + 1):
-        accuracy = fmean(1 - comb(n - c, k) / comb(n, k) for c in solved)
+        accuracy = fmean(pass_chance(c, n, k) for c in right)
         low, high = wilson(accuracy * len(asked), len(asked))
         row = {"attempts": k, "questions": len(asked), "accuracy": accuracy, "low": low, "high": high}
         rows.append(row | {"repeated": None, "truncated": truncated, "attempts_used": k, "tokens": k * tokens})
-    return {"questions": len(asked), "samples": n, "by_attempts": rows}
+    return {"questions": len(asked), "samples": n, "right": right, "by_attempts": rows}
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

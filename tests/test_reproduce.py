@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import small_model
 
@@ -13,30 +14,103 @@ import evaluate
 import train
 from bench import ablations, reproduce
 from data.chat import FEEDBACKS, Chat
+from support import seeds
 
 
-def row(accuracy: float, repeated: float | None = None, attempts: int = 1, **more) -> dict:
-    same = dict(questions=4, truncated=0.0, tokens=9.0, low=0.1, high=0.9)
-    return same | dict(attempts=attempts, accuracy=accuracy, repeated=repeated) | more
+def row(accuracy: float, repeated: float | None = None, attempts: int = 1) -> dict:
+    return dict(attempts=attempts, accuracy=accuracy, repeated=repeated, questions=4, truncated=0.0, tokens=9.0)
 
 
-def test_over_seeds_are_means_with_a_t_interval():
+SHARES = ([0.2, 0.4, 0.6], (-0.0969, 0.8969)), ([0.5], (0.5, 0.5))
+
+
+@pytest.mark.parametrize("values, expected", SHARES)
+def test_the_t_interval_over_seeds(values, expected):
     """0.2, 0.4, 0.6: mean 0.4, standard deviation 0.2, half width 4.303 * 0.2 / sqrt(3) = 0.4969."""
-    runs = [[row(0.2, gain=0.1)], [row(0.4, 0.3, gain=0.3)], [row(0.6, 0.5, gain=0.5)]]
-    (result,) = reproduce.over_seeds(runs)["by_attempts"]
-    assert (result["attempts"], result["questions"], result["accuracy"]) == (1, 4, pytest.approx(0.4))
-    assert result["repeated"] == pytest.approx(0.4)  # of the seeds that have an answer which could be repeated
-    assert (result["low"], result["high"]) == pytest.approx((-0.0969, 0.8969), abs=1e-4)
-    assert (result["gain_low"], result["gain_high"]) == pytest.approx((-0.1969, 0.7969), abs=1e-4)
-    assert "gain_low" not in reproduce.over_seeds([[row(0.2)], [row(0.4)]])["by_attempts"][0]
-    assert reproduce.over_seeds(runs[:1]) == {"by_attempts": runs[0]}  # one keeps its intervals over the questions
+    assert seeds.t_interval(values) == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_optimum_is_the_chance_of_the_likeliest_candidates():
-    """Equally many riddles of 2, 3, 4 and 5 candidates, each 0.7 times as likely as the one before it."""
-    weights = [1, 0.7, 0.49, 0.343, 0.2401]
+def test_the_crossed_interval_by_hand():
+    """Two seeds, three questions. Seeds have means 0 and 1/3, which gives the mean the variance 1/36, with 1 degree of
+    freedom. Questions have means -1, 1/2, 1: 13/36, 2 degrees. The interaction, mean square 1/6: 1/36, 2 degrees."""
+    value_SQ = np.array([[-1.0, 0, 1], [-1, 1, 1]])
+    freedom = 13**2 / (1 + 13**2 / 2 + 1 / 2)
+    half = seeds.T_95[1] * (13 / 36) ** 0.5
+    assert 1 < freedom < 2 and seeds.crossed_interval(value_SQ) == pytest.approx((1 / 6 - half, 1 / 6 + half))
+    # one seed: the t interval over its questions; and where all questions agree, one is taken to differ
+    half = seeds.T_95[2] * (1 / 3) ** 0.5
+    assert seeds.crossed_interval(value_SQ[:1]) == pytest.approx((-half, half))
+    assert seeds.crossed_interval(np.zeros((3, 200))) == pytest.approx(
+        (-seeds.T_95[50] / 200, seeds.T_95[50] / 200), rel=0.02
+    )
+
+
+@pytest.mark.parametrize("S, Q, by_seed, by_question", [(5, 200, 0.1, 0.3), (5, 200, 0.0, 0.3), (4, 100, 0.1, 0.0)])
+def test_the_crossed_interval_covers_the_truth(S, Q, by_seed, by_question):
+    """In about 95 of 100 experiments, wherever the noise comes from; more when there is less of it than there seems."""
+    rng = np.random.default_rng(0)
+
+    def experiment():
+        noise_SQ = by_seed * rng.normal(size=(S, 1)) + by_question * rng.normal(size=Q) + 0.3 * rng.normal(size=(S, Q))
+        low, high = seeds.crossed_interval(noise_SQ)
+        return low < 0 < high
+
+    assert 0.93 < np.mean([experiment() for _ in range(600)]) < 0.99
+
+
+def test_rows_over_seeds():
+    solved_SKQ = np.array([[[0, 0, 1, 1], [0, 1, 1, 1]], [[0, 0, 0, 1], [0, 1, 0, 1]]], float)
+    first, second = seeds.rows_over_seeds(solved_SKQ)
+    assert (first["attempts"], first["accuracy"], second["attempts"], second["accuracy"]) == (1, 0.375, 2, 0.625)
+    assert (second["low"], second["high"]) == seeds.t_interval([0.75, 0.5])
+    assert (second["gain_low"], second["gain_high"]) == seeds.crossed_interval(np.array([[0, 1.0, 0, 0]] * 2))
+    (only, _) = seeds.rows_over_seeds(solved_SKQ[:1])
+    assert (only["low"], only["high"]) == seeds.crossed_interval(solved_SKQ[:1, 0])
+
+
+def test_verdicts_of_a_summary():
+    """Two questions, two attempts. Of pass@k, the first question has 1 right sample of 20 and the second has 20."""
+    rows = [row(0.5, attempts=1), row(1.0, 0.2, attempts=2)]
+    greedy = reproduce.kept({"by_attempts": rows}, [{"correct": right} for right in (False, True, True, True)])
+    assert greedy == dict(samples=1, solved=["01", "11"], repeated=0.2, truncated=0.0, tokens=9.0)
+    by_data = {"a": {"samples": 20, "right": [1]}, "b": {"samples": 20, "right": [20]}}
+    sampled = reproduce.kept({"by_attempts": rows, "by_data": by_data}, [])
+    assert (sampled["samples"], sampled["solved"]) == (20, ["1K", "1K"])
+    both = reproduce.shares([greedy, sampled], slice(None))
+    assert both == pytest.approx(np.array([[[0, 1], [1, 1]], [[0.05, 1], [0.1, 1]]]))
+    assert (reproduce.shares([greedy, sampled], slice(0, 1)) == both[..., :1]).all()
+
+
+def test_differences_are_of_the_same_seeds_and_questions():
+    """At 1 attempt the multi-attempt arm solves one question of two more in seed 0, none more in seed 1; seed 2 of the
+    other arm has not been run."""
+    results = {
+        "base": {seed: dict(samples=1, solved=["00", "00"]) for seed in "012"},
+        reproduce.MULTI: {
+            seed: dict(samples=1, solved=[first, "11"]) for seed, first in zip("012", ("11", "01", "11"))
+        },
+        reproduce.SINGLE: {seed: dict(samples=1, solved=["01", "01"]) for seed in "01"},
+    }
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in reproduce.differences(results, slice(None)).splitlines()
+    ]
+    assert lines[0] == ["multi-attempt less", "at 1", "at 2"] and [line[0] for line in lines[2:]] == [
+        "base",
+        "single-attempt",
+    ]
+    low, high = seeds.crossed_interval(np.array([[1.0, 0], [0, 0]]))
+    assert lines[3][1] == f"+25.0 ({100 * low:.1f} - {100 * high:.1f})" and lines[3][2].startswith("+50.0 (")
+    assert lines[2][1].startswith("+83.3 (")
+
+
+@pytest.mark.parametrize(
+    "cued, weights", [(False, [1, 0.7, 0.49, 0.343, 0.2401]), (True, [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16])]
+)
+def test_the_optimum_is_the_chance_of_the_likeliest_candidates(cued, weights):
+    """Equally many riddles of 2, 3, 4 and 5 candidates, each 0.7 times, with a cue half as likely as another one."""
     expected = [sum(sum(weights[: min(k, c)]) / sum(weights[:c]) for c in (2, 3, 4, 5)) / 4 for k in (1, 2, 3, 4, 5)]
-    assert reproduce.optimum(5) == pytest.approx(expected)
+    assert reproduce.optimum(cued, 5) == pytest.approx(expected)
 
 
 def test_the_controls_feedback_is_as_long_as_the_papers_and_the_uncounted_one_lacks_the_number(tokenizer):
@@ -66,7 +140,7 @@ def test_a_finished_run_is_not_repeated_and_a_failed_one_is_named(tmp_path, monk
 @pytest.mark.parametrize(
     "argv, sentence",
     [
-        (["--seeds", "1", "1"], "--seeds takes 1 to 10 different numbers"),
+        (["--seeds", "1", "1"], "--seeds takes different numbers"),
         (["--extra", "--eval_limit", "5"], "leave out --eval_limit"),
         (["--draw", "nowhere.json", "out"], "nowhere.json"),
     ],
@@ -105,45 +179,66 @@ def here(tmp_path, tokenizer, monkeypatch):
 
 def test_reproduce(here, capsys):
     out, drawn = here.folder / "out", here.folder / "drawn"
-    argv = ["--seeds", "3", "--out", str(out), *here.extra]
+    argv = ["--preset", "cue", "--seeds", "3", "--out", str(out), *here.extra]
     reproduce.main(argv)
-    assert [command[0] for command in here.commands].count("train.py") == 3 and len(here.commands) == 6
+    assert [command[0] for command in here.commands].count("train.py") == 5 and len(here.commands) == 8
     summary = reproduce.read(out / "summary.json")
-    names = ["base", *reproduce.ARMS, reproduce.SAME_TOKENS, *reproduce.CONTROLS]
-    rows = summary["seeds"]["3"]
-    assert list(rows) == names and all(len(by_attempts) == 2 for by_attempts in rows.values())
-    trained = reproduce.read(out / "multi-attempt-3" / "evaluation.json")["trained"]
-    assert rows["multi-attempt"] == trained["by_attempts"] and "gain_low" in rows["multi-attempt"][1]
+    names = ["base", *reproduce.ARMS, *reproduce.DISCOUNTS, *reproduce.CONTROLS]
+    assert list(summary["results"]) == names and summary["sets"] == {str(here.folder / "test.jsonl"): 4}
+    assert summary["optimum"] == reproduce.optimum(True, 2)
+    results = {name: result["3"] for name, result in summary["results"].items()}
+    assert all(list(map(len, result["solved"])) == [4, 4] for result in results.values())
+    trained = reproduce.read(out / "multi-attempt-3" / "evaluation.json")["trained"]["by_attempts"]
+    assert reproduce.shares([results["multi-attempt"]], slice(None)).mean(2).tolist() == [
+        [r["accuracy"] for r in trained]
+    ]
 
-    (uninformed,) = (out / "multi-attempt-3" / "uninformative-feedback").glob("dialogues-*.json")
+    configs = {name: reproduce.read(out / f"{reproduce.slug(name)}-3" / "config.json") for name in names[1:6]}
+    assert [config["attempt_discount"] for config in configs.values()] == [1, 1, 1, 0.8, 0.6]
+    assert [config["max_attempts"] for config in configs.values()] == [2, 1, 1, 2, 2]
+    sampled = [
+        sum(reproduce.metrics(out / f"{name}-3", "tokens_sampled")) for name in ("multi-attempt", "single-attempt")
+    ]
+    assert configs[reproduce.SAME_TOKENS]["steps"] == round(2 * sampled[0] / sampled[1]) > 2
+
+    (uninformed,) = (out / "multi-attempt-uninformative-feedback-3").glob("dialogues-*.json")
     second = [d["text"] for d in json.loads(uninformed.read_text()) if len(d["attempts"]) == 2]
     assert second and all(text.count("Please reason step by step") == 2 and "incorrect" not in text for text in second)
-    sampled = reproduce.read(out / "single-attempt-3" / "pass@k-of-20-samples" / "results.json")
-    assert sampled["options"]["samples"] == reproduce.SAMPLES and sampled["options"]["max_new_tokens"] == 60
-    assert list(sampled["models"].values())[1]["by_attempts"] == rows["single-attempt, pass@k of 20 samples"]
+    options = reproduce.read(out / "single-attempt-pass@k-of-20-samples-3" / "results.json")["options"]
+    assert (options["samples"], options["max_new_tokens"], options["seed"]) == (20, 60, 3)
 
     files = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".md", ".png")}
-    assert sorted(files) == ["accuracy.png", "readme.png", "table.md"]
+    assert sorted(files) == ["accuracy.png", "table.md"]
     text = files["table.md"].decode()
-    assert text in capsys.readouterr().out and all(name in text for name in names)
+    assert text in capsys.readouterr().out and all(f"{name}, seeds 3" in text for name in names)
     reproduce.main(argv)  # everything is there
     reproduce.main(["--draw", str(out / "summary.json"), str(drawn)])
-    assert len(here.commands) == 6 and {name: (drawn / name).read_bytes() for name in files} == files
-    summary["seeds"]["4"] = summary["seeds"]["3"]
-    (here.folder / "two.json").write_text(json.dumps(summary))
-    reproduce.main(["--draw", str(here.folder / "two.json"), str(drawn)])
-    assert "mean of seeds 3, 4, % with 95% interval over seeds" in capsys.readouterr().out
+    assert len(here.commands) == 8 and {name: (drawn / name).read_bytes() for name in files} == files
 
 
-def test_reproduce_with_smollm2(here, capsys):
-    """Two arms, and no optimum: nobody knows it. The intervals are over the questions."""
-    out = here.folder / "out"
-    reproduce.main(["--preset", "smollm2", "--seeds", "0", "--out", str(out), *here.extra])
-    assert [command[0] for command in here.commands].count("train.py") == 2
+def test_reproduce_with_smollm2_on_two_sets(here, capsys):
+    """No optimum: nobody knows it. Both test sets are in one evaluation, and have their own tables as well."""
+    out, more = here.folder / "out", here.folder / "more.jsonl"
+    more.write_text('{"question": "more?", "answer": "5"}\n{"question": "and more?", "answer": "5"}')
+    argv = ["--preset", "smollm2", "--seeds", "0", "1", "--out", str(out), *here.extra]
+    argv.append(f"--eval_data={here.folder}/test.jsonl,{more}")
+    with pytest.raises(SystemExit):
+        reproduce.main(["--finished", *argv])
+    assert "no multi-attempt run in" in capsys.readouterr().err and here.commands == []
+    reproduce.main(argv)
     assert reproduce.read(out / "single-attempt-0" / "config.json")["group_size"] == 8  # the preset's
-    summary, text = (out / "summary.json").read_text(), (out / "table.md").read_text()
-    assert "optimum" not in summary and reproduce.SAME_TOKENS not in summary and "est possible" not in text
-    assert "test.jsonl, mean of seeds 0, % with 95% interval over questions" in capsys.readouterr().out
+    summary, text = reproduce.read(out / "summary.json"), (out / "table.md").read_text()
+    assert list(summary["sets"].values()) == [4, 2] and "optimum" not in summary and "est possible" not in text
+    assert [line for line in text.splitlines() if line.endswith(", %")] == [
+        f"{here.folder}/test.jsonl and {more}, %",
+        f"{here.folder}/test.jsonl, %",
+        f"{more}, %",
+    ]
+    finished = len(here.commands)
+    (out / "single-attempt-1" / "evaluation.json").unlink()
+    capsys.readouterr()
+    reproduce.main(["--finished", *argv])
+    assert len(here.commands) == finished and "| single-attempt, seeds 0 " in capsys.readouterr().out
 
 
 def finish(folder: Path, accuracy: list[float], reward: float, repeated: float | None) -> None:
