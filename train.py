@@ -10,10 +10,11 @@ Each step: rollout (rollout.py) -> reward (reward.py) -> one PPO update (ppo.py)
 
     config.json            all options
     metrics.jsonl          one line a step
-    dialogues/             a whole dialogue as text, every few steps
+    dialogues/             a dialogue as text, with verdicts: of the first, the last and every few steps
     checkpoint-STEP.pt     the last few, for --resume
     model/                 the trained model, an ordinary Hugging Face folder
-    evaluation.json, accuracy.png, training.png     base and trained model at 1, 2, ... attempts
+    training.png           metrics, drawn again with every checkpoint; python -m support.plots lays runs over each other
+    evaluation.json, accuracy.png     base and trained model at 1, 2, ... attempts
 
 Ctrl-C or SIGTERM let the step end, save and stop; a second one stops at once.
 All randomness is derived from seeds, so a resumed run has no random state to restore: (seed, step, d) for dialogue d of
@@ -21,7 +22,6 @@ a step, (seed, pass, 0, QUESTIONS) for the order of the questions, (seed, step, 
 """
 
 import copy
-import json
 import signal
 import sys
 import time
@@ -38,15 +38,15 @@ from transformers import AutoModelForTokenClassification
 from data import Problem, load, question_key
 from data.chat import Chat
 from data.presets import PRESETS
-from evaluate import RULES, accuracy_at_k, accuracy_row, evaluate, training_metrics
+from evaluate import RULES, accuracy_at_k, dialogue_record, evaluate
 from ppo import Optimizer, informative_groups, reference_logps_and_values, update
 from rollout import rollout
 from support import ranks
 from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, parse_run, require, stop_on_signal
 from support.files import output_folder, save_json
 from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
-from support.plots import plot_accuracy, plot_training, table
-from support.run import Run, open_log, stage_speeds
+from support.plots import plot_accuracy, table
+from support.run import Run, describe, in_brief, open_log, stage_speeds, training_metrics
 
 GROUPS = "task", "rollout", "reward", "PPO", "run", "machine"
 task, sampling, rewards, learning, running, machine = (partial(option, group=group) for group in GROUPS)
@@ -106,6 +106,7 @@ class Config:
     validation_data: str = running("math-validation", "questions of --eval_every: choose settings by these")
     save_every: int = running(20, "steps between checkpoints", POSITIVE)
     keep_checkpoints: int = running(2, "how many of the last checkpoints stay", POSITIVE)
+    export_checkpoints: bool = running(False, "with every checkpoint, write a model folder model-STEP/, which stays")
     show_every: int = running(10, "steps between the dialogues written to dialogues/", POSITIVE)
     log_to: str | None = running(None, "tensorboard or wandb: metrics go there as well", one_of("tensorboard", "wandb"))
 
@@ -147,7 +148,7 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
     rule = dict(discount=config.attempt_discount, unboxed=config.unboxed_reward, wrong=config.wrong_reward)
     rules = RULES._replace(reward=partial(RULES.reward, repeat_penalty=config.repeat_penalty, **rule))
     stopping, quiet = False, ranks.rank() > 0
-    with tqdm(total=config.steps, initial=run.step, desc="train", unit="step", disable=quiet) as bar:
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or not run.terminal) as bar:
         while run.step < config.steps and not stopping:
             run.step += 1
             clock, seed = [time.perf_counter()], (config.seed, run.step)
@@ -179,9 +180,9 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)
             if not quiet:
-                run.record(metrics, dialogues)
+                run.record(metrics, dialogue_record(dialogues, 0, asked[0], run.chat))  # a random one: so is the order
                 log(metrics)
-            bar.set_postfix(reward=f"{metrics['reward']:.2f}", accuracy=f"{metrics['accuracy']:.2f}")
+            bar.set_postfix_str(in_brief(metrics), refresh=False)
             bar.update()
             stopping = any(ranks.gather(stop_requested()))
             if run.step % config.save_every == 0 or run.step == config.steps or stopping:
@@ -209,7 +210,7 @@ def validate(run: Run, problems: list[Problem]) -> dict:
     """Greedy dialogues about the validation questions, which the ranks share."""
     mine = problems[ranks.rank() :: ranks.count()]
     found = sum(ranks.gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
-    row = accuracy_row([record for (record,) in found])
+    (row,) = accuracy_at_k(found)["by_attempts"]
     row["accuracy_first"] = sum(record["attempts"][0]["correct"] for (record,) in found) / len(found)
     return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 
@@ -259,19 +260,19 @@ def fitting_problems(config: Config, run: Run, training: list[Problem], held_out
 
 
 def report(config: Config, run: Run, held_out: list[Problem]) -> None:
-    """Evaluate the base and the trained model, print the table, draw the plots."""
-    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    plot_training(rows, run.folder / "training.png")
+    """Print the last dialogue, evaluate the base and the trained model, print the table and what went wrong."""
+    print(run.last_dialogue())
     if held_out:
         results = {}
         for name, model in (("base", run.reference), ("trained", run.actor)):
             model.to(run.actor.device)
-            numbers = range(1, config.eval_attempts + 1)
-            by_question = evaluate(model, run.chat, held_out, numbers, config, progress=f"evaluate {name}")
-            results[name] = accuracy_at_k(by_question) | {"dialogues": sum(by_question, [])}
+            allowed = range(1, config.eval_attempts + 1)
+            records = evaluate(model, run.chat, held_out, allowed, config, progress=f"evaluate {name}")
+            results[name] = accuracy_at_k(records) | {"dialogues": sum(records, [])}
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
         print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
+    print(*run.warnings(), sep="\n")
 
 
 def start(argv: list[str] | None) -> tuple[Config, Run, list[Problem], list[Problem], list[Problem], Callable]:
@@ -301,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
     first, go_on = ranks.rank() == 0, f"go on with: python train.py --resume --out {config.out}"
     if first:
-        print(f"{config.out}: {config.model}, {run.actor.num_parameters():,} parameters, {len(problems)} questions")
+        print(describe(config, PRESETS, run.actor, len(problems)))
     try:
         with stop_on_signal() as stop_requested:
             finished = train(config, run, problems, validation, log, stop_requested)

@@ -186,7 +186,7 @@ def draw(summary: dict, out: Path) -> None:
     (out / "table.md").write_text("\n\n".join(texts) + "\n")
     print(f"\n{(out / 'table.md').read_text()}")
     curves = {name: over_seeds(runs, slice(None)) for name, runs in shown.items() if name not in list(CONTROLS)[1:]}
-    plot_accuracy(curves, out / "accuracy.png", best)
+    plot_accuracy(curves, out / "accuracy.png", {"best possible": [100 * share for share in best]} if best else {})
 
 
 # -------------------- The command line, shared with ablations.py

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, field, fields
@@ -42,42 +42,38 @@ def option(default, help: str, valid=None, *, group: str = "options"):
 
 def require(options, name: str, words: str, valid: Callable[[object], bool]) -> None:
     """ValueError when the option does not fit."""
-    if (value := getattr(options, name)) is not None and not valid(value):
-        raise ValueError(f"--{name} must {words}, not {value}")
-
-
-def check_ranges(options) -> None:
-    """ValueError for the first option with a value out of its range."""
-    for each in fields(options):
-        if each.metadata["valid"]:
-            require(options, each.name, *each.metadata["valid"])
+    if not valid(getattr(options, name)):
+        raise ValueError(f"--{name} must {words}, not {getattr(options, name)}")
 
 
 def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
     """The options that the command line gives, by name. Whatever is wrong ends the program with one sentence."""
     usage = "%(prog)s --OPTION VALUE ..."  # argparse's own does not survive options without a metavar
     parser = ArgumentParser(None, usage, about, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.error = fail
+    parser.error = lambda message: fail(message.removeprefix("argument "))
     groups, types = {"options": parser}, get_type_hints(kind)
     for each in fields(kind):
         title, default = each.metadata["group"], "required" if each.default is MISSING else f"default: {each.default}"
         group = groups[title] = groups.get(title) or parser.add_argument_group(title)
-        settings = dict(type=converter(types[each.name]), required=each.default is MISSING, default=SUPPRESS)
         flag = dict(nargs="?", const=True, metavar="true") if types[each.name] is bool else dict(metavar="")
-        group.add_argument(f"--{each.name}", help=f"{each.metadata['help']} ({default})", **settings, **flag)
+        convert = converter(types[each.name], each.metadata["valid"])
+        text = f"{each.metadata['help']} ({default})"
+        group.add_argument(f"--{each.name}", help=text, type=convert, default=SUPPRESS, **flag)
     argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
-    # Unknown options first: argparse would rather complain that --model is missing than mention --modle.
-    known = [string for action in parser._actions for string in action.option_strings]
-    for word in (word.split("=")[0] for word in argv):
-        if re.match("--?[A-Za-z]", word) and word not in known:
-            near = difflib.get_close_matches(word, known, n=1)
-            fail(f"there is no option {word}" + (f": did you mean {near[0]}?" if near else ", see --help"))
-    given, rest = parser.parse_known_args(argv)
-    return fail(f"'{rest[0]}' belongs to no option, see --help") if rest else vars(given)
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        word = unknown[0].split("=")[0]
+        alike = difflib.get_close_matches(word, [f"--{name}" for name in types], n=1)
+        if word.startswith("--"):  # --learning_rate
+            alike += [f"--{each.name}" for each in fields(kind) if word[2:].replace("_", " ") in each.metadata["help"]]
+        fail(f"there is no option {word}" + (f": did you mean {alike[0]}?" if alike else ", see --help"))
+    if missing := [f"--{each.name}" for each in fields(kind) if each.default is MISSING and each.name not in given]:
+        fail(f"{', '.join(missing)} must be given, see --help")
+    return vars(given)
 
 
-def converter(kind: type) -> Callable[[str], object]:
-    """From a word of the command line to a value of this type; "none" is None where the type has it."""
+def converter(kind: type, valid: tuple | None) -> Callable[[str], object]:
+    """From a word of the command line to a value of this type in its range; "none" is None where the type has it."""
     (base,), optional = [t for t in get_args(kind) or (kind,) if t is not type(None)], type(None) in get_args(kind)
 
     def convert(word: str):
@@ -85,7 +81,10 @@ def converter(kind: type) -> Callable[[str], object]:
             return None
         if base is bool and word.lower() not in ("true", "false"):
             raise ValueError
-        return word.lower() == "true" if base is bool else base(word)
+        value = word.lower() == "true" if base is bool else base(word)
+        if valid and not valid[1](value):
+            raise ArgumentTypeError(f"must {valid[0]}, not {value}")
+        return value
 
     convert.__name__ = base.__name__  # argparse says "invalid int value"
     return convert
@@ -104,12 +103,19 @@ def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str |
     if preset not in presets:
         raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(presets)}")
     options = kind(**(parse(kind, presets[preset].split()) | given))
-    check_ranges(options)
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
     # a part is what a process that was killed before its first step may leave
     if Path(options.out).exists() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
         raise ValueError(f"{options.out} is not empty: continue that run with --resume, or choose another --out")
     return options
+
+
+def changed(options, presets: dict[str, str]) -> str:
+    """The options that are not the preset's, as they would be on a command line."""
+    preset = type(options)(**parse(type(options), presets[options.preset].split()))
+    names = [name for name in vars(options) if name not in ("preset", "out", "resume")]
+    pairs = [(name, getattr(options, name)) for name in names if getattr(options, name) != getattr(preset, name)]
+    return " ".join(f"--{name} {value}" for name, value in pairs)
 
 
 def saved_options(kind: type, given: dict):

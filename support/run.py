@@ -5,15 +5,22 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from zipfile import ZipFile
 
 import torch
+import transformers
 
 from support import ranks
-from support.files import atomic_write, remove, save_text
+from support.cli import changed
+from support.files import atomic_write, output_folder, remove, save_text
 from support.memory import explain_memory
-from support.models import move, recompute_activations
+from support.models import move, recompute_activations, save_model
+from support.plots import plot_training, read_metrics
+from support.show import as_text
+from support.statistics import repeated_share
 
 
 class Run:
@@ -22,6 +29,7 @@ class Run:
     def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.actor, self.critic, self.reference = actor, critic, reference
+        self.terminal = sys.stderr.isatty()
         self.optimizers = [each for each in (actor_optimizer, critic_optimizer) if each is not None]
         parts = dict(actor=actor, critic=critic, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
         self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
@@ -57,6 +65,9 @@ class Run:
         state = {name: part.state_dict() for name, part in self.parts.items()} | {"step": self.step}
         if ranks.rank() == 0:
             save_checkpoint(state, self.folder, self.config.keep_checkpoints)
+            plot_training({"": read_metrics(self.folder)}, self.folder / "training.png")
+            if self.config.export_checkpoints:
+                save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
 
     def restore(self) -> None:
         """Continue from the last checkpoint: metrics written after it are dropped, because those steps come again."""
@@ -70,20 +81,32 @@ class Run:
         if metrics.exists() and ranks.rank() == 0:  # one line a step
             save_text("".join(metrics.read_text().splitlines(keepends=True)[: self.step]), metrics)
 
-    def record(self, metrics: dict, dialogues) -> None:
-        """Append the step's line to metrics.jsonl and, every few steps, write one dialogue as text."""
+    def record(self, metrics: dict, dialogue: dict) -> None:
+        """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue as text
+        and, where there is no terminal for a progress bar, print a line."""
+        steps, left = self.config.steps, timedelta(seconds=round(metrics["seconds"] * (self.config.steps - self.step)))
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(metrics) + "\n")
-        if self.step % self.config.show_every == 0:
-            d = int(dialogues.used_D.argmax())  # the first of those with the most attempts
-            tokens = dialogues.tokens_DT[d, : dialogues.length_D[d]].tolist()
-            lines = [self.chat.text(tokens), f"----- step {self.step}: reward {dialogues.reward_D[d]:+.2f}"]
-            for i, attempt in enumerate(dialogues.attempts[d], 1):
-                verdict = "correct" if attempt.correct else "out of tokens" if attempt.truncated else "incorrect"
-                lines.append(f"----- attempt {i}: {verdict}, answer {attempt.answer!r}")
+        if self.step in (1, steps) or self.step % self.config.show_every == 0:
             (self.folder / "dialogues").mkdir(exist_ok=True)
-            text = "\n".join(lines) + "\n"
-            (self.folder / "dialogues" / f"step-{self.step:06d}.txt").write_text(text, encoding="utf-8")
+            save_text(as_text(dialogue) + "\n", self.folder / "dialogues" / f"step-{self.step:06d}.txt")
+        if not self.terminal and (self.step in (1, steps) or self.step % max(1, steps // 20) == 0):
+            print(f"step {self.step} of {steps}: {in_brief(metrics)}, about {left} left", file=sys.stderr, flush=True)
+
+    def last_dialogue(self) -> str:
+        text = (self.folder / "dialogues" / f"step-{self.step:06d}.txt").read_text(encoding="utf-8")
+        return f"\nA dialogue of step {self.step}:\n\n{text}"
+
+    def warnings(self) -> list[str]:
+        """What went wrong in the run, a sentence each."""
+        rows = read_metrics(self.folder)
+        truncated, skipped = fmean(row["truncated"] for row in rows), sum(row.get("skipped", 0) for row in rows)
+        found = []
+        if truncated > 0.5:
+            found.append(f"warning: {truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens")
+        if skipped:
+            found.append(f"warning: {skipped} optimiser steps were skipped, as a gradient was not finite")
+        return found
 
 
 def tensors_of(things):
@@ -128,12 +151,43 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def training_metrics(batch) -> dict:
+    """The numbers of a step's Dialogues (rollout.py). accuracy_by_attempt[k - 1]: of the dialogues that were allowed k
+    attempts or more, the share that was solved within k."""
+    solved_at_D = torch.where(batch.correct_D, batch.used_D, torch.iinfo(torch.long).max)
+    most = int(batch.allowed_D.max())
+    by_attempt = [(solved_at_D[batch.allowed_D >= k] <= k).float().mean().item() for k in range(1, most + 1)]
+    per_dialogue = {
+        "reward": batch.reward_D,
+        "accuracy": batch.correct_D,
+        "attempts_used": batch.used_D,
+        "truncated": batch.truncated_D,
+        "tokens_sampled": batch.sampled_DT.sum(1),
+        "tokens_total": batch.length_D,
+    }
+    means = {name: values_D.float().mean().item() for name, values_D in per_dialogue.items()}
+    repeated = repeated_share([[attempt.answer for attempt in attempts] for attempts in batch.attempts])
+    return means | {"accuracy_first": by_attempt[0], "accuracy_by_attempt": by_attempt, "repeated": repeated}
+
+
 def stage_speeds(dialogues, training_set, clock: list[float]) -> dict:
     """Tokens per second of each stage: sampled ones in the rollout, elsewhere all of the dialogues trained on."""
     sampled, total = int(dialogues.sampled_DT.sum()), int(training_set.length_D.sum())
     stages = zip(("rollout", "score", "update"), (sampled, total, total), clock, clock[1:])
     rates = {f"{stage}_tokens_per_second": tokens / (end - start) for stage, tokens, start, end in stages}
     return rates | {"seconds": clock[-1] - clock[0]}
+
+
+def describe(config, presets: dict[str, str], model, questions: int) -> str:
+    """What a run is, for its first lines."""
+    others = changed(config, presets) or "no other options"
+    return f"""{config.out}: {config.model}, {model.num_parameters():,} parameters, {questions} questions
+preset {config.preset}, {others}; torch {torch.__version__}, transformers {transformers.__version__}"""
+
+
+def in_brief(metrics: dict) -> str:
+    """The metrics beside the progress bar."""
+    return ", ".join(f"{name} {metrics[name]:.3f}" for name in ("reward", "accuracy", "kl") if name in metrics)
 
 
 def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], None]:
@@ -147,7 +201,9 @@ def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], No
         elif log_to == "wandb":
             import wandb
 
-            wandb.init(project="multi-attempt", name=Path(out).name, config=options)
+            runs = sorted(Path(out).glob("wandb/run-*"))  # of the same run before it was resumed: run-TIME-ID
+            settings = dict(dir=output_folder(out), id=runs[-1].name.split("-")[-1] if runs else None, resume="allow")
+            wandb.init(project="multi-attempt", name=Path(out).name, config=options, **settings)
     except ImportError as error:
         raise ValueError(f"--log_to {log_to} needs a package that is not installed: {error}") from error
 

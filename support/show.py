@@ -1,10 +1,9 @@
-"""Dialogues for people to read: on a terminal, in colour, and as an HTML page that loads nothing else.
+"""Dialogues for people to read: as text, and as an HTML page that loads nothing else.
 
 A dialogue here is what dialogue_record of evaluate.py returns."""
 
-import os
 import re
-import sys
+from collections import Counter
 from html import escape
 from pathlib import Path
 from string import Template
@@ -18,8 +17,8 @@ KINDS = {  # of dialogues: what --show_what calls them, and what that means
     "repeated": "a wrong answer repeated",
     "truncated": "an attempt cut off by a token budget",
 }
-COLOURS = {"prompt": "2", "attempt": "36", "feedback": "33", "right": "1;32", "wrong": "1;31"}  # ANSI codes
-PER_KIND = 100  # dialogues of each kind and model on the page; a whole benchmark would be too much for a browser
+MARKUP = r"&lt;\|.+?\|&gt;(?:(?:system|user|assistant)\b)?"  # of chat templates, in HTML
+MOST = 500  # questions on a page: more would be too much for a browser
 PAGE = Path(__file__).with_name("dialogues.html")  # the page without its dialogues
 
 
@@ -46,12 +45,15 @@ def parts(dialogue: dict) -> list[tuple[str, str]]:
     pieces = [("prompt", text[: starts[0]])]
     for i, attempt in enumerate(attempts):
         verdict, word = ("right", "correct") if attempt["correct"] else ("wrong", "wrong")
-        answer = "no closed box" if attempt["answer"] is None else f"answer {attempt['answer']}"
         cut = ", cut off by the token budget" if attempt["truncated"] else ""
         pieces.append(("attempt", text[starts[i] : ends[i]]))
-        pieces.append((verdict, f"attempt {i + 1} is {word}: {answer}{cut}"))
+        pieces.append((verdict, f"attempt {i + 1} is {word}: {answer_of(attempt)}{cut}"))
         pieces.append(("feedback", text[ends[i] : starts[i + 1]]))
     return [(kind, piece) for kind, piece in pieces if piece]
+
+
+def answer_of(attempt: dict) -> str:
+    return "no closed box" if attempt["answer"] is None else f"answer {attempt['answer']}"
 
 
 def readable(text: str) -> str:
@@ -59,57 +61,43 @@ def readable(text: str) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text).strip("\n")
 
 
+def as_text(dialogue: dict) -> str:
+    """The whole dialogue with its gold answer and verdicts."""
+    meanings = ", ".join(KINDS[kind] for kind in kinds(dialogue))
+    lines = [f"=== {meanings}; gold answer {dialogue['gold']}, reward {dialogue['reward']:+.2f}"]
+    lines += [f"--- {piece}" if kind in ("right", "wrong") else piece for kind, piece in parts(dialogue)]
+    return "\n".join(map(readable, lines))
+
+
+def shown(dialogues: list[dict], count: int, what: str) -> str:
+    """The first `count` dialogues of the kind `what` ("all": of any kind) as text."""
+    chosen = [dialogue for dialogue in dialogues if what in ("all", *kinds(dialogue))]
+    return "\n\n".join(map(as_text, chosen[:count])) or f"no dialogue is of the kind: {KINDS.get(what, what)}"
+
+
 def html(text: str) -> str:
     return escape(readable(text))
 
 
-def wants_colour() -> bool:
-    """Colour is for terminals, unless NO_COLOR is set (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def shown(dialogues: list[dict], count: int, what: str, colour: bool) -> str:
-    """The first `count` dialogues of the kind `what` ("all": of any kind) as text, in ANSI colours if wanted."""
-    chosen = [dialogue for dialogue in dialogues if what in ("all", *kinds(dialogue))][:count]
-    lines = []
-    for i, dialogue in enumerate(chosen, 1):
-        meanings = ", ".join(KINDS[kind] for kind in kinds(dialogue))
-        lines.append(f"=== {i} of {len(chosen)}: {meanings}; the gold answer is {readable(dialogue['gold'])}")
-        for kind, piece in parts(dialogue):
-            line = f"--- {readable(piece)}" if kind in ("right", "wrong") else readable(piece)
-            lines.append(f"\033[{COLOURS[kind]}m{line}\033[0m" if colour else line)
-        lines.append("")
-    return "\n".join(lines[:-1]) or f"no dialogue is of the kind: {KINDS.get(what, what)}"
-
-
-def first_of_each_kind(dialogues: list[dict]) -> list[dict]:
-    """The first PER_KIND dialogues of each kind. One of several kinds counts in each."""
-    room, chosen = dict.fromkeys(KINDS, PER_KIND), []
-    for dialogue in dialogues:
-        if any(room[kind] > 0 for kind in kinds(dialogue)):
-            chosen.append(dialogue)
-            for kind in kinds(dialogue):
-                room[kind] -= 1
-    return chosen
-
-
 def page(models: dict[str, list[dict]]) -> str:
-    """Dialogues by model name -> an HTML page with the first of each kind and model, and a button for each kind."""
-    body, there = [], []
-    for name, dialogues in models.items():
-        body.append(f"<h2>{html(name)}</h2>")
-        for dialogue in first_of_each_kind(dialogues):
-            own = ["all", *kinds(dialogue)]
-            there += own
-            verdict, word = ("right", "solved") if dialogue["correct"] else ("wrong", "not solved")
-            used = f"{len(dialogue['attempts'])} of {dialogue['allowed']} attempts"
-            summary = f'<b class="{verdict}">{word}</b>, {used}: {html(dialogue["question"][:200])}'
-            body.append(f'<details data-kinds="{" ".join(own)}"><summary>{summary}</summary>')
-            body += [f'<pre class="{kind}">{html(piece)}</pre>' for kind, piece in parts(dialogue)]
-            body.append(f"<p>The gold answer is <code>{html(dialogue['gold'])}</code>.</p></details>")
-    buttons = [
-        f'<button data-kind="{kind}">{KINDS.get(kind, kind)} ({there.count(kind)})</button>' for kind in ("all", *KINDS)
-    ]
-    count = f"{there.count('all')} of {sum(map(len, models.values()))}"
-    texts = {"count": count, "most": PER_KIND, "buttons": "\n".join(buttons), "dialogues": "\n".join(body)}
-    return Template(PAGE.read_text(encoding="utf-8")).substitute(texts)
+    """Dialogues by model name, all about the same questions -> an HTML page: a folded line for each question, in it the
+    dialogues of all models side by side, and a button for each kind of dialogue."""
+    body, counts = [], Counter(dict.fromkeys(["all", *KINDS], 0))
+    questions = list(zip(*models.values(), strict=True))
+    for same in questions[:MOST]:
+        own = ["all", *(kind for kind in KINDS if any(kind in kinds(dialogue) for dialogue in same))]
+        counts.update(own)
+        answers, columns = [], []
+        for name, dialogue in zip(map(html, models), same):
+            last, used = dialogue["attempts"][-1], f"{len(dialogue['attempts'])} of {dialogue['allowed']}"
+            answer = f'<b class="{"right" if last["correct"] else "wrong"}">{html(answer_of(last))}</b> ({used})'
+            answers.append(f"{name}: {answer}" if len(models) > 1 else answer)
+            pieces = [(kind, re.sub(MARKUP, r"<i>\g<0></i>", html(piece))) for kind, piece in parts(dialogue)]
+            column = "".join(f'<pre class="{kind}">{piece}</pre>' for kind, piece in pieces)
+            columns.append(f"<section><h2>{name}</h2>{column}</section>")
+        gold, question = html(same[0]["gold"]), html(same[0]["question"][:200])
+        summary = f"<summary>{', '.join(answers)}, gold <b>{gold}</b>: {question}</summary>"
+        body.append(f'<details data-kinds="{" ".join(own)}">{summary}<div>{"".join(columns)}</div></details>')
+    buttons = [f'<button data-kind="{kind}">{KINDS.get(kind, kind)} ({n})</button>' for kind, n in counts.items()]
+    texts = {"count": f"{min(MOST, len(questions))} of {len(questions)}", "buttons": "\n".join(buttons)}
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(texts | {"dialogues": "\n".join(body)})

@@ -56,8 +56,8 @@ def mean_over(by_data: dict[str, dict]) -> dict:
     means = []
     for same in zip(*(result["by_attempts"] for result in by_data.values())):
         columns = {key: [row[key] for row in same] for key in same[0]}
-        found = {"attempts": same[0]["attempts"], "questions": sum(columns["questions"])}
-        found |= {key: mean(columns[key]) for key in ("repeated", "truncated", "attempts_used", "tokens")}
+        found = {key: mean(values) for key, values in columns.items()}
+        found |= {"attempts": same[0]["attempts"], "questions": sum(columns["questions"])}
         for key, low, high in (("accuracy", "low", "high"), ("gain", "gain_low", "gain_high")):
             if key in columns:
                 middle = fmean(columns[key])

@@ -33,15 +33,18 @@ def test_parse_gives_what_was_given(words, given):
 @pytest.mark.parametrize(
     "kind, words, sentence",
     [
-        (Options, "", "the following arguments are required: --model, --data"),
+        (Options, "", "--model, --data must be given, see --help"),
         (Options, "--modle a", "there is no option --modle: did you mean --model?"),
         (Config, "--step=3", "there is no option --step: did you mean --steps?"),  # nor is it taken for --steps
+        (Config, "--learning-rate 1e-3", "there is no option --learning_rate: did you mean --lr?"),
+        (Config, "--critic_learning_rate=1", "there is no option --critic_learning_rate: did you mean --critic_lr?"),
+        (Config, "--steps 0", "--steps: must be greater than 0, not 0"),
         (Config, "-xyzzy", "there is no option -xyzzy, see --help"),
-        (Config, "--steps 3.5", "argument --steps: invalid int value: '3.5'"),
-        (Config, "--steps none", "argument --steps: invalid int value: 'none'"),
-        (Config, "--offload maybe", "argument --offload: invalid bool value: 'maybe'"),
-        (Config, "--model a b", "'b' belongs to no option, see --help"),
-        (Config, "--steps 3 --model", "argument --model: expected one argument"),
+        (Config, "--steps 3.5", "--steps: invalid int value: '3.5'"),
+        (Config, "--steps none", "--steps: invalid int value: 'none'"),
+        (Config, "--offload maybe", "--offload: invalid bool value: 'maybe'"),
+        (Config, "--model a b", "there is no option b, see --help"),
+        (Config, "--steps 3 --model", "--model: expected one argument"),
     ],
 )
 def test_parse_refuses_in_one_sentence(kind, words, sentence, capsys, monkeypatch):

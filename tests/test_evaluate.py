@@ -143,25 +143,27 @@ def files():
 
 
 def test_the_files_of_two_models_and_two_data_sets(evaluation, monkeypatch, capsys):
+    """One of the models has a label."""
     monkeypatch.setattr(ev, "plot_accuracy", plots.plot_accuracy)
-    evaluation("--model base,trained/ --show 1 --show_what all")
+    evaluation("--model base,ours=trained/ --show 1 --show_what all")
     found, printed = json.loads(files()["results.json"]), capsys.readouterr().out
-    names = [f"{name}{what}" for name in ("base", "trained") for what in ("", ", pass@k of independent samples")]
+    names = [f"{name}{what}" for name in ("base", "ours") for what in ("", ", pass@k of independent samples")]
     assert list(found["models"]) == names and found["options"]["samples"] == 3
     for name, result in found["models"].items():
         assert [row["questions"] for row in result["by_data"].values()] == [3, 3]
         assert result["by_data"]["a.jsonl"].get("samples") == (3 if "pass@k" in name else None)
-    assert list(found["paired"]["base : trained"]) == ["all", "a.jsonl", "b.jsonl"]
-    text = plots.tables("a, b: 6 questions", found["models"], found["paired"]) + "\n"
+    assert list(found["paired"]["base : ours"]) == ["all", "a.jsonl", "b.jsonl"]
+    text = plots.tables("a.jsonl, b.jsonl", found["models"], found["paired"]) + "\n"
     assert printed.startswith(text) and files()["table.md"].decode() == text
     assert printed.count("=== ") == 2 and "You have 2 attempts to answer" in printed
-    base, trained = (json.loads(files()[f"dialogues-{name}.json"]) for name in ("base", "trained"))
-    assert len(base) == len(trained) == 6 * 2 and base != trained  # without the samples
-    assert files()["dialogues.html"].count(b"<details ") == 2 * 6  # those with the most attempts
-    names = {f"{kind}-{name}" for kind in ("dialogues", "greedy", "samples") for name in ("base", "trained")}
+    base, ours = (json.loads(files()[f"dialogues-{name}.json"]) for name in ("base", "ours"))
+    assert len(base) == len(ours) == 6 * 2 and base != ours  # without the samples
+    page = files()["dialogues.html"].decode()  # those with the most attempts
+    assert page.count("<details ") == 6 and page.count("<h2>ours</h2>") == page.count("<h2>base</h2>") == 6
+    names = {f"{kind}-{name}" for kind in ("dialogues", "greedy", "samples") for name in ("base", "ours")}
     assert {path.stem for path in Path("out").iterdir()} - {"accuracy"} == names | {"results", "table", "dialogues"}
-    assert evaluation("--model base,trained --data a.jsonl --samples 0") == []
-    assert capsys.readouterr().out.startswith("a: 3 questions") and files()["accuracy.png"].startswith(b"\x89PNG")
+    assert evaluation("--model base,ours=trained --data a.jsonl --samples 0") == []
+    assert capsys.readouterr().out.startswith("a.jsonl: 3 q") and files()["accuracy.png"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("sets, curves", [(data.PAPER, True), (["math500", "a"], False)])
@@ -175,7 +177,7 @@ def test_the_papers_curves_are_drawn_with_its_five_benchmarks(sets, curves, eval
 def test_limit_is_a_seeded_shuffle(evaluation):
     def take(limit, seed):
         options = dict(model="base", data="a.jsonl", limit=limit, seed=seed, max_new_tokens=24)
-        return [problem.answer for problem in ev.prepare(ev.Options(**options), options)[0]["a.jsonl"]]
+        return [problem.answer for problem in ev.prepare(options)[1]["a.jsonl"]]
 
     assert take(None, 0) == ["1", "2", "3"] == sorted(take(9, 0))
     assert take(2, 0) == take(2, 0) == take(3, 0)[:2]
@@ -258,11 +260,11 @@ def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation
         ("--max_new_tokens 25", None, "max_new_tokens (24 there, 25 here)"),
         ("--max_attempt_tokens 4", None, "max_attempt_tokens (None there, 4 here)"),
         ("--seed 1", None, "seed (3 there, 1 here)"),
-        ("--dtype bfloat16", None, "dtype (torch.float32 there, torch.bfloat16 here)"),
-        ("--feedback uncounted", None, "feedback (...nswer is incorrect. You have 1 attempts left. "),
-        ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback (..."),
-        ("", patch.object(chat, "SYSTEM", "Be quick."), r"prompt (<|im_start|>system\nPlease"),
-        ("", patch("evaluate.grader_version", lambda: "new"), ", new here)"),
+        ("--dtype bfloat16", None, "dtype ('torch.float32' there, 'torch.bfloat16' here)"),
+        ("--feedback uncounted", None, "feedback ('<|im_end|>"),
+        ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback ('<|im_end|>"),
+        ("", patch.object(chat, "SYSTEM", "Be quick."), r"prompt ('<|im_start|>system\nPlease"),
+        ("", patch("support.journal.grader_version", lambda: "new"), ", 'new' here)"),
         ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content ("),
     ],
 )
@@ -280,10 +282,15 @@ def test_another_configuration_is_refused(more, change, difference, evaluation, 
 @pytest.mark.parametrize(
     "more, sentence",
     [
-        ("--attempts 0", "--attempts must be greater than 0, not 0"),
+        ("--attempts 0", "--attempts: must be greater than 0, not 0"),
         ("--samples 1", "--samples must be 0 or at least --attempts, not 1"),
         ("--feedback kind", "unknown feedback 'kind': choose one of paper, uncounted, uninformative"),
         ("--model base,base/", "--model must name models, each once, separated by commas, not 'base,base/'"),
+        (
+            "--model a=base,a=trained",
+            "--model must name models, each once, separated by commas, not 'a=base,a=trained'",
+        ),
+        ("--model =base", "--model must name models, each once, separated by commas, not '=base'"),
         ("--model base,missing", "there is no model folder missing: "),
         ("--model .", "the model . cannot be loaded: "),
         ("--model plain", "the tokenizer does not know the token <|im_end|> of the chat template 'chatml': choose "),

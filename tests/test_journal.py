@@ -22,31 +22,37 @@ def test_a_journal_is_what_was_appended(tmp_path):
     assert there.finished["a", "2"] == [{"question": "a", "gold": "2"}]  # by question and gold answer
 
 
-def test_a_journal_cut_anywhere_loses_the_lines_that_are_not_whole(tmp_path):
+def test_a_journal_cut_anywhere_loses_the_line_that_is_not_whole(tmp_path):
     path = tmp_path / "j.jsonl"
     for chunk in ([A], [B, C]):
         Journal(path, {"k": 1}).append(chunk)
     whole = path.read_bytes()
-    settings, first, second = whole.splitlines(keepends=True)
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     for length in range(len(whole)):
-        path.write_bytes(whole[:length] + b"?" * 99)  # of a chunk that was longer than what follows
+        path.write_bytes(whole[:length])
         again = Journal(path, {"k": 1})
-        assert again.count == (length >= len(settings + first))
-        for chunk in [[A], [B, C]][again.count :]:
-            again.append(chunk)
+        assert again.count == sum(length >= end for end in ends[1:])
+        again.append([A, B, C][again.count :])
         assert path.read_bytes() == whole
 
 
+def test_what_is_missing(tmp_path):
+    """Problems a and b are to be asked with 1, 2 and 3 attempts allowed; twice a is there, and once b."""
+    journal, a, b, c = Journal(), ("a", "1"), ("b\n\u2028", "1"), ("c", "1")
+    journal.append([A, B, A])
+    assert journal.missing([a, b, a, c], range(1, 4)) == [(a, 3), (b, 2), (b, 3), (c, 1), (c, 2), (c, 3)]
+    assert journal.missing([b, a], [1]) == [] and journal.records([b, a, b], 1) == [[B], [A], [B]]
+
+
 def test_other_settings_are_refused_and_named(tmp_path):
-    there, here = {"k": 1, "l": "a" * 50 + "\nb", "n": 0}, {"l": "a" * 50 + "c", "m": 3, "n": 0}
-    Journal(path := tmp_path / "j.jsonl", there).append([A])
-    names = rf"k (1 there, None here), l (...{'a' * 20}\nb there, ...{'a' * 20}c here), m (None there, 3 here)"
+    Journal(path := tmp_path / "j.jsonl", {"k": 1, "l": "a" * 99, "n": 0}).append([A])
+    names = f"k (1 there, None here), l ('{'a' * 49} there, 'b\\nc' here), m (None there, 3 here)"
     sentence = f"{path} holds an evaluation with other settings, {names}: choose another --out, or delete it"
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        Journal(path, here)
+        Journal(path, {"l": "b\nc", "m": 3, "n": 0})
 
 
-@pytest.mark.parametrize("lines", [b'{"k": 1}\n[{"quest', b'{"k": 1}\n[[]]', b'{"k": 1}\n[{}]', b"[]", b"\xff"])
+@pytest.mark.parametrize("lines", [b'{"k": 1}\n{"quest', b'{"k": 1}\n[]', b'{"k": 1}\n{}', b"[]", b"\xff"])
 def test_a_damaged_journal_is_named(lines, tmp_path):
     path = tmp_path / "j.jsonl"
     path.write_bytes(lines + b"\n[]\n")

@@ -3,12 +3,12 @@
 import re
 import runpy
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
-from matplotlib.text import Text
 
 from support import plots, show
+from support.files import save_json
 from support.statistics import mean_over, wilson
 
 FEEDBACK = "<|im_end|>\n<|im_start|>system\nTry again.<|im_end|>\n<|im_start|>assistant\n"
@@ -25,6 +25,7 @@ def dialogue(question, allowed, *texts, gold="7", truncated=False):
         text += attempt
     text += "<|im_end|>" if answer is None else ""
     same = {"question": question, "gold": gold, "allowed": allowed, "truncated": truncated, "attempts": attempts}
+    same["reward"] = 1 if answer == gold else -0.5
     return same | {"correct": answer == gold, "text": text}
 
 
@@ -59,41 +60,42 @@ def test_parts_are_the_whole_dialogue():
     assert show.parts(MUTE)[-2] == ("attempt", "No idea<|im_end|>")  # no feedback follows the last attempt
 
 
-def test_shown_in_colour_and_plain():
-    plain = show.shown(DIALOGUES, 5, "fixed", colour=False)
-    assert plain.count("=== ") == 2 and "=== 2 of 2: solved by a later attempt; the gold answer is 7\n" in plain
-    assert "\033" not in plain and plain.endswith("\n--- attempt 2 is correct: answer 7")
-    colour = show.shown(DIALOGUES, 5, "fixed", colour=True)
-    assert "\033[1;31m--- attempt 1 is wrong: answer 6\033[0m" in colour and "\033[36mIt is 7\033[0m" in colour
-    assert re.sub(r"\033\[[\d;]*m", "", colour) == plain
-    assert show.shown(DIALOGUES, 2, "all", colour=False).count("=== ") == 2
-    none = show.shown([FIRST], 2, "truncated", colour=False)
-    assert none == "no dialogue is of the kind: an attempt cut off by a token budget"
-    nasty = show.shown([NASTY], 1, "all", colour=False)
+def test_shown():
+    plain = show.shown(DIALOGUES, 5, "fixed")
+    assert plain.count("=== solved by a later attempt; gold answer 7, reward +1.00\nb\nIt is 6\n--- attempt 1 is ") == 2
+    assert plain.endswith("\n--- attempt 2 is correct: answer 7")
+    assert show.shown(DIALOGUES, 2, "all").count("=== ") == 2
+    assert show.shown([FIRST], 2, "truncated") == "no dialogue is of the kind: an attempt cut off by a token budget"
+    nasty = show.shown([NASTY], 1, "all")
     assert "A\ufffd[2J\ufffd & <i>" in nasty and "\033" not in nasty and "\x9b" not in nasty
 
 
-@pytest.mark.parametrize("terminal, no_color, wanted", [(True, "", True), (True, "1", False), (False, "", False)])
-def test_colour_is_for_terminals(terminal, no_color, wanted, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: terminal))
-    monkeypatch.setenv("NO_COLOR", no_color)
-    assert show.wants_colour() == wanted
-
-
 def test_page(monkeypatch):
-    page = show.page({"base": DIALOGUES, "<trained>": [NASTY]})
-    assert "<h2>&lt;trained&gt;</h2>" in page and "A\ufffd[2J\ufffd &amp; &lt;i&gt;" in page
-    assert "alert(1)</script>" not in page and "&lt;script&gt;alert(1)" in page and "<code>&lt;b&gt;</code>" in page
-    assert page.count("<script>") == 1 and not re.search(r"https?:|src=|@import|<link|\$", page)
+    """Questions of the first model: a, b, c, d, e, b; what the second one says, solves only the first of them."""
+    others = [dialogue(one["question"], 1, f"It is {7 - i}") for i, one in enumerate(DIALOGUES)]
+    page = show.page({"base": DIALOGUES, "ours": others})
+    lines = re.findall(r'<details data-kinds="([\w ]+)"><summary>(.*?)</summary>', page)
+    kinds = ["first", "fixed never", "never repeated", "never", "never truncated", "fixed never"]
+    assert [kinds for kinds, _ in lines] == [f"all {kind}" for kind in kinds]
+    fixed = '<b class="right">answer 7</b> (2 of 3), ours: <b class="wrong">answer 6</b> (1 of 1), gold <b>7</b>: b'
+    assert lines[1][1] == f"base: {fixed}" and '<b class="wrong">no closed box</b> (2 of 2)' in lines[3][1]
     buttons = dict(re.findall(r'<button data-kind="(\w+)">[^<]*\((\d+)\)', page))
-    assert buttons == {"all": "7", "first": "1", "fixed": "2", "never": "4", "repeated": "1", "truncated": "1"}
-    assert page.count('<details data-kinds="all ') == 7 and page.count('<details data-kinds="all fixed">') == 2
-    assert page.count("<details") == page.count("</details>") and page.count("<pre") == page.count("</pre>")
-    monkeypatch.setattr(show, "PER_KIND", 1)
+    assert buttons == {"all": "6", "first": "1", "fixed": "2", "never": "5", "repeated": "1", "truncated": "1"}
+    assert page.count("<h2>base</h2>") == page.count("<h2>ours</h2>") == 6 and "6 of 6 questions" in page
+    dimmed = "<i>&lt;|im_end|&gt;</i>\n<i>&lt;|im_start|&gt;system</i>\nTry again.<i>&lt;|im_end|&gt;</i>\n"
+    assert f'<pre class="feedback">{dimmed}<i>&lt;|im_start|&gt;assistant</i></pre>' in page
+    for tag in ("details", "summary", "section", "div", "pre", "b", "i"):
+        assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
+    monkeypatch.setattr(show, "MOST", 2)
     page = show.page({"base": DIALOGUES})
-    kinds = re.findall(r'<details data-kinds="all ([\w ]+)">', page)
-    assert kinds == ["first", "fixed", "never repeated", "never truncated"]
-    assert "<p>4 of 6, at most the first 1 of each kind and model</p>" in page
+    assert page.count("<details ") == 2 and "2 of 6 questions" in page and "base:" not in page
+
+
+def test_a_page_runs_nothing_that_a_model_wrote():
+    page = show.page({"<trained>": [NASTY]})
+    assert "<h2>&lt;trained&gt;</h2>" in page and "A\ufffd[2J\ufffd &amp; &lt;i&gt;" in page
+    assert "alert(1)</script>" not in page and "&lt;script&gt;alert(1)" in page and "gold <b>&lt;b&gt;</b>" in page
+    assert page.count("<script>") == 1 and not re.search(r"https?:|src=|@import|<link|\$", page)
 
 
 def result(*accuracies, n=1000):
@@ -131,28 +133,15 @@ def test_tables_of_several_data_sets_and_models():
     by_data = {"base": {"a": one, "my/b.jsonl": two}, "trained": {"a": two, "my/b.jsonl": one}}
     results = {name: mean_over(sets) for name, sets in by_data.items()}
     paired = {"base : trained": {"all": [{"attempts": 1, "only_first": 2, "only_second": 8, "p": 0.109375}]}}
-    assert (
-        plots.tables("two sets", results, paired)
-        == """\
-two sets, % with 95% interval
-
-| model   | attempts | a    | b    | mean               | repeated answers | truncated | tokens a question |
-| ------- | -------- | ---- | ---- | ------------------ | ---------------- | --------- | ----------------- |
-| base    | 1        | 50.0 | 10.0 | 30.0 (16.2 - 50.1) | -                | 0.4       | 31                |
-| trained | 1        | 10.0 | 50.0 | 30.0 (16.2 - 50.1) | -                | 0.4       | 31                |
-
-base : trained, questions that only the one or the other solved, exact McNemar test
-
-| attempts allowed | all             |
-| ---------------- | --------------- |
-| 1                | 2 : 8, p = 0.11 |"""
-    )
-    assert plots.tables("one set", {"base": one}, {}) == f"one set, % with 95% interval\n\n{plots.table({'base': one})}"
-
-
-def test_short_names_of_data_sets():
-    assert plots.short(["math500", "amc23", "mine/a.jsonl"]) == ["MATH-500", "AMC 2023", "a"]
-    assert plots.short(["mine/a.jsonl", "b.jsonl", "yours/a.jsonl"]) == ["mine/a.jsonl", "b.jsonl", "yours/a.jsonl"]
+    found = plots.tables("a, my/b.jsonl", results, paired).split("\n\n")
+    titles = ["mean of a, my/b.jsonl: 20", "a: 10", "my/b.jsonl: 10"]
+    assert found[:6:2] == [f"{title} questions, % with 95% interval" for title in titles]
+    assert found[1] == plots.table(results) and "| 30.0 (16.2 - 50.1) | 30.0 (16.2 - 50.1) |" in found[1]
+    assert found[3] == plots.table({"base": one, "trained": two})
+    assert found[6] == "base : trained, questions that only one of them solved, exact McNemar test"
+    assert found[7].splitlines()[2] == "| 1                | 2 : 8, p = 0.11 |"
+    head = "one set: 10 questions, % with 95% interval"
+    assert plots.tables("one set", {"base": one}, {}) == f"{head}\n\n{plots.table({'base': one})}"
 
 
 @pytest.fixture
@@ -169,39 +158,44 @@ def plotted(monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", ["{}", "runs/reproduce/multi-attempt-{}/model, pass@k of 20 independent samples" * 2])
-def test_names_are_beside_their_lines_and_do_not_overlap(name, plotted):
-    models = {name.replace("{}", str(i)): result(0.47, last) for i, last in enumerate((0.5, 0.5, 0.5, 0.96))}
-    figure, panels = plotted(plots.plot_accuracy, models, optimum=[0.5, 1.0])
-    (axes,) = panels.values()
-    assert [line.get_ydata()[-1] for line in axes.lines] == pytest.approx([50, 50, 50, 96, 100])
-    assert [text.get_text() for text in axes.texts] == ["best possible", *(list(models)[i] for i in (3, 0, 1, 2))]
-    frame, boxes = axes.get_window_extent(), [Text.get_window_extent(text) for text in axes.texts]
-    assert all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:]))
-    assert all(frame.x1 < box.x0 + 1 and box.x1 <= figure.bbox.width and 0 <= box.y0 for box in boxes)
-    assert frame.width > 4 * figure.dpi and len(axes.collections) == 4  # bands
-
-
-def test_plot_of_several_data_sets(plotted):
-    shares = {"base": (0.4, 0.42), "base, pass@k": (0.4, 0.6)}
-    results = {name: mean_over({data: result(*two) for data in plots.BENCHMARK_NAMES}) for name, two in shares.items()}
-    _, panels = plotted(plots.plot_accuracy, results, paper=plots.PAPER_CURVES)
-    titles = [f"{name}, 1000 questions" for name in plots.BENCHMARK_NAMES.values()]
-    assert [axes.get_title() for axes in panels.values()] == ["mean over 5 data sets", *titles]
-    ours, paper = [40, 42, 40, 60], [45.6, 52.5, 42.3, 43.2]  # as far as we have attempts
-    for title, curves in (("mean over 5 data sets", ours + paper), ("aime24", ours)):
-        assert [y for line in panels[title].lines for y in line.get_ydata()] == pytest.approx(curves)
-        assert [line.get_linestyle() for line in panels[title].lines[:2]] == ["-", ":"]
+def test_plot_of_accuracy(plotted):
+    results = {"base": result(0.4, 0.42), "base, pass@k": result(0.4, 0.6)}
+    figure, panels = plotted(plots.plot_accuracy, results, references=plots.PAPER_CURVES)
+    (axes,), (legend,) = panels.values(), figure.legends
+    curves = [40, 42, 40, 60, 45.6, 52.5, 42.3, 43.2]  # the paper's as far as we have attempts
+    assert [y for line in axes.lines for y in line.get_ydata()] == pytest.approx(curves)
+    assert [line.get_linestyle() for line in axes.lines[:2]] == ["-", ":"] and len(axes.collections) == 2  # bands
+    assert [text.get_text() for text in legend.get_texts()] == [*results, *plots.PAPER_CURVES]
+    assert axes.get_window_extent().x1 < legend.get_window_extent().x0 and axes.get_window_extent().width > 600
 
 
 def test_plot_of_training(plotted):
-    metrics = [{"step": i, "reward": i / 80, "accuracy": 0.5, "accuracy_first": None} for i in range(1, 81)]
-    _, panels = plotted(plots.plot_training, metrics + [{"step": 81}])  # a key may be None, or missing
+    """A dot for every row that has the key, and a line. Several runs lie over each other."""
+    rows = [{"step": i, "reward": i / 80, "kl": None} for i in range(1, 81)] + [{"step": 81}]
+    figure, panels = plotted(plots.plot_training, {"": rows})
     dots, line = panels["reward"].lines
-    assert list(dots.get_ydata()) == [row["reward"] for row in metrics]
-    assert line.get_ydata()[[0, 9]] == pytest.approx([2 / 80, 10 / 80])  # before the first step there is nothing
-    assert set(panels["dialogues solved (%)"].lines[1].get_ydata()) == {50}
-    plotted(plots.plot_training, [])
+    assert list(dots.get_ydata()) == [i / 80 for i in range(1, 81)] and not len(panels["kl"].lines[1].get_xdata())
+    assert line.get_ydata()[[0, 9]] == pytest.approx([2 / 80, 10 / 80]) and figure.legends == []
+    names = "reward accuracy accuracy_first repeated kl entropy clipfrac explained_variance grad_norm"
+    assert [axes.get_title() for axes in panels.values()] == names.split()
+    figure, panels = plotted(plots.plot_training, {"runs/a": rows, "runs/b": rows[:3]})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["runs/a", "runs/b"]
+    assert [len(line.get_xdata()) for line in panels["reward"].lines] == [80, 80, 3, 3]
+    plotted(plots.plot_training, {"": []})
+
+
+def test_runs_laid_over_each_other(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        Path(name).mkdir()
+        save_json({"lr": lr, "seed": 0, "out": name}, f"{name}/config.json")
+        Path(name, "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
+    plots.main(["a", "b", "--out", "c.png"])
+    table = ["| option | a   | b   |", "| ------ | --- | --- |", "| lr     | 0.1 | 0.2 |", "| out    | a   | b   |"]
+    assert capsys.readouterr().out.splitlines()[:5] == [*table, ""] and Path("c.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit, match="2"):
+        plots.main(["a", "nowhere"])
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_matplotlib_is_imported_only_to_plot(monkeypatch):
@@ -209,4 +203,4 @@ def test_matplotlib_is_imported_only_to_plot(monkeypatch):
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
     runpy.run_path(plots.__file__)
     with pytest.raises(ImportError):
-        plots.plot_training([], "nowhere.png")
+        plots.plot_training({}, "nowhere.png")

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import small_model
 from tiny_runs import assert_same_run, launch, names, read_config, refused, same
 from transformers import AutoModelForCausalLM
@@ -23,11 +24,11 @@ import data
 import evaluate
 import train
 from data import Problem
-from evaluate import training_metrics
 from reward import reward
 from rollout import Attempt, Dialogues, LiveDialogue, Rules
 from support import cli
-from support.run import stage_speeds
+from support.run import stage_speeds, training_metrics
+from support.show import as_text
 from train import Config, draw_questions_and_attempts
 
 pytestmark = pytest.mark.usefixtures("inputs")
@@ -175,20 +176,46 @@ def test_feedback_is_that_of_training_and_of_the_evaluation():
     assert len(answered) > 4 and all("attempts left" not in text for text in answered)
 
 
-def test_a_dialogue_is_shown_whole():
-    result = launch("--steps 3 --show_every 2")
-    assert names("run/dialogues") == ["step-000002.txt"]
-    dialogues = result.rollouts[1]
-    d = dialogues.used_D.tolist().index(dialogues.used_D.max())
-    shown = Path("run/dialogues/step-000002.txt").read_text(encoding="utf-8")
-    text, *verdicts = re.split("^----- ", shown, flags=re.MULTILINE)
-    assert text.rstrip("\n") == result.run.chat.text(dialogues.tokens_DT[d, : dialogues.length_D[d]]).rstrip("\n")
-    assert text.startswith("<|im_start|>system\n")
-    assert text.count("Your answer is incorrect.") == dialogues.used_D.max() - 1
-    assert verdicts[0] == f"step 2: reward {dialogues.reward_D[d]:+.2f}\n"
-    for i, (line, attempt) in enumerate(zip(verdicts[1:], dialogues.attempts[d], strict=True), 1):
-        verdict = "correct" if attempt.correct else "out of tokens" if attempt.truncated else "incorrect"
-        assert line == f"attempt {i}: {verdict}, answer {attempt.answer!r}\n"
+def test_a_dialogue_of_the_first_the_last_and_every_few_steps():
+    """The first of its step, whole, with gold answer and verdicts, which at the end of the run is printed as well."""
+    result = launch("--steps 5 --show_every 2", report=True)
+    assert names("run/dialogues") == [f"step-{step:06d}.txt" for step in (1, 2, 4, 5)]
+    for step in (1, 2, 4, 5):
+        shown = Path(f"run/dialogues/step-{step:06d}.txt").read_text(encoding="utf-8")
+        (problem,) = [p for p in data.load("questions.jsonl") if f"user\n{p.question}<" in shown]
+        record = evaluate.dialogue_record(result.rollouts[step - 1], 0, problem, result.run.chat)
+        assert shown == as_text(record) + "\n" and f"gold answer {problem.answer}, reward " in shown
+    assert f"A dialogue of step 5:\n\n{shown}" in result.output
+
+
+def test_the_first_lines_and_those_of_a_file(capsys):
+    """Where there is no terminal, and so no bar, every twentieth of the run is a line, and its first and last step."""
+    result = launch("--steps 45 --dialogues 2 --max_new_tokens 2", {"train.update": lambda *_: {"kl": 0.25}})
+    first, second = result.output.splitlines()[:2]
+    assert first == "run: base, 45,664 parameters, 12 questions"
+    assert second.startswith("preset paper, --model base --data questions.jsonl ") and "--steps 45 " in second
+    assert second.endswith(f"; torch {torch.__version__}, transformers {transformers.__version__}")
+    assert "--clip" not in second and "--out" not in second
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert [int(line.split()[1]) for line in lines] == [1, *range(2, 45, 2), 45]
+    brief = r"step 45 of 45: reward -?[\d.]+, accuracy [\d.]+, kl 0.250, about 0:00:00 left"
+    assert re.fullmatch(brief, lines[-1])
+
+
+def test_what_went_wrong_is_said_at_the_end():
+    skip = {"train.update": lambda *_: {"skipped": 2}}
+    said = launch("--max_new_tokens 1", skip, report=True).output
+    assert "warning: 100% of the dialogues ran out of tokens" in said
+    assert "warning: 4 optimiser steps were skipped" in said
+    assert "warning" not in finished_run().output
+
+
+def test_checkpoints_exported_as_models():
+    launch("--steps 3 --save_every 1 --keep_checkpoints 1 --export_checkpoints")
+    models = ["model", *(f"model-{step:06d}" for step in (1, 2, 3))]
+    assert [name for name in names("run") if "model" in name] == models
+    last, _, second, third = (Path("run", name, "model.safetensors").read_bytes() for name in models)
+    assert second != third == last
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -237,8 +264,7 @@ def test_every_option_is_read_and_every_name_read_is_an_option():
         return {node.attr for node in attributes if ast.unparse(node.value) in ("config", "self.config")}
 
     options, read = {field.name for field in fields(Config)}, read_in("train.py", "ppo.py", "support/run.py")
-    assert read - options == set()
-    assert options - read - read_in("rollout.py") == {"preset"}  # support/cli.py reads that one
+    assert read - options == set() and options - read - read_in("rollout.py") == set()
 
 
 def test_the_defaults_are_the_papers():
@@ -506,23 +532,23 @@ MISTAKES = """
 --preset                   | --preset
 --step 3                   | there is no option --step: did you mean --steps?
 --steps many               | --steps: invalid int value: 'many'
---temperature 0            | --temperature must be greater than 0, not 0.0
---lr nan                   | --lr must be greater than 0, not nan
---max_attempt_tokens -3    | --max_attempt_tokens must be greater than 0, not -3
---gamma 1.5                | --gamma must lie between 0 and 1, not 1.5
---attempt_discount -1      | --attempt_discount must lie between 0 and 1, not -1.0
+--temperature 0            | --temperature: must be greater than 0, not 0.0
+--lr nan                   | --lr: must be greater than 0, not nan
+--max_attempt_tokens -3    | --max_attempt_tokens: must be greater than 0, not -3
+--gamma 1.5                | --gamma: must lie between 0 and 1, not 1.5
+--attempt_discount -1      | --attempt_discount: must lie between 0 and 1, not -1.0
 --drop_uniform_groups true | --drop_uniform_groups must be false without --group_size
 --group_size 3             | --group_size must divide --dialogues 8, not 3
 --calibrated               | --calibrated must be false without --group_size
---normalise mean           | --normalise must be one of none, centre, std, not mean
---loss_mean groups         | --loss_mean must be one of tokens, dialogues, not groups
---wrong_reward 1           | --wrong_reward must lie between -1 and 0, not 1.0
---repeat_penalty -1        | --repeat_penalty must be 0 or more, not -1.0
---clip_high 0              | --clip_high must be greater than 0, not 0.0
---unboxed_reward nan       | --unboxed_reward must lie between -1 and 0, not nan
+--normalise mean           | --normalise: must be one of none, centre, std, not mean
+--loss_mean groups         | --loss_mean: must be one of tokens, dialogues, not groups
+--wrong_reward 1           | --wrong_reward: must lie between -1 and 0, not 1.0
+--repeat_penalty -1        | --repeat_penalty: must be 0 or more, not -1.0
+--clip_high 0              | --clip_high: must be greater than 0, not 0.0
+--unboxed_reward nan       | --unboxed_reward: must lie between -1 and 0, not nan
 --feedback kind            | unknown feedback 'kind': choose one of paper, uncounted, uninformative
---kl_coef -0.1             | --kl_coef must be 0 or more, not -0.1
---seed -1                  | --seed must be 0 or more, not -1
+--kl_coef -0.1             | --kl_coef: must be 0 or more, not -0.1
+--seed -1                  | --seed: must be 0 or more, not -1
 --min_attempts 4           | --max_attempts must be at least --min_attempts, not 3
 --minibatches 9            | --minibatches must be at most --dialogues, not 9
 --data gsm9k-train         | no data set is called 'gsm9k-train' (did you mean gsm8k-train?)
@@ -539,7 +565,7 @@ MISTAKES = """
 --eval_every 1 --validation_data shared.jsonl | 1 questions of --validation_data are in --data as well
 --eval_every 1 --validation_data riddles      | no data set is called 'riddles'
 --eval_data long.jsonl     | exceed the model's 512 positions
---log_to paper             | --log_to must be one of tensorboard, wandb, not paper
+--log_to paper             | --log_to: must be one of tensorboard, wandb, not paper
 --log_to tensorboard       | --log_to tensorboard needs a package that is not installed
 --log_to wandb             | --log_to wandb needs a package that is not installed
 --out questions.jsonl      | questions.jsonl
@@ -557,7 +583,7 @@ def test_mistakes_are_one_sentence(case, capsys, monkeypatch):
 def test_nothing_is_counted_from_zero(capsys):
     for field in fields(Config):
         if field.type in (int, int | None) and field.name != "seed":
-            assert f"--{field.name} must be greater than 0, not 0" in refused(capsys, f"--{field.name} 0")
+            assert f"--{field.name}: must be greater than 0, not 0" in refused(capsys, f"--{field.name} 0")
 
 
 # -------------------- Logs elsewhere
@@ -572,10 +598,18 @@ def test_tensorboard(monkeypatch):
 
 
 def test_wandb(monkeypatch):
+    """A run that goes on has the id of its first part, which wandb keeps in the name of its folder."""
     calls = []
-    module = SimpleNamespace(init=lambda **options: calls.append(options))
+
+    def init(dir, id, **options):
+        Path(dir, f"wandb/run-20260101_000000-{id or 'abc123'}").mkdir(parents=True, exist_ok=True)
+        calls.append(options | {"id": id})
+
+    module = SimpleNamespace(init=init)
     module.log = lambda row, step: calls.append((step, {k: x for k, x in row.items() if "second" not in k}))
     monkeypatch.setitem(sys.modules, "wandb", module)
     result = launch("--log_to wandb")
     assert calls[0]["name"] == "run" and calls[0]["config"] == asdict(result.run.config)
     assert calls[1:] == [(row["step"], row) for row in result.rows]
+    launch("--resume --out run")
+    assert (calls[0]["id"], calls[-1]["id"], calls[-1]["resume"]) == (None, "abc123", "allow")

@@ -38,7 +38,7 @@ def read_config(options: str) -> train.Config:
 
 def launch(options: str = "", replaced: dict = {}, report: bool = False) -> SimpleNamespace:
     """train.py with these options, and with some names replaced, as in {"train.update": ...}. Returns its folder,
-    metrics, printed output, rollouts and Run. The report at the end is left out unless asked for."""
+    metrics, printed output, rollouts and Run. The report at the end, and plots, are left out unless asked for."""
     seen = SimpleNamespace(rollouts=[], run=None)
     rollout, whole_report, output, before = train.rollout, train.report, io.StringIO(), signal.getsignal(signal.SIGTERM)
 
@@ -53,7 +53,10 @@ def launch(options: str = "", replaced: dict = {}, report: bool = False) -> Simp
 
     try:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
-            for name, value in ({"train.report": watched_report, "train.rollout": watched_rollout} | replaced).items():
+            ours = {"train.report": watched_report, "train.rollout": watched_rollout}
+            if not report:
+                ours["support.run.plot_training"] = lambda *_: None
+            for name, value in (ours | replaced).items():
                 patch.setattr(name, value)
             train.main(words(options))
     finally:
