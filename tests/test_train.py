@@ -190,7 +190,9 @@ def test_a_dialogue_of_the_first_the_last_and_every_few_steps():
 
 def test_the_first_lines_and_those_of_a_file(capsys):
     """Where there is no terminal, and so no bar, every twentieth of the run is a line, and its first and last step."""
-    result = launch("--steps 45 --dialogues 2 --max_new_tokens 2", {"train.update": lambda *_: {"kl": 0.25}})
+    result = launch(
+        "--steps 45 --dialogues 2 --max_new_tokens 2", {"train.update": lambda *_: {"kl": 0.25, "learned": 2}}
+    )
     first, second = result.output.splitlines()[:2]
     assert first == "run: base, 45,664 parameters, 12 questions"
     assert second.startswith("preset paper, --model base --data questions.jsonl ") and "--steps 45 " in second
@@ -203,8 +205,8 @@ def test_the_first_lines_and_those_of_a_file(capsys):
 
 
 def test_what_went_wrong_is_said_at_the_end():
-    skip = {"train.update": lambda *_: {"skipped": 2}}
-    said = launch("--max_new_tokens 1", skip, report=True).output
+    skip = {"train.update": lambda *_: {"skipped": 2, "learned": 8}}
+    said = launch("--max_new_tokens 1 --out short", skip, report=True).output
     assert "warning: 100% of the dialogues ran out of tokens" in said
     assert "warning: 4 optimiser steps were skipped" in said
     assert "warning" not in finished_run().output
