@@ -47,7 +47,7 @@ ablations: .venv/ready runs/miniature/base  ## variants of the multi-attempt run
 	$(PY) -m bench.ablations --seeds $(or $(SEEDS),0 1 2)
 
 bench-rollout: .venv/ready  ## the rollout beside transformers' ways to generate: about 10 minutes
-	$(PY) -m bench.rollout $(ARGS)
+	$(PY) -m bench.rollout
 
 memory: .venv/ready  ## what fits on one GPU: the GB that Qwen2.5's sizes need, and the options that help (computed)
 	$(PY) -m support.memory

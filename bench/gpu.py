@@ -37,7 +37,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 import ppo
 import rollout
 import train
-from bench.rollout import COMMON, draw_script, play_generate, play_ours, random_model, run_engine
+from bench.rollout import COMMON, Script, play_generate, play_ours, random_model, run_engine
 from support.files import save_json
 from support.memory import QWEN25, SHAPE
 from support.models import cache_bytes
@@ -73,7 +73,7 @@ def timed(run) -> float:
 
 # -------------------- The sections: each returns {measure: value}
 def exact(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    script = draw_script(24, SMALL_SHAPE["vocab_size"], prompt=(20, 60), length=(8, 60), median=25, feedback=10)
+    script = Script(24, SMALL_SHAPE["vocab_size"], prompt=(20, 60), length=(8, 60), median=25, feedback=10)
     config = Qwen2Config(**SMALL_SHAPE, head_dim=128)  # the kernels of the large model
     model, results = random_model(config, device), {}
     for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
@@ -151,14 +151,14 @@ def decode(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
 
 def whole_rollout(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
     model = random_model(Qwen2Config(**size["shape"]), device, dtype)
-    script = draw_script(vocabulary=model.config.vocab_size, **size["rollout"])
+    script = Script(vocabulary=model.config.vocab_size, **size["rollout"])
     seconds = timed(lambda: run_engine(model, script, size["slots"]))
     return {"sampled tokens": script.tokens, "seconds": seconds, "sampled tokens/s": script.tokens / seconds}
 
 
 def generate(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
     model = random_model(Qwen2Config(**size["shape"]), device, dtype)
-    script = draw_script(vocabulary=model.config.vocab_size, **size["generate"])
+    script = Script(vocabulary=model.config.vocab_size, **size["generate"])
     sides = play_ours, play_generate
     ours, theirs = (script.tokens / timed(lambda: play(model, script, len(script.prompts))) for play in sides)
     return {"ours, tokens/s": ours, "generate, tokens/s": theirs, "times as fast as generate": ours / theirs}

@@ -1,9 +1,8 @@
 """The rollout benchmark with tiny numbers: every side plays the script, and greedily every side writes the same."""
 
-import json
-
 import pytest
 import torch
+import transformers
 from transformers import ContinuousBatchingConfig, Qwen2Config
 
 from bench import rollout as bench
@@ -15,7 +14,7 @@ if hasattr(ContinuousBatchingConfig, "page_size"):  # transformers batches on th
     PEERS.append(bench.play_continuous)
 
 
-SCRIPT = bench.draw_script(7, 96, prompt=(3, 9), length=(2, 9), median=4, feedback=5)
+SCRIPT = bench.Script(7, 96, prompt=(3, 9), length=(2, 9), median=4, feedback=5)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def model():
 
 
 def test_script_is_as_described():
-    script = bench.draw_script(3000, 50)
+    script = bench.Script(3000, 50)
     lengths = torch.tensor([length for attempts in script.lengths for length in attempts])
     assert {len(prompt) for prompt in script.prompts} == set(range(24, 65)) and set(script.allowed) == {1, 2, 3, 4, 5}
     assert (lengths.min(), lengths.max(), len(script.feedback)) == (8, 160, 24)
@@ -38,7 +37,7 @@ def test_script_is_as_described():
 
 
 def test_a_script_of_bounded_length():
-    script = bench.draw_script(500, 50, length=(8, 90), median=60, longest=150)
+    script = bench.Script(500, 50, length=(8, 90), median=60, longest=150)
     assert script.budget <= 150 and max(script.allowed) == 5 and min(map(len, script.lengths)) == 1
 
 
@@ -65,31 +64,35 @@ def test_ours_feeds_the_script_and_marks_what_it_sampled(model):
             assert tokens[last.end : attempt.start].tolist() == SCRIPT.feedback
 
 
-def test_a_side_that_leaves_the_script_is_an_error(model):
-    def short(model, script, rows):
-        return [attempts[:-1] for attempts in bench.play_ours(model, script, rows)]
-
-    with pytest.raises(RuntimeError, match="short did not write"):
-        bench.measure(short, model, SCRIPT, 3)
-
-
-def test_table_and_json(tmp_path, monkeypatch, capsys):
-    tiny = bench.Workload(TINY, (2, 3), rows=2, requests=2, dialogues=3, share=1, length=(2, 4), median=3)
-    monkeypatch.setattr(bench, "WORKLOADS", {"tiny": tiny})
+def small_workload(monkeypatch, sides: str) -> None:
+    monkeypatch.setattr(bench, "WORKLOADS", {"tiny": (TINY, dict(length=(2, 4), median=3), sides)})
+    monkeypatch.setattr(bench, "SIDES", bench.SIDES | {"continuous": PEERS[-1]})
     monkeypatch.setattr(ContinuousBatchingConfig, "page_size", 32, raising=False)
-    monkeypatch.setattr(bench, "play_continuous", PEERS[-1])
-    bench.main(["--minutes", "0", "--json", str(tmp_path / "figures.json")])
-    (result,) = json.loads((tmp_path / "figures.json").read_text())["workloads"]
-    assert [side["dialogues"] for side in result["sides"].values()] == [8, 12, 3, 3]
-    rates = {side: (found[bench.RATE][0] + found[bench.RATE][1]) / 2 for side, found in result["sides"].items()}
+
+
+def test_a_side_that_leaves_the_script_is_an_error(monkeypatch):
+    small_workload(monkeypatch, "ours 2 8")
+    monkeypatch.setitem(bench.SIDES, "ours", lambda *args: bench.play_ours(*args)[1:])
+    with pytest.raises(RuntimeError, match="ours did not write"):
+        bench.main()
+
+
+def test_table(monkeypatch, capsys):
+    """A side plays two short dialogues that do not count, then its script twice."""
+    small_workload(monkeypatch, "ours 2 8, ours 3 12, generate 2 3, continuous 2 3")
+    clock = iter(range(0, 999, 2))
+    monkeypatch.setattr(bench.time, "process_time", lambda: next(clock))
+    bench.main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"torch {torch.__version__}, transformers ") and len(lines) == 3 + len(rates)
-    ratios = "; ".join(f"{slots} slots: {rates[f'ours, {slots} slots'] / rates['generate']:.1f}" for slots in (2, 3))
-    assert lines[5].startswith("| tiny | generate | 2 | 3 | 2 | ") and lines[5].endswith(f" | {ratios} |")
+    assert lines[0] == f"torch {torch.__version__}, transformers {transformers.__version__}, 2 turns"
+    scripts = {n: bench.Script(n, 96, length=(2, 4), median=3).tokens / 2 for n in (8, 12, 3)}
+    for line, side in zip(lines[4:], ("ours | 2 | 8", "ours | 3 | 12", "generate | 2 | 3", "continuous | 2 | 3")):
+        rate = f"{scripts[int(side.split()[-1])]:.0f}"
+        assert line == f"| tiny | {side} | {rate} ({rate} - {rate}) |"
 
 
 def test_a_version_without_batches_on_the_cpu_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(bench, "ContinuousBatchingConfig", object)
     with pytest.raises(SystemExit) as stop:
-        bench.main([])
+        bench.main()
     assert stop.value.code == 2 and "requirements.txt" in capsys.readouterr().err
