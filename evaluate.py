@@ -29,6 +29,7 @@ from data import PAPER, Problem, load_sets
 from data.chat import Chat
 from reward import extract_boxed, is_equal, reward
 from rollout import Dialogues, Rules, rollout
+from support.check import check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, fail, one_of, option, parse, require
 from support.files import output_folder, save_json, save_text
 from support.journal import Journal, journal_settings
@@ -173,16 +174,18 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     of_run = json.loads(config.read_text()) if config.exists() else {}
     if set(FROM_THE_RUN) <= set(of_run):
         options = replace(options, **{key: of_run[key] for key in FROM_THE_RUN if key not in given})
-    model, tokenizer = load_model(path, pick_device("cpu"), pick_dtype(options.dtype, pick_device(options.device)))
+    device = pick_device(options.device)
+    model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)
     lengths = [len(chat.prompt(p.question, options.attempts)) for problems in sets.values() for p in problems]
     check_fit(model, max(lengths), options.max_new_tokens)
+    check_model(model, chat, rollout)
     settings, samples = journal_settings(model, chat, options), None
     greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
     if options.samples:  # there is no feedback; of so many records, fields that nothing reads are left out
         settings = settings | {"feedback": None, "seed": options.seed}
         samples = Journal(out / f"samples-{file_name(name)}.jsonl", settings, ("text", "attempts", "reward"))
-    return Candidate(name, model, chat, options, greedy, samples)
+    return Candidate(name, model.cpu(), chat, options, greedy, samples)
 
 
 def answers(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> list[dict[str, Records]]:

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from support import ranks
 from support.memory import actions_at_once
+from support.models import own_logits
 
 
 # -------------------- Log-probabilities and values of the actions
@@ -35,16 +36,16 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     The distribution is that of sampling: softmax(logits / temperature). The rows are right-padded, so causal attention
     needs no mask.
     """
-    hidden_BTE = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+    outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
-    hidden_AE = hidden_BTE[:, :-1][sampled_BT[:, 1:]]
+    hidden_AE = outputs.last_hidden_state[:, :-1][sampled_BT[:, 1:]]
     action_A = tokens_BT[:, 1:][sampled_BT[:, 1:]]
 
     def chunk(hidden_AE, action_A):
-        logp_AV = (model.get_output_embeddings()(hidden_AE).float() / temperature).log_softmax(-1)
+        logp_AV = (own_logits(model, outputs, hidden_AE).float() / temperature).log_softmax(-1)
         return logp_AV.gather(-1, action_A[:, None])[:, 0], -(logp_AV.exp() * logp_AV).sum(-1).detach()
 
-    at_once = actions_at_once(model.config.vocab_size)
+    at_once = actions_at_once(model.get_output_embeddings().weight.shape[0])
     parts = [
         checkpoint(chunk, hidden, action, use_reentrant=False, preserve_rng_state=False)
         for hidden, action in zip(hidden_AE.split(at_once), action_A.split(at_once))

@@ -34,7 +34,7 @@ from data import Problem
 from data.chat import Chat
 from support.cuda import capture, flash_attention, has_flash
 from support.memory import PREFILL_TOKENS
-from support.models import allocate_cache, check_fit, head_size
+from support.models import allocate_cache, check_fit, head_size, key_heads
 
 
 # -------------------- 1. The contract: what a rollout returns
@@ -158,7 +158,7 @@ class KVCache:
     """The `past_key_values` that transformers' attention layers call: every row is written at its own positions."""
 
     def __init__(self, config, rows: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
-        L, H, E = config.num_hidden_layers, config.num_key_value_heads, head_size(config)
+        L, H, E = config.num_hidden_layers, key_heads(config), head_size(config)
         # flash attention wants the heads of a position side by side; SDPA on the CPU the positions of a head
         shape = (L, 2, rows, capacity, H, E) if flash else (L, 2, rows, H, capacity, E)
         kv = allocate_cache(shape, dtype, device)

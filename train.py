@@ -33,15 +33,15 @@ from functools import partial
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForTokenClassification
 
 from data import Problem, load, question_key
 from data.chat import Chat
 from data.presets import PRESETS
 from evaluate import RULES, accuracy_at_k, dialogue_record, evaluate
-from ppo import Optimizer, informative_groups, reference_logps_and_values, update
+from ppo import Optimizer, action_logps, informative_groups, reference_logps_and_values, update
 from rollout import rollout
 from support import ranks
+from support.check import check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, parse_run, require, stop_on_signal
 from support.files import output_folder, save_json
 from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
@@ -128,16 +128,17 @@ def build_run(config: Config) -> Run:
     dtype = pick_dtype(config.dtype, device)
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
+    check_model(actor, chat, rollout, action_logps)
     reference = copy.deepcopy(actor).requires_grad_(False)
     total_steps = config.steps * config.epochs * config.minibatches
     warmup_steps = int(config.lr_warmup * total_steps)
     actor_optimizer = Optimizer(actor, config.lr, warmup_steps, total_steps, config.max_grad_norm)
     critic = critic_optimizer = None
     if config.group_size == 1:
-        critic = AutoModelForTokenClassification.from_pretrained(config.model, num_labels=1, dtype=dtype)
-        critic.to(device).eval()
-        for weight in critic.score.parameters():
-            torch.nn.init.zeros_(weight)
+        critic = copy.deepcopy(actor.base_model)
+        width = actor.get_output_embeddings().weight.shape[1]
+        critic.score = torch.nn.Linear(width, 1, device=device, dtype=dtype)
+        torch.nn.init.zeros_(critic.score.weight), torch.nn.init.zeros_(critic.score.bias)
         critic_optimizer = Optimizer(critic, config.critic_lr, warmup_steps, total_steps, config.max_grad_norm)
     return Run(config, chat, actor, critic, reference, actor_optimizer, critic_optimizer)
 

@@ -2,15 +2,16 @@
 
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -39,15 +40,30 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def load_model(name: str, device: torch.device, dtype: torch.dtype):
     """(model, tokenizer) from a model folder or a hub name, dropout off. OSError or ValueError in one sentence."""
-    if not Path(name).is_dir() and (name.count("/") != 1 or name[0] in "./~"):
-        raise FileNotFoundError(f"there is no model folder {name}: give a folder with a config.json, or a hub name")
+    folder, cannot = Path(name), f"the model {name} cannot be loaded: "
+    if not folder.is_dir() and (name.count("/") != 1 or name[0] in "./~" or name.startswith("runs/")):
+        built = re.fullmatch("runs/(miniature|smollm2)/base", name)
+        what = f"build it: make {name}" if built else "give a folder with a config.json, or a hub name"
+        raise FileNotFoundError(f"there is no model folder {name}: {what}")
+    if (folder / "metrics.jsonl").exists():
+        raise FileNotFoundError(f"{name} is the folder of a run: its model is {name}/model, written when the run ends")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise OSError(f"the model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        options = dict(dtype=dtype, trust_remote_code=False, output_loading_info=True)
+        model, loaded = AutoModelForCausalLM.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # of transformers, safetensors, tokenizers, and whatever package a model lacks
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OSError(cannot + why) from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise ValueError(f"{cannot}{len(missing)} of its weights are missing, {missing[0]} first")
+    tokens, embeddings = (
+        max(tokenizer.get_vocab().values(), default=-1) + 1,
+        model.get_input_embeddings().weight.shape[0],
+    )
+    if tokens > embeddings:
+        raise ValueError(f"{cannot}its tokenizer has {tokens} tokens, but the model embeds {embeddings}")
     return model.to(device).eval(), tokenizer
 
 
@@ -59,18 +75,54 @@ def save_model(model, tokenizer, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+WINDOWS = r"(\w+_)?window(_size)?|attention_chunk_size|local_attention|index_topk\w*"
+SURPLUS = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
+
+
 def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
-    """The cache positions that the longest dialogue needs. ValueError when the model cannot do it."""
-    config = model.config
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise ValueError(f"{config.model_type} with sliding-window layers is not supported: it needs full attention")
-    capacity = longest_prompt + max_new_tokens
-    if capacity > config.max_position_embeddings:
+    """The cache positions that the longest dialogue needs. ValueError when the model's configuration tells that it
+    cannot do this; what shows in a short dialogue as well is left to support/check.py."""
+    config, capacity = model.config, longest_prompt + max_new_tokens
+    values, no = vars(config), f"{config.model_type} is not supported: "
+    layers, rope = set(values.get("layer_types") or ()), values.get("rope_parameters") or {}
+    if getattr(model, "_is_stateful", False) or layers - ATTENTION:
+        raise ValueError(no + "some layers keep a state (state-space, linear attention), not keys and values alone")
+    if values.get("attn_logit_softcapping"):
+        raise ValueError(no + "its attention has a soft cap")
+
+    windows = {name: size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int}
+    if layers == {"full_attention"} and hasattr(type(config), "layer_types"):
+        windows.pop("sliding_window", None)  # the model reads layer_types, and no layer has the window
+    elif layers - {"full_attention"} and not windows:
+        windows = {"layer_types": 1}
+    for name, size in windows.items():
+        if 0 < size < capacity:  # a window that no dialogue fills is none
+            raise ValueError(f"{no}its attention has a window ({name}) that is shorter than {capacity} tokens")
+
+    for part in (part for part in (rope, *rope.values()) if isinstance(part, dict)):
+        kind, limit = part.get("rope_type") or "default", part.get("original_max_position_embeddings") or 0
+        if "dynamic" in kind or (kind == "longrope" and capacity + SURPLUS > limit):
+            raise ValueError(f"{no}its positions ({kind}) are encoded by the longest dialogue of a batch")
+
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and 0 < positions < capacity + (0 if rope else SURPLUS):  # learned positions end there
         raise ValueError(
             f"the longest prompt ({longest_prompt} tokens) and max_new_tokens {max_new_tokens} exceed the model's "
-            f"{config.max_position_embeddings} positions: lower max_new_tokens or leave out long questions"
+            f"{positions} positions: lower max_new_tokens or leave out long questions"
         )
     return capacity
+
+
+def own_logits(model, outputs, hidden: torch.Tensor) -> torch.Tensor:
+    """The logits (A, V) of some hidden states (A, E), by the model's own forward pass, in which `outputs`, what its
+    layers returned, take the layers' place: whatever it does to its logits, a scale or a soft cap, is done here too."""
+    layers = model.base_model
+    layers.forward = lambda *args, **kwargs: replace(outputs, last_hidden_state=hidden[None])
+    try:
+        return model(inputs_embeds=hidden[None], use_cache=False).logits[0]
+    finally:
+        del layers.forward  # the class's own again
 
 
 @contextmanager
@@ -109,9 +161,14 @@ def head_size(config) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def key_heads(config) -> int:
+    """Without grouped attention, every head has its own keys and values."""
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
 def cache_bytes(config, rows: int, capacity: int, element: int) -> int:
     """Of the rollout's key/value cache: this many rows of this many positions, `element` bytes a number."""
-    a_position = config.num_hidden_layers * 2 * config.num_key_value_heads * head_size(config) * element
+    a_position = config.num_hidden_layers * 2 * key_heads(config) * head_size(config) * element
     return rows * capacity * a_position
 
 

@@ -106,7 +106,8 @@ def test_forced_positions_get_no_gradient(actor, critic, dialogues):
     states = []
 
     def keep(module, args, output):
-        states.append(output.last_hidden_state)
+        if len(output.last_hidden_state) == len(dialogues.tokens_DT):  # not those that own_logits puts in their place
+            states.append(output.last_hidden_state)
 
     hooks = [model.base_model.register_forward_hook(keep) for model in (actor, critic)]
     logp_A, _ = action_logps(actor, dialogues.tokens_DT, dialogues.sampled_DT, 1.0)

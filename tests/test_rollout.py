@@ -298,7 +298,7 @@ class Scripted:
     """Stands in for a model: the token after position p is script[p + 1], whatever was fed."""
 
     def __init__(self, script: list[int], vocabulary: int):
-        self.config = SimpleNamespace(**SHAPE, vocab_size=vocabulary, max_position_embeddings=1000)
+        self.config = SimpleNamespace(**SHAPE, model_type="scripted", vocab_size=vocabulary)
         self.device, self.dtype, self.generation_config = torch.device("cpu"), torch.float32, None
         self.script = torch.tensor(script + [0] * 50)
 
@@ -427,7 +427,9 @@ def test_one_sentence_for_what_does_not_fit(tokenizer, tmp_path):
         "unknown chat template 'vicuna': choose one of chatml, llama3": lambda: Chat(model, tokenizer, "vicuna"),
         "does not know the token <|eot_id|> of the chat template": lambda: Chat(model, tokenizer, "llama3"),
         "and max_new_tokens 500 exceed the model's 512 positions": lambda: run(model, tokenizer, max_new_tokens=500),
-        "sliding-window layers is not supported": lambda: run(sliding, tokenizer),
+        "llama is not supported: its attention has a window (layer_types) that is shorter than": lambda: run(
+            sliding, tokenizer
+        ),
         f"there is no model folder {tmp_path}/none": lambda: load_model(f"{tmp_path}/none", cpu, torch.float32),
         f"the model {tmp_path} cannot be loaded: ": lambda: load_model(str(tmp_path), cpu, torch.float32),
         "device 'abacus' is not available here": lambda: pick_device("abacus"),

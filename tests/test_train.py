@@ -24,6 +24,7 @@ import data
 import evaluate
 import train
 from data import Problem
+from ppo import action_values
 from reward import reward
 from rollout import Attempt, Dialogues, LiveDialogue, Rules
 from support import cli
@@ -248,7 +249,8 @@ def test_evaluate_finds_in_the_exported_model_what_the_run_found(dtype):
 
 def test_the_critic_starts_at_zero_and_has_no_dropout():
     run = train.build_run(read_config(""))
-    assert (run.critic(input_ids=torch.arange(20)[None]).logits == 0).all()
+    sampled_BT = torch.ones(1, 20, dtype=torch.bool)
+    assert (action_values(run.critic, torch.arange(20)[None], sampled_BT) == 0).all()
     assert not run.critic.training and not run.actor.training
 
 
@@ -373,7 +375,7 @@ def test_offload_keeps_elsewhere_what_is_not_used():
     launch("--offload --dtype bfloat16", replaced)
     step = ["rollout", "base", "reference_logps_and_values", "base"]
     first, second = ["masters", "update", "masters moments"], ["masters moments", "update", "masters moments"]
-    assert seen == ["base masters"] + step + first + step + second
+    assert seen == ["rollout", "base masters"] + step + first + step + second
 
 
 def test_the_memory_plan_of_a_run():

@@ -1,0 +1,56 @@
+"""The check at the start: do rollout and update compute what the model itself computes?"""
+
+from types import SimpleNamespace
+
+import torch
+
+from support.models import check_fit
+
+# Prompts of 60 to 100 tokens, attempts of at most 16, feedback between them: a window of 16, a logit scale, attention
+# sinks show in these. A longer window does not: `check_fit` refuses that by the configuration.
+QUESTIONS = "How much is 1 + 1?", "How much is 12 + 30, and how much is it without the 12?"
+BUDGET = SimpleNamespace(slots=2, max_new_tokens=80, max_attempt_tokens=16)
+SEED = (2**32 - 1,)  # random numbers of no run
+# Mean difference of log-probabilities that is still rounding. SmolLM2-135M has 3e-6 and 0.055.
+ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2}
+
+
+def check_model(model, chat, rollout, action_logps=None) -> None:
+    """ValueError in one sentence for a model that is not supported: its weights are not finite, it fails in a short
+    dialogue, or the log-probabilities of the rollout (or of the update, by `action_logps`) are not its own."""
+    for name, weight in model.named_parameters():
+        if not weight.detach().sum().isfinite():
+            raise ValueError(f"the model's weight {name} has values that are not finite")
+    problems = [SimpleNamespace(question=question, answer="") for question in QUESTIONS]
+    check_fit(model, max(len(chat.prompt(problem.question, 2)) for problem in problems), BUDGET.max_new_tokens)
+    implementation, no = model.config._attn_implementation, f"{model.config.model_type} is not supported: "
+    try:
+        differences = compare(model, chat, problems, rollout, action_logps)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a forward pass may raise that was not made for this
+        why = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(f"{no}a short dialogue ended with {type(error).__name__}: {why:.150}") from error
+    finally:
+        model.set_attn_implementation(implementation)
+    for what, difference in differences.items():
+        if not difference <= ROUNDING[model.dtype]:
+            raise ValueError(f"{no}log-probabilities of the {what} differ from the model's own, by {difference:.2g}")
+
+
+@torch.no_grad()
+def compare(model, chat, problems: list, rollout, action_logps) -> dict[str, float]:
+    """Mean difference between the log-probabilities of sampled tokens and those of the model's own forward pass, with
+    eager attention, one dialogue at a time, without a cache."""
+    rules = SimpleNamespace(extract=lambda text: None, reward=lambda attempts, gold: [0.0] * len(attempts))
+    dialogues = rollout(model, chat, problems, [2, 2], rules, BUDGET, seed=SEED)
+    tokens_DT, sampled_DT = dialogues.tokens_DT.to(model.device), dialogues.sampled_DT
+    logps = {"rollout": dialogues.logp_DT[sampled_DT]}
+    if action_logps:
+        logps["update"] = action_logps(model, tokens_DT, sampled_DT, 1.0)[0].cpu()
+    model.set_attn_implementation("eager")
+    own = []
+    for tokens_T, sampled_T, length in zip(tokens_DT, sampled_DT, dialogues.length_D.tolist()):
+        logp_TV = model(input_ids=tokens_T[None, :length], use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        own.append(logp_TV.gather(-1, tokens_T[1:length, None])[sampled_T[1:length], 0].cpu())
+    return {what: (logp_A - torch.cat(own)).abs().mean().item() for what, logp_A in logps.items()}

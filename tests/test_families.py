@@ -1,0 +1,198 @@
+"""Which models are supported: tiny random ones of transformers' families either train as they should, or are refused in
+one sentence. README.md lists the families of the first kind."""
+
+import copy
+import json
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import launch, refused
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+import evaluate
+from data.chat import Chat
+from rollout import rollout
+from support.check import check_model
+
+pytestmark = pytest.mark.usefixtures("inputs")
+README = (Path(__file__).parents[1] / "README.md").read_text()
+FULL, SLIDING = ["full_attention"] * 2, ["full_attention", "sliding_attention"]
+LONGROPE = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 4, long_factor=[4.0] * 4)
+YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=64)
+LLAMA3 = YARN | dict(rope_type="llama3", low_freq_factor=1.0, high_freq_factor=4.0)
+STATE, WINDOW, ROPE = "some layers keep a state", "its attention has a window", "are encoded by the longest dialogue"
+FAILED, OTHER = "a short dialogue ended with", "log-probabilities of the rollout differ from the model's own"
+
+RIGHT = [  # family, and what is special about this configuration
+    *[
+        (f"{name}", {})
+        for name in """apertus arcee bitnet cohere diffllama ernie4_5 ernie4_5_moe flex_olmo gemma glm glm4
+        glm4_moe gpt2 gpt_bigcode gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe
+        jetmoe llama minimax_m2 mistral mixtral nanochat nemotron olmo olmo2 olmoe persimmon phi phi3 phimoe qwen2
+        qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2""".split()
+    ],
+    *[(f"{name}", dict(layer_types=FULL)) for name in ("exaone4", "gemma3_text", "lfm2", "olmo3", "ministral")],
+    ("cohere", dict(logit_scale=0.25)),
+    ("cohere2", dict(sliding_window=512, layer_types=SLIDING)),  # wider than any dialogue
+    ("gemma2", dict(attn_logit_softcapping=None, final_logit_softcapping=2.0)),
+    ("granite", dict(logits_scaling=8.0, attention_multiplier=0.3, residual_multiplier=0.5, embedding_multiplier=3.0)),
+    ("llama", dict(rope_parameters=LLAMA3)),
+    ("llama", dict(rope_parameters=LONGROPE | dict(original_max_position_embeddings=256))),
+    ("llama", dict(rope_parameters=YARN)),
+    ("llama", dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=16)),
+    ("mistral", dict(sliding_window=512)),
+    ("mistral", dict(sliding_window=16, layer_types=FULL)),  # transformers takes it for Ministral, which reads these
+    ("nanochat", dict(final_logit_softcapping=1.0)),
+    ("qwen2", dict(sliding_window=16, use_sliding_window=False)),
+]
+REFUSED = [
+    ("bart", {}, FAILED),
+    ("bert", {}, FAILED),
+    ("bloom", {}, FAILED),
+    ("cohere2", dict(sliding_window=16, layer_types=SLIDING), WINDOW),
+    ("deepseek_v3", {}, FAILED),
+    ("falcon", {}, FAILED),
+    ("falcon_mamba", {}, STATE),
+    ("gemma2", dict(layer_types=FULL), "its attention has a soft cap"),
+    ("gemma3_text", dict(sliding_window=100), WINDOW),
+    ("gpt_oss", dict(layer_types=FULL), OTHER),
+    ("gptj", {}, FAILED),
+    ("jamba", {}, STATE),
+    ("lfm2", dict(layer_types=["conv", "full_attention"]), STATE),
+    ("llama", dict(rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=4.0)), ROPE),
+    ("llama", dict(rope_parameters=LONGROPE | dict(original_max_position_embeddings=130)), ROPE),
+    ("llama4_text", dict(attention_chunk_size=16), WINDOW),
+    ("mamba", {}, STATE),
+    ("mistral", dict(sliding_window=16), WINDOW),
+    ("mistral", dict(sliding_window=130), WINDOW),
+    ("phi3", dict(sliding_window=130, layer_types=FULL), WINDOW),  # it does not read layer_types
+    ("mixtral", dict(sliding_window=16), WINDOW),
+    ("mpt", {}, FAILED),
+    ("opt", {}, FAILED),
+    ("phi3", dict(sliding_window=16), WINDOW),
+    ("qwen2", dict(sliding_window=16, use_sliding_window=True, max_window_layers=1), WINDOW),
+    ("qwen3_next", {}, STATE),
+    ("recurrent_gemma", {}, STATE),
+    ("rwkv", {}, STATE),
+    ("starcoder2", dict(sliding_window=16), WINDOW),
+    ("xlstm", {}, STATE),
+]
+SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+SIZES |= dict(
+    n_embd=32, n_layer=2, n_head=4, n_positions=512, d_model=32, n_layers=2, n_heads=4, ffn_dim=64, head_dim=8
+)
+SIZES |= dict(num_experts=4, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+SIZES |= dict(n_group=1, topk_group=1, kv_lora_rank=16, q_lora_rank=16, max_position_embeddings=512, num_layers=2)
+SIZES |= dict(decoder_layers=2, encoder_layers=2, decoder_ffn_dim=64, shared_expert_intermediate_size=32, state_size=8)
+
+
+def tiny_model(family: str, options: dict, tokenizer):
+    """Two layers, with weights so large that attention is not uniform."""
+    torch.manual_seed(0)
+    known = CONFIG_MAPPING[family]().to_dict()
+    tokens = dict(vocab_size=len(tokenizer), pad_token_id=None, bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
+    sizes = {name: size for name, size in (SIZES | tokens).items() if name in known}
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**sizes | options))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(std=0.15)
+    return model
+
+
+def saved(model, tokenizer, name: str = "model") -> str:
+    model.save_pretrained(name)
+    tokenizer.save_pretrained(name)
+    return f"--model {name} --max_new_tokens 200 "
+
+
+@pytest.mark.parametrize("family, options", RIGHT, ids=str)
+def test_a_supported_model_trains(family, options, tokenizer):
+    """Before the first optimiser step, the policy is the one that wrote the dialogues, and the base model."""
+    command = saved(tiny_model(family, options, tokenizer), tokenizer)
+    run = launch(f"{command} --max_new_tokens 40 --steps 1 --minibatches 1 --dialogues 4 --lr_warmup 0 --save_every 9")
+    (row,) = run.rows
+    assert row["approx_kl"] == pytest.approx(0, abs=1e-6) and row["kl"] == pytest.approx(0, abs=1e-6)
+    assert row["grad_norm"] > 0 and row["critic_grad_norm"] > 0 and row["skipped"] == 0
+
+
+@pytest.mark.parametrize("family, options, sentence", REFUSED, ids=str)
+def test_another_is_refused_in_one_sentence(family, options, sentence, tokenizer, capsys):
+    error = refused(capsys, saved(tiny_model(family, options, tokenizer), tokenizer))
+    assert f"{family} is not supported: " in error and sentence in error
+
+
+def test_the_readme_lists_the_families():
+    listed = re.search(r"These families [^:]*:\n(.*?)\.\n", README, re.DOTALL)[1]
+    assert listed.split() == sorted({family for family, _ in RIGHT})
+
+
+def test_an_update_that_leaves_something_out_is_found(tokenizer):
+    """As it once was: the output weights on the hidden states, without the scale that Granite's logits have."""
+
+    def action_logps(model, tokens_DT, sampled_DT, temperature):
+        hidden_DTE = model.base_model(tokens_DT).last_hidden_state
+        logp_DTV = model.lm_head(hidden_DTE).log_softmax(-1)[:, :-1]
+        return logp_DTV.gather(-1, tokens_DT[:, 1:, None])[sampled_DT[:, 1:]][:, 0], None
+
+    for scale in (1.0, 8.0):
+        model = tiny_model("granite", dict(logits_scaling=scale), tokenizer).eval()
+        sentence = "granite is not supported: log-probabilities of the update differ from the model's own, by "
+        with pytest.raises(ValueError, match=sentence) if scale == 8.0 else nullcontext():
+            check_model(model, Chat(model, tokenizer, "chatml"), rollout, action_logps)
+        assert model.config._attn_implementation == "sdpa"  # as it was
+
+
+# -------------------- Folders that are not the model that they seem to be
+def not_finite(model, tokenizer):
+    model.lm_head.weight[3, 3] = torch.nan
+
+
+def larger_tokenizer(model, tokenizer):
+    tokenizer.add_tokens(["one more", "and one"])
+
+
+def no_output_weights(model, tokenizer):
+    del model.lm_head.weight  # for example an encoder's
+
+
+FOLDERS = [
+    (not_finite, "the model's weight lm_head.weight has values that are not finite"),
+    (larger_tokenizer, "the model model cannot be loaded: its tokenizer has {n2} tokens, but the model embeds {n}"),
+    (no_output_weights, "the model model cannot be loaded: 1 of its weights are missing, lm_head.weight first"),
+]
+
+
+@pytest.mark.parametrize("damage, sentence", FOLDERS)
+@torch.no_grad()
+def test_a_damaged_model_is_neither_trained_nor_evaluated(damage, sentence, tokenizer, capsys):
+    sentence = sentence.format(n=len(tokenizer), n2=len(tokenizer) + 2)
+    model, tokenizer = tiny_model("llama", {}, tokenizer), copy.deepcopy(tokenizer)
+    damage(model, tokenizer)
+    assert sentence in refused(capsys, saved(model, tokenizer))
+    with pytest.raises(SystemExit):
+        evaluate.main("--model model --data held_out.jsonl --max_new_tokens 40 --device cpu --out evaluated".split())
+    assert sentence in capsys.readouterr().err and not Path("evaluated/results.json").exists()
+
+
+def test_a_folders_own_code_is_not_run(tokenizer, capsys):
+    saved(tiny_model("llama", {}, tokenizer), tokenizer)
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    config = json.loads(Path("model/config.json").read_text())
+    Path("model/config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": own}))
+    Path("model/own.py").write_text("open('it_ran', 'w')")
+    assert "the model model cannot be loaded: " in refused(capsys, "--model model") and not Path("it_ran").exists()
+
+
+def test_a_run_and_a_base_that_was_not_built(capsys):
+    launch("--steps 1")
+    assert "run is the folder of a run: its model is run/model" in refused(capsys, "--model run --out other")
+    for name in ("runs/miniature/base", "runs/smollm2/base"):
+        assert f"there is no model folder {name}: build it: make {name}" in refused(
+            capsys, f"--model {name} --out other"
+        )
+    assert "there is no model folder runs/mine: give a folder" in refused(capsys, "--model runs/mine --out other")
