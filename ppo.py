@@ -34,8 +34,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`.
 
     The distribution is that of sampling: softmax(logits / temperature). The rows are right-padded, so causal attention
-    needs no mask.
-    """
+    needs no mask."""
     outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
     hidden_AE = outputs.last_hidden_state[:, :-1][sampled_BT[:, 1:]]
