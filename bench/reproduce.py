@@ -5,15 +5,14 @@
 
 All arms train on the same questions from the same base model, and answer the same test questions greedily:
 
-    multi-attempt                          1 to 5 attempts allowed in a dialogue (smollm2: 1 to 3)
+    multi-attempt                          1 to 5 attempts allowed (smollm2: 1 to 3); cue: also discounted per attempt
     single-attempt                         the paper's baseline: as many steps and dialogues, always one attempt
     single-attempt, same sampled tokens    the baseline with more steps, until it has sampled as many tokens
-    multi-attempt, discount 0.6            (cue) a correct attempt i is worth 0.6^(i-1), where the paper has 1
 
-Controls: the base model, k independent samples at temperature 1 (pass@k) in place of k attempts, and feedback that is
-as long as the real one without a word on the answer. Processes of one thread run side by side; on a GPU they share it.
-What is finished is not repeated: give an interrupted command again, or with --finished to see what there is.
-Written into --out: summary.json (all verdicts, enough to draw the rest), table.md, accuracy.png.
+Controls: the base model, k independent samples at temperature 1 (pass@k) in place of k attempts, and feedback as long
+as the real one without a word on the answer. Processes of one thread run side by side and share a GPU. What is finished
+is not repeated: give an interrupted command again, or with --finished to see what there is. Written into --out:
+summary.json (all verdicts, enough to draw the rest), table.md, accuracy.png.
 """
 
 import argparse
@@ -38,10 +37,9 @@ from support.statistics import mean, pass_chance
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
 ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"], SAME_TOKENS: ["--max_attempts", "1"]}  # options of train.py
 DISCOUNTS = {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
-SAMPLES = "20"  # of a question, for pass@k; at most 35
 CONTROLS = {  # name: (arm whose run it belongs to, options of evaluate.py)
-    f"base, pass@k of {SAMPLES} samples": (SINGLE, ["--samples", SAMPLES]),
-    f"{SINGLE}, pass@k of {SAMPLES} samples": (SINGLE, ["--samples", SAMPLES]),
+    "base, pass@k of 20 samples": (SINGLE, ["--samples", "20"]),
+    f"{SINGLE}, pass@k of 20 samples": (SINGLE, ["--samples", "20"]),
     f"{MULTI}, uninformative feedback": (MULTI, ["--feedback", "uninformative"]),
 }
 
@@ -116,15 +114,16 @@ def optimum(cued: bool, attempts: int) -> list[float]:
 
 
 def kept(result: dict, dialogues: list[dict]) -> dict:
-    """What the summary keeps of an evaluation. `solved` has a text for each number of attempts, with a digit for every
-    question: how many of its `samples` answers were right, from 0 to Z (base 36)."""
+    """What the summary keeps. `solved` has a text for each number of attempts, in it a digit for every question: how
+    many of the `samples` were right (base 36). `first`: was the first attempt right, with the most attempts allowed?"""
     rows, parts = result["by_attempts"], list(result.get("by_data", {"": result}).values())
     same = {key: rows[-1][key] for key in ("repeated", "truncated", "tokens")}
     if "right" in parts[0]:
         digits = "".join(np.base_repr(right, 36) for part in parts for right in part["right"])
         return same | {"samples": parts[0]["samples"], "solved": [digits] * len(rows)}
     digits = "".join(str(int(record["correct"])) for record in dialogues)
-    return same | {"samples": 1, "solved": [digits[k :: len(rows)] for k in range(len(rows))]}
+    first = "".join(str(int(record["attempts"][0]["correct"])) for record in dialogues[len(rows) - 1 :: len(rows)])
+    return same | {"samples": 1, "solved": [digits[k :: len(rows)] for k in range(len(rows))], "first": [first]}
 
 
 def compare(args: argparse.Namespace) -> dict:
@@ -151,9 +150,9 @@ def compare(args: argparse.Namespace) -> dict:
 
 
 # -------------------- Tables and figure
-def shares(runs: Iterable[dict], part: slice) -> np.ndarray:
+def shares(runs: Iterable[dict], part: slice, key: str = "solved") -> np.ndarray:
     """(seeds, attempts, questions): was the question solved, or how probably? Of this part of the questions."""
-    digits = [[(run["samples"], k, text) for k, text in enumerate(run["solved"], 1)] for run in runs]
+    digits = [[(run["samples"], k, text) for k, text in enumerate(run[key], 1)] for run in runs]
     return np.array([[[pass_chance(int(x, 36), n, k) for x in text[part]] for n, k, text in run] for run in digits])
 
 
@@ -167,10 +166,11 @@ def differences(results: dict[str, dict], part: slice) -> str:
     lines, multi = [], results[MULTI]
     for name, other in results.items():
         if name != MULTI and name not in CONTROLS and (both := [seed for seed in multi if seed in other]):
-            one, two = (shares([runs[seed] for seed in both], part) for runs in (multi, other))
-            rows = [(100 * x_SQ.mean(), *map(percent, crossed_interval(x_SQ))) for x_SQ in (one - two).swapaxes(0, 1)]
+            one, two = ([runs[seed] for seed in both] for runs in (multi, other))
+            apart = [shares(one, part, key) - shares(two, part, key) for key in ("solved", "first")]
+            rows = [(100 * x.mean(), *map(percent, crossed_interval(x))) for x in np.hstack(apart).swapaxes(0, 1)]
             lines.append([name, *("{:+.1f} ({} - {})".format(*row) for row in rows)])
-    return markdown([[f"{MULTI} less", *(f"at {k}" for k in range(1, len(lines[0])))], *lines])
+    return markdown([[f"{MULTI} less", *(f"at {k}" for k in range(1, len(rows))), f"first of {len(rows) - 1}"], *lines])
 
 
 def draw(summary: dict, out: Path) -> None:

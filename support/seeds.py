@@ -48,7 +48,8 @@ def rows_over_seeds(solved_SKQ: np.ndarray) -> list[dict]:
     over its questions; that of a gain is over both."""
     rows = []
     for attempts, solved_SQ in enumerate(solved_SKQ.swapaxes(0, 1), 1):
-        low, high = t_interval(solved_SQ.mean(1)) if len(solved_SQ) > 1 else crossed_interval(solved_SQ)
+        ends = t_interval(solved_SQ.mean(1)) if len(solved_SQ) > 1 else crossed_interval(solved_SQ)
+        low, high = np.clip(ends, 0, 1).tolist()
         row = {"attempts": attempts, "accuracy": float(solved_SQ.mean()), "low": low, "high": high}
         gain_low, gain_high = crossed_interval(solved_SQ - solved_SKQ[:, 0])
         rows.append(row | {"gain_low": gain_low, "gain_high": gain_high})

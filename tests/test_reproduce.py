@@ -62,17 +62,21 @@ def test_rows_over_seeds():
     solved_SKQ = np.array([[[0, 0, 1, 1], [0, 1, 1, 1]], [[0, 0, 0, 1], [0, 1, 0, 1]]], float)
     first, second = seeds.rows_over_seeds(solved_SKQ)
     assert (first["attempts"], first["accuracy"], second["attempts"], second["accuracy"]) == (1, 0.375, 2, 0.625)
-    assert (second["low"], second["high"]) == seeds.t_interval([0.75, 0.5])
+    assert (second["low"], second["high"]) == (0, 1)  # an accuracy cannot be below or above
     assert (second["gain_low"], second["gain_high"]) == seeds.crossed_interval(np.array([[0, 1.0, 0, 0]] * 2))
-    (only, _) = seeds.rows_over_seeds(solved_SKQ[:1])
-    assert (only["low"], only["high"]) == seeds.crossed_interval(solved_SKQ[:1, 0])
+    many_SKQ = np.tile(solved_SKQ, 100)
+    (first, _), (only, _) = (seeds.rows_over_seeds(x) for x in (many_SKQ[[0, 0, 1, 0]], many_SKQ[:1]))
+    assert (first["low"], first["high"]) == seeds.t_interval([0.5, 0.5, 0.25, 0.5])
+    assert (only["low"], only["high"]) == seeds.crossed_interval(many_SKQ[:1, 0])
 
 
 def test_verdicts_of_a_summary():
     """Two questions, two attempts. Of pass@k, the first question has 1 right sample of 20 and the second has 20."""
     rows = [row(0.5, attempts=1), row(1.0, 0.2, attempts=2)]
-    greedy = reproduce.kept({"by_attempts": rows}, [{"correct": right} for right in (False, True, True, True)])
-    assert greedy == dict(samples=1, solved=["01", "11"], repeated=0.2, truncated=0.0, tokens=9.0)
+    attempts = [[False], [False, True], [True], [True]]
+    dialogues = [{"correct": right[-1], "attempts": [{"correct": one} for one in right]} for right in attempts]
+    greedy = reproduce.kept({"by_attempts": rows}, dialogues)
+    assert greedy == dict(samples=1, solved=["01", "11"], first=["01"], repeated=0.2, truncated=0.0, tokens=9.0)
     by_data = {"a": {"samples": 20, "right": [1]}, "b": {"samples": 20, "right": [20]}}
     sampled = reproduce.kept({"by_attempts": rows, "by_data": by_data}, [])
     assert (sampled["samples"], sampled["solved"]) == (20, ["1K", "1K"])
@@ -85,22 +89,23 @@ def test_differences_are_of_the_same_seeds_and_questions():
     """At 1 attempt the multi-attempt arm solves one question of two more in seed 0, none more in seed 1; seed 2 of the
     other arm has not been run."""
     results = {
-        "base": {seed: dict(samples=1, solved=["00", "00"]) for seed in "012"},
+        "base": {seed: dict(samples=1, solved=["00", "00"], first=["00"]) for seed in "012"},
         reproduce.MULTI: {
-            seed: dict(samples=1, solved=[first, "11"]) for seed, first in zip("012", ("11", "01", "11"))
+            seed: dict(samples=1, solved=[first, "11"], first=["10"]) for seed, first in zip("012", ("11", "01", "11"))
         },
-        reproduce.SINGLE: {seed: dict(samples=1, solved=["01", "01"]) for seed in "01"},
+        reproduce.SINGLE: {seed: dict(samples=1, solved=["01", "01"], first=["01"]) for seed in "01"},
     }
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in reproduce.differences(results, slice(None)).splitlines()
     ]
-    assert lines[0] == ["multi-attempt less", "at 1", "at 2"] and [line[0] for line in lines[2:]] == [
+    assert lines[0] == ["multi-attempt less", "at 1", "at 2", "first of 2"] and [line[0] for line in lines[2:]] == [
         "base",
         "single-attempt",
     ]
     low, high = seeds.crossed_interval(np.array([[1.0, 0], [0, 0]]))
     assert lines[3][1] == f"+25.0 ({100 * low:.1f} - {100 * high:.1f})" and lines[3][2].startswith("+50.0 (")
+    assert lines[2][3].startswith("+50.0 (") and lines[3][3].startswith("+0.0 (")
     assert lines[2][1].startswith("+83.3 (")
 
 
