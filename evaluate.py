@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 
 from data import PAPER, Problem, load_sets
-from data.chat import Chat
+from data.chat import FEEDBACK_HELP, TEMPLATE_HELP, Chat
 from reward import extract_boxed, is_equal, reward
 from rollout import Dialogues, Rules, rollout
 from support.check import check_model
@@ -114,8 +114,8 @@ class Options:
     slots: int = option(256, "dialogues written side by side; lower it when memory runs out", POSITIVE)
     max_new_tokens: int = option(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = option(None, "token budget of a single attempt; none: no such limit", POSITIVE)
-    chat_template: str = option("chatml", "how the model writes chat turns: chatml or llama3")
-    feedback: str = option("paper", "after a wrong attempt: paper, uncounted or uninformative (a control)")
+    chat_template: str = option("chatml", TEMPLATE_HELP)
+    feedback: str = option("paper", FEEDBACK_HELP)
     samples: int = option(0, "independent samples a question for pass@k, at temperature 1; 0: none")
     show: int = option(0, "print this many dialogues of each model", NOT_NEGATIVE)
     show_what: str = option("fixed", "which: first, fixed, never, repeated, truncated or all", one_of(*KINDS, "all"))

@@ -144,7 +144,7 @@ def rollout_one(model, chat, problem, allowed: int, rules: Rules, config, temper
             break
 
         # After a wrong attempt the feedback is forced, in the same context.
-        feedback = chat.feedback_after(token, attempts_left)
+        feedback = chat.feedback_after(token, attempts_left, attempts[-1], problem.answer)
         if len(tokens) + len(feedback) >= end_of_budget:  # no room for another attempt
             attempts[-1].truncated = True
             break
@@ -449,7 +449,7 @@ def next_attempt(live: LiveDialogue, chat: Chat, config) -> bool:
     last, attempts_left = live.attempts[-1], live.allowed - len(live.attempts)
     if last.correct or attempts_left == 0:
         return False
-    feedback = chat.feedback_after(live.tokens[-1], attempts_left)
+    feedback = chat.feedback_after(live.tokens[-1], attempts_left, last, live.problem.answer)
     if len(live.tokens) + len(feedback) >= live.end_of_budget:  # no room for another attempt
         last.truncated = True
         return False

@@ -35,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 from data import Problem, load, question_key
-from data.chat import Chat
+from data.chat import FEEDBACK_HELP, TEMPLATE_HELP, Chat
 from data.presets import PRESETS
 from evaluate import RULES, accuracy_at_k, dialogue_record, evaluate
 from ppo import Optimizer, action_logps, informative_groups, reference_logps_and_values, update
@@ -61,8 +61,8 @@ class Config:
     data: str = task("math-train", "training questions: a name from `python -m data`, or a .jsonl file")
     min_attempts: int = task(1, "attempts allowed are drawn uniformly from min_attempts..max_attempts", POSITIVE)
     max_attempts: int = task(5, "most attempts allowed; 1 is the paper's single-attempt baseline", POSITIVE)
-    feedback: str = task("paper", "after a wrong attempt: paper, uncounted or uninformative (a control)")
-    chat_template: str = task("chatml", "how the model writes chat turns: chatml or llama3")
+    feedback: str = task("paper", FEEDBACK_HELP)
+    chat_template: str = task("chatml", TEMPLATE_HELP)
     max_prompt_tokens: int = task(1024, "training questions with a longer prompt are left out", POSITIVE)
 
     dialogues: int = sampling(1024, "dialogues in a step", POSITIVE)

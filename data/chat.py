@@ -1,4 +1,4 @@
-"""The dialogue as text and as tokens: a chat template for each kind of model, and the paper's wording.
+"""The dialogue as text and as tokens: how a model writes chat turns, and the paper's wording.
 
 system      the task, and how many attempts are allowed
 user        the question
@@ -7,69 +7,141 @@ system      "Your answer is incorrect. ..."   <- feedback, only after a wrong at
 assistant   second attempt                    <- written by the model
 """
 
-from functools import cache
+import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
+
+from jinja2 import TemplateError
 
 
 class ChatTemplate(NamedTuple):
-    """How one kind of model writes a chat turn. `turn` is formatted with `role` and `content`."""
+    """What is written around the texts of a dialogue."""
 
-    begin: str  # before the first turn
-    turn: str
-    answer: str  # opens the model's turn
-    end: str  # the special token that ends a turn
+    prompt: str  # all before the first attempt, around {system} and {question}
+    end: str  # the special token that ends the model's turn
+    feedback: str  # all after that token and before the next attempt, around {feedback}
 
 
 CHAT_TEMPLATES = {
-    "chatml": ChatTemplate("", "<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n", "<|im_end|>"),
+    "chatml": ChatTemplate(
+        "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>",
+        "\n<|im_start|>system\n{feedback}<|im_end|>\n<|im_start|>assistant\n",
+    ),
     "llama3": ChatTemplate(
-        "<|begin_of_text|>",
-        "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n{question}<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
         "<|eot_id|>",
+        "<|start_header_id|>system<|end_header_id|>\n\n{feedback}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
 }
+TEMPLATE_HELP = f"how the model writes chat turns: {', '.join(CHAT_TEMPLATES)}, or auto: as its tokenizer says"
 
 # The paper's wording (the authors' code), "1 attempts" included.
 SYSTEM = (
-    "Please reason step by step, and put your final answer within \\boxed{{}}. You have {attempts} attempts to answer "
+    "Please reason step by step, and put your final answer within \\boxed{}. You have {attempts} attempts to answer "
     "the questions, and you should provide the full reasoning steps in each attempt."
 )
-# What follows a wrong attempt: the paper's wording, the same without the number of attempts left, or a control that is
-# as long as the paper's (in the miniature it has as many tokens) and does not say that the attempt was wrong.
-FEEDBACKS = {
+# What follows a wrong attempt: a text, in which {attempts} is the number of attempts left and {answer} the answer that
+# was wrong, or a function (attempts_left, attempt, gold) -> text; `attempt` has an `answer` (None without a box) and a
+# `text`. Here are the paper's wording, the same without the number, and a control that is as long as the paper's (in
+# the miniature it has as many tokens) and does not say that the attempt was wrong.
+Feedback = str | Callable[[int, object, str], str]
+FEEDBACKS: dict[str, Feedback] = {
     "paper": "Your answer is incorrect. You have {attempts} attempts left. Try an alternative.",
     "uncounted": "Your answer is incorrect. Try an alternative.",
-    "uninformative": "Please reason step by step, and put your final answer within \\boxed{{}}",
+    "uninformative": "Please reason step by step, and put your final answer within \\boxed{}",
 }
+FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"
+# Where a text is encoded in two parts. This code point is none of a character: Unicode leaves it to programs.
+CUT = "\ufdd0"
+
+
+def find_feedback(feedback: Feedback) -> Feedback:
+    """The feedback of a name, or the text or function itself. ValueError for a word that is no name."""
+    if callable(feedback) or feedback in FEEDBACKS:
+        return FEEDBACKS.get(feedback, feedback)
+    if " " not in feedback:
+        raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
+    if unknown := set(re.findall(r"(?<![\w}])\{([a-z_]+)\}", feedback)) - {"attempts", "answer"}:
+        raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
+    return feedback
+
+
+def feedback_words(feedback: Feedback, attempts_left: int, attempt, gold: str) -> str:
+    """What the feedback says after this attempt."""
+    if callable(feedback):
+        return feedback(attempts_left, attempt, gold)
+    words = feedback.replace("{attempts}", str(attempts_left))
+    return words.replace("{answer}", attempt.answer or "") if "{answer}" in words else words
 
 
 def prompt_text(template: ChatTemplate, question: str, attempts: int) -> str:
     """Everything before the first attempt: system turn with the number of attempts, question, opened answer turn."""
-    system = template.turn.format(role="system", content=SYSTEM.format(attempts=attempts))
-    return template.begin + system + template.turn.format(role="user", content=question) + template.answer
+    system = SYSTEM.replace("{attempts}", str(attempts))
+    return template.prompt.replace("{system}", system).replace("{question}", question)
 
 
-def feedback_text(template: ChatTemplate, attempts_left: int, feedback: str = "paper") -> str:
+def feedback_text(template: ChatTemplate, words: str) -> str:
     """Everything between a wrong attempt and the next one, from the end token of the attempt's turn on."""
-    end_of_turn = template.turn[template.turn.index(template.end) :]
-    content = FEEDBACKS[feedback].format(attempts=attempts_left)
-    return end_of_turn + template.turn.format(role="system", content=content) + template.answer
+    return template.end + template.feedback.replace("{feedback}", words)
+
+
+def own_template(tokenizer) -> ChatTemplate:
+    """The chat template that the tokenizer brings along (`apply_chat_template`). Feedback is what it writes between an
+    assistant turn and the next one. Where it has no system turn, or none in the middle of a dialogue, the user says it
+    instead. ValueError when there is no such template, or a dialogue of this kind cannot be written with it."""
+
+    def write(*turns: tuple[str, str]) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        # Llama 3.2 writes today's date into the prompt, unless it is given one: a run must be the same tomorrow
+        fixed = dict(tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024")
+        return tokenizer.apply_chat_template(messages, **fixed)
+
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template of its own: choose another --chat_template than auto")
+    specials, error = special_tokens(tokenizer), None
+    for opening in ([("system", "{system}"), ("user", "{question}")], [("user", "{system}\n\n{question}")]):
+        for role in ("system", "user"):
+            try:
+                prompt = write(*opening)
+                before, _, after = write(*opening, ("assistant", CUT), (role, "{feedback}")).partition(CUT)
+            except (TemplateError, TypeError) as refusal:
+                error = refusal
+                continue
+            end = next((token for token in specials if after.lstrip().startswith(token)), None)
+            whole = all(text in prompt for text in ("{system}", "{question}")) and "{feedback}" in after
+            if whole and end and before.rstrip() == prompt.rstrip():
+                return ChatTemplate(prompt, end, after.lstrip().removeprefix(end))
+    why = f": {error}" if error else ", in which a special token ends the assistant's turn"
+    raise ValueError(f"the tokenizer's own chat template cannot write a dialogue of several attempts{why}")
+
+
+def special_tokens(tokenizer) -> list[str]:
+    """The texts of all control tokens, longer ones first."""
+    names = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(names, key=len, reverse=True)
 
 
 class Chat:
     """A chat template and a feedback for a model's tokenizer: only here does text become tokens, or tokens text.
-    ValueError for an unknown template or feedback, or a tokenizer without the template's end token."""
 
-    def __init__(self, model, tokenizer, template: str, feedback: str = "paper"):
-        for what, name, known in ("chat template", template, CHAT_TEMPLATES), ("feedback", feedback, FEEDBACKS):
-            if name not in known:
-                raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
-        self.tokenizer, self.template = tokenizer, CHAT_TEMPLATES[template]
+    `template` is a name of CHAT_TEMPLATES or "auto", `feedback` a name of FEEDBACKS, a text, or a function. ValueError
+    for an unknown one, or a tokenizer without the template's end token.
+    """
+
+    def __init__(self, model, tokenizer, template: str, feedback: Feedback = "paper"):
+        self.tokenizer, self.feedback = tokenizer, find_feedback(feedback)
+        if template not in (*CHAT_TEMPLATES, "auto"):
+            raise ValueError(f"unknown chat template {template!r}: choose one of {', '.join(CHAT_TEMPLATES)}, auto")
+        self.template = own_template(tokenizer) if template == "auto" else CHAT_TEMPLATES[template]
         if len(end := self.encode(self.template.end)) != 1:
             raise ValueError(
                 f"the tokenizer does not know the token {self.template.end} of the chat template {template!r}: "
-                f"choose another of {', '.join(CHAT_TEMPLATES)}"
+                f"choose another of {', '.join(CHAT_TEMPLATES)}, auto"
             )
         self.turn_end = end[0]
         eos = model.generation_config.eos_token_id if model.generation_config else None
@@ -77,19 +149,24 @@ class Chat:
         # An attempt can only end at an end token or at one that contains a closing brace, so a rollout looks for a box
         # after these alone. "<0x7D>" is the byte token of "}".
         self.brace_tokens = {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
-        self.feedback_tokens = cache(lambda left: self.encode(feedback_text(self.template, left, feedback)))
+        self.special = re.compile("|".join(map(re.escape, special_tokens(tokenizer))) or "(?!)")
+        self.feedback_tokens = lru_cache(1 << 12)(lambda words: self.encode(feedback_text(self.template, words)))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text. Special tokens only where the text spells them."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return sum((self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(CUT)), [])
+
+    def plain(self, text: str) -> str:
+        """The text, cut in the middle of whatever looks like a special token: encoded, it is text and no control."""
+        return self.special.sub(lambda name: name[0][:1] + CUT + name[0][1:], text)
 
     def prompt(self, question: str, attempts: int) -> list[int]:
-        return self.encode(prompt_text(self.template, question, attempts))
+        return self.encode(prompt_text(self.template, self.plain(question), attempts))
 
-    def feedback_after(self, last_token: int, attempts_left: int) -> list[int]:
-        """The forced tokens after an attempt. A turn that the model has ended itself is not ended twice."""
-        tokens = self.feedback_tokens(attempts_left)
-        return tokens[1:] if last_token == self.turn_end else tokens
+    def feedback_after(self, last_token: int, attempts_left: int, attempt, gold: str) -> list[int]:
+        """The forced tokens after a wrong attempt. A turn that the model has ended itself is not ended twice."""
+        words = self.plain(feedback_words(self.feedback, attempts_left, attempt, gold))
+        return self.feedback_tokens(words)[last_token == self.turn_end :]
 
     def text(self, tokens: list[int]) -> str:
         """The text of these tokens unchanged, special tokens included."""

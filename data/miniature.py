@@ -33,8 +33,18 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
-from data.sft import WorkedDialogue, supervised_warm_up, worked_dialogue
+from data.chat import (
+    CHAT_TEMPLATES,
+    FEEDBACK_HELP,
+    Chat,
+    Feedback,
+    feedback_text,
+    feedback_words,
+    find_feedback,
+    prompt_text,
+)
+from data.sft import WorkedDialogue, boxed, supervised_warm_up, worked_dialogue
+from support.cli import fail
 from support.models import save_model
 
 QUESTION = (
@@ -114,7 +124,7 @@ def neutral_attempts(riddle: Riddle, hidden: int, allowed: int, rng: np.random.G
     return attempts
 
 
-def build_tokenizer(problems: list[tuple[Riddle, int]]) -> PreTrainedTokenizerFast:
+def build_tokenizer(problems: list[tuple[Riddle, int]], feedback: Feedback = "paper") -> PreTrainedTokenizerFast:
     """Byte-level BPE in which a number is one token, trained on the text of the dialogues. Text is cut only at numbers,
     so whole phrases of the chat become single tokens and dialogues stay short. Any text can be written all the same."""
     tokenizer = Tokenizer(models.BPE())
@@ -125,10 +135,12 @@ def build_tokenizer(problems: list[tuple[Riddle, int]]) -> PreTrainedTokenizerFa
     trainer = trainers.BpeTrainer(
         vocab_size=4000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    chat = CHAT_TEMPLATES["chatml"]
+    chat, feedback = CHAT_TEMPLATES["chatml"], find_feedback(feedback)
     texts = list(map(str, range(100)))
     for riddle, hidden in problems:
-        texts += prompt_text(chat, riddle.question, 1), solution(riddle.candidates, hidden), feedback_text(chat, 1)
+        solved = solution(riddle.candidates, hidden)
+        words = feedback_words(feedback, 1, boxed(solution(riddle.candidates, riddle.candidates[0])), str(hidden))
+        texts += prompt_text(chat, riddle.question, 1), solved, feedback_text(chat, words)
     tokenizer.train_from_iterator((piece for text in texts for piece in re.split(r"<\|im_\w+\|>", text)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
@@ -150,7 +162,7 @@ def worked_dialogues(chat: Chat, problems: list, count: int, rng: np.random.Gene
         riddle, hidden = problems[i]
         allowed = int(rng.integers(1, ATTEMPTS + 1))
         attempts = neutral_attempts(riddle, hidden, allowed, rng)
-        dialogues.append(worked_dialogue(chat, riddle.question, allowed, attempts))
+        dialogues.append(worked_dialogue(chat, riddle.question, str(hidden), allowed, attempts))
     return dialogues
 
 
@@ -158,16 +170,22 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Build the miniature's base model.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--cue", action="store_true", help="for riddles with a cue")
+    parser.add_argument("--feedback", default="paper", help=FEEDBACK_HELP)
     parser.add_argument("--steps", type=int, default=800, help="steps of the supervised warm-up")
     parser.add_argument("--batch", type=int, default=64, help="dialogues in a step")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     problems = draw_riddles("train", args.cue)
-    tokenizer = build_tokenizer(problems[:500])
+    try:
+        tokenizer = build_tokenizer(problems[:500], args.feedback)
+    except ValueError as error:
+        fail(error)
     model = build_model(len(tokenizer), tokenizer.eos_token_id, args.seed)
     rng = np.random.default_rng(args.seed)
-    dialogues = worked_dialogues(Chat(model, tokenizer, "chatml"), problems, args.steps * args.batch, rng)
+    dialogues = worked_dialogues(
+        Chat(model, tokenizer, "chatml", args.feedback), problems, args.steps * args.batch, rng
+    )
     supervised_warm_up(model, dialogues, args.batch, args.lr, rng)
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")

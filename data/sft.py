@@ -5,6 +5,8 @@ earlier attempts. So whatever a model makes of the feedback later, it has learne
 Shapes: B dialogues, T tokens of a dialogue, A tokens that the teacher wrote, E hidden size, V vocabulary.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,13 +19,18 @@ from data.chat import Chat
 WorkedDialogue = tuple[list[int], list[int]]  # tokens, targets
 
 
-def worked_dialogue(chat: Chat, question: str, allowed: int, attempts: list[str]) -> WorkedDialogue:
+def boxed(attempt: str) -> SimpleNamespace:
+    """An attempt, which ends with its box, as feedback may refer to it."""
+    return SimpleNamespace(text=attempt, answer=attempt.partition("\\boxed{")[2][:-1])
+
+
+def worked_dialogue(chat: Chat, question: str, gold: str, allowed: int, attempts: list[str]) -> WorkedDialogue:
     """The tokens of a dialogue with these attempts, of which `allowed` are allowed; and the targets of the loss: the
     same tokens, with -100 in place of those that the teacher did not write."""
     tokens = chat.prompt(question, allowed)
     targets = [-100] * len(tokens)
     for used, attempt in enumerate(attempts):
-        forced = chat.feedback_after(tokens[-1], allowed - used) if used else []
+        forced = chat.feedback_after(tokens[-1], allowed - used, boxed(attempts[used - 1]), gold) if used else []
         written = chat.encode(attempt)
         tokens += forced + written
         targets += [-100] * len(forced) + written

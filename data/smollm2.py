@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     dialogues = []
     for problem in [taught[i] for i in rng.permutation(len(taught))[: args.limit]]:
         allowed = int(rng.integers(1, ATTEMPTS + 1))
-        dialogues.append(worked_dialogue(chat, problem.question, allowed, neutral_attempts(problem, allowed, rng)))
+        dialogues.append(worked_dialogue(chat, *problem, allowed, neutral_attempts(problem, allowed, rng)))
     supervised_warm_up(model, dialogues, args.batch, args.lr, rng, getattr(torch, args.dtype))
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {args.model} after {len(dialogues)} worked dialogues")

@@ -10,6 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -19,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def journal_settings(model, chat, options) -> dict:
     """All that decides the answers and the verdicts. What is asked (--data, --limit, --attempts, --samples) and how
     fast (--slots, --device) is not among it."""
-    prompt, feedback = chat.text(chat.prompt("How much is 1 + 1?", 2)), chat.text(chat.feedback_after(-1, 1))
+    feedback = chat.feedback_after(-1, 1, SimpleNamespace(answer="3", text="\\boxed{3}"), "2")
+    prompt, feedback = map(chat.text, (chat.prompt("How much is 1 + 1?", 2), feedback))
     budgets = {name: getattr(options, name) for name in ("max_new_tokens", "max_attempt_tokens")}
     settings = {"model content": fingerprint(model, chat), "dtype": str(model.dtype), "grader": grader_version()}
     return settings | budgets | {"prompt": prompt, "feedback": feedback}

@@ -169,7 +169,7 @@ def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
         assert reloaded.prompt(riddle.question, 3) == chat.prompt(riddle.question, 3)
         written = solution(riddle.candidates, hidden)
         assert reloaded.encode(written) == chat.encode(written)
-    assert reloaded.feedback_after(0, 2) == chat.feedback_after(0, 2)
+    assert reloaded.feedback_after(0, 2, None, "") == chat.feedback_after(0, 2, None, "")
     for text in TEXTS:
         assert reloaded.encode(text) == chat.encode(text) and reloaded.text(reloaded.encode(text)) == text
     assert (loaded.eos_token_id, loaded.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
@@ -187,9 +187,9 @@ def test_worked_attempts_end_where_a_rollout_ends_them(chat, drawn):
 
 
 def test_a_worked_dialogue_by_hand(chat):
-    prompt, feedback = chat.prompt("Q?", 3), chat.feedback_after(-1, 2)
+    prompt, feedback = chat.prompt("Q?", 3), chat.feedback_after(-1, 2, None, "9")
     first, second = chat.encode(r"2. \boxed{2}"), chat.encode(r"2, 9. \boxed{9}")
-    tokens, target = worked_dialogue(chat, "Q?", 3, [r"2. \boxed{2}", r"2, 9. \boxed{9}"])
+    tokens, target = worked_dialogue(chat, "Q?", "9", 3, [r"2. \boxed{2}", r"2, 9. \boxed{9}"])
     assert tokens == prompt + first + feedback + second
     assert target == [-100] * len(prompt) + first + [-100] * len(feedback) + second
 

@@ -19,7 +19,7 @@ import rollout as stage
 import support.models
 import train
 from data import Problem
-from data.chat import CHAT_TEMPLATES, Chat, feedback_text, prompt_text
+from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat, feedback_text, feedback_words, prompt_text
 from reward import extract_boxed, reward
 from rollout import Attempt, Engine, KVCache, LiveDialogue, Rules, rollout, rollout_one, sample
 from support.cuda import flash_attention, has_flash
@@ -318,7 +318,7 @@ class Scripted:
         return SimpleNamespace(logits=logits.scatter(-1, self.script[position_ids + 1][..., None], 0.0))
 
 
-def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, **options):
+def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, feedback="paper", **options):
     """The model writes these attempts and, if it is not stopped, the feedback as well, and a right answer after the
     last attempt. Checks that the engine, and the plain loop, keep what is written here up to the end of the dialogue.
     Returns the dialogues, of which there is one, and where its attempts start and end."""
@@ -328,12 +328,14 @@ def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=re
     sampled = [False] * len(tokens)
     for i, attempt in enumerate(written):
         if i:
-            forced = encode(feedback_text(template, allowed - i))[written[i - 1].endswith("<|im_end|>") :]
+            wrong = SimpleNamespace(answer=extract_boxed(written[i - 1]))
+            words = feedback_words(FEEDBACKS.get(feedback, feedback), allowed - i, wrong, problem.answer)
+            forced = encode(feedback_text(template, words))[written[i - 1].endswith("<|im_end|>") :]
             tokens, sampled = tokens + forced, sampled + [False] * len(forced)
         spans.append((len(tokens), len(tokens + encode(attempt))))
         tokens, sampled = tokens + encode(attempt), sampled + [True] * len(encode(attempt))
     model = Scripted(tokens + encode(" \\boxed{5}"), len(tokenizer))
-    chat, config = Chat(model, tokenizer, "chatml"), train.Config(**dict(max_new_tokens=200) | options)
+    chat, config = Chat(model, tokenizer, "chatml", feedback), train.Config(**dict(max_new_tokens=200) | options)
     batch = rollout(model, chat, [problem], [allowed], rules, config, schedule=schedule)
     length = batch.length_D.item()
     assert plain_form(batch, 0)[:2] == (tokens[:length], sampled[:length])
@@ -364,6 +366,15 @@ def test_dialogues_written_by_hand(tokenizer, allowed, written, answers, value, 
     assert f"You have {allowed} attempts to answer" in text and text.endswith("<|im_start|>assistant\n" + written[-1])
     said = [f"You have {left} attempts left. Try an alternative.<|im_end|>" in text for left in range(1, allowed)]
     assert said == [left > allowed - len(written) for left in range(1, allowed)]
+
+
+def test_feedback_may_depend_on_the_attempt_and_the_gold_answer(tokenizer):
+    def compared(attempts_left, attempt, gold):
+        return "No box." if attempt.answer is None else f"{attempt.answer} is more than {gold}. {attempts_left} left."
+
+    batch, _ = play(tokenizer, 3, ["5, 17. \\boxed{17}", "5<|im_end|>", "\\boxed{5}"], feedback=compared)
+    text = tokenizer.decode(batch.tokens_DT[0])
+    assert "system\n17 is more than 5. 2 left.<|im_end|>" in text and "system\nNo box.<|im_end|>" in text
 
 
 def test_every_attempts_reward_is_at_its_last_token(tokenizer):
