@@ -120,7 +120,7 @@ def test_the_optimum_is_the_chance_of_the_likeliest_candidates(cued, weights):
 
 def test_the_controls_feedback_is_as_long_as_the_papers_and_the_uncounted_one_lacks_the_number(tokenizer):
     chats = {name: Chat(small_model(tokenizer), tokenizer, "chatml", name) for name in FEEDBACKS}
-    after = {name: [chat.feedback_after(0, left) for left in (1, 3)] for name, chat in chats.items()}
+    after = {name: [chat.feedback_after(0, left, None, "") for left in (1, 3)] for name, chat in chats.items()}
     assert len(after["paper"][1]) == len(after["uninformative"][1])
     other = chats["paper"].text(after["uninformative"][1])
     assert "incorrect" not in other and "3" not in other
