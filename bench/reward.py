@@ -3,10 +3,9 @@ r"""Our grader and Math-Verify side by side: verdicts and pairs a second on the 
     pip install 'math-verify[antlr4_13_2]'                          # the peer, needed only here
     python -m bench.reward [--json FILE] [--golds FILE] [--seconds 20]
 
-Without the peer it gives our own figures alone. Three kinds of pairs are made of gold answers (one a line in --golds):
-`model` what models box nine times in ten (short, mostly numbers, half of it wrong), `hard` one pair of every form that
-graders stumble over, `rewrites` gold answers respelled so that they stay equal, and changed so little that they do not.
-Each label is known from how the pair was made. No cache helps. A grader is stopped after --seconds on a kind.
+Three kinds of pairs are made of gold answers (one a line in --golds): `model` what models box nine times in ten,
+`hard` one pair of every form that graders stumble over, `rewrites` gold answers respelled so that they stay equal, and
+changed so little that they do not. No cache helps. A grader is stopped after --seconds on a kind.
 """
 
 import argparse
@@ -38,7 +37,7 @@ f(n)=n, g(n)=1 | \begin{pmatrix} -2 \\ 14 \\ -7 \end{pmatrix} | \begin{pmatrix} 
 \text{even} | \text{Evelyn} | \text{(C)} | B | \text{Saturday} | 7:32 | 3:15 \text{ p.m.} | \infty | 3:4:5
 \lfloor m/2 \rfloor | \frac{9}{4}\pi | x^8+x^4+1 | 0.\overline{3}
 """
-GOLDS = [gold for line in GOLDS.strip().split("\n") for gold in line.split(" | ")]
+GOLDS = GOLDS.strip().replace("\n", " | ").split(" | ")
 FORMS = r"""
 45000 | 45{,}000 | 4.5\times10^4 | 45\,000 | ４５０００ || 45001 | 44999.5 | 4500 | 45,00
 0.28 | 28\% | \frac{7}{25} || 28 | 2.8\%
@@ -56,12 +55,10 @@ x>2 | (2,\infty) | 2<x | -x<-2 || x\ge 2 | x<2 | (2,5)
 \begin{pmatrix}1\\2\end{pmatrix} | (1,2) | \begin{bmatrix}1\\2.0\end{bmatrix} || (2,1) | (1,3)
 e^{16}-1 | exp(16)-1 | -1+e^16 || e^{16} | 8886109
 """  # gold | equal answers || different answers
-HARD = [
-    (answer, side[0].split(" | ")[0], equal)
-    for side in (line.split(" || ") for line in FORMS.strip().split("\n"))
-    for answers, equal in ((side[0].split(" | ")[1:], True), (side[1].split(" | "), False))
-    for answer in answers
-]
+HARD = []
+for line in FORMS.strip().split("\n"):
+    (gold, *equal), different = (side.split(" | ") for side in line.split(" || "))
+    HARD += [(answer, gold, True) for answer in equal] + [(answer, gold, False) for answer in different]
 PLAIN = r"-?\d+(?:\.\d+)?"
 BARE_LIST = r"[^()\[\]{}]*,[^()\[\]{}]*"  # 1, 2 but not (1, 2)
 GROUPED = r"\d,\d{3}|\\!"  # a comma inside a number
@@ -126,13 +123,9 @@ NEAR_MISSES = swaps(
 
 def rewritten(golds: list[str]) -> list[tuple[str, str, bool]]:
     """(answer, gold, equal) for every gold and every change that changes it."""
-    return [
-        (answer, gold, equal)
-        for changes, equal in ((REWRITES, True), (NEAR_MISSES, False))
-        for change in changes
-        for gold in golds
-        if (answer := change(gold).replace(r"\u200b", "\u200b")) != gold
-    ]
+    changes = [(change, True) for change in REWRITES] + [(change, False) for change in NEAR_MISSES]
+    pairs = [(change(gold).replace(r"\u200b", "\u200b"), gold, equal) for change, equal in changes for gold in golds]
+    return [(answer, gold, equal) for answer, gold, equal in pairs if answer != gold]
 
 
 def modelled(golds: list[str], count: int = 3000) -> list[tuple[str, str, bool]]:
@@ -148,6 +141,9 @@ def modelled(golds: list[str], count: int = 3000) -> list[tuple[str, str, bool]]
     return pairs
 
 
+COLUMNS = ["pairs", "right", "accepted wrongly", "refused wrongly", "pairs a second", "calls over 20 ms"]
+
+
 def measure(equal, pairs, seconds: float, forget=lambda: None) -> dict:
     """Rate, right verdicts and slow calls of a grader for at most `seconds`; `forget` empties its caches each time."""
     errors, times = [], []
@@ -158,14 +154,8 @@ def measure(equal, pairs, seconds: float, forget=lambda: None) -> dict:
         times.append(time.perf_counter() - start)
         if sum(times) > seconds:
             break
-    return {
-        "pairs": len(times),
-        "right": errors.count(0) / len(times),
-        "accepted wrongly": errors.count(1),
-        "refused wrongly": errors.count(-1),
-        "pairs a second": len(times) / sum(times),
-        "calls over 20 ms": sum(took > 0.02 for took in times),
-    }
+    right, rate, slow = errors.count(0) / len(times), len(times) / sum(times), sum(took > 0.02 for took in times)
+    return dict(zip(COLUMNS, (len(times), right, errors.count(1), errors.count(-1), rate, slow)))
 
 
 def peer():
@@ -175,7 +165,6 @@ def peer():
     except ImportError:
         print("Math-Verify is not installed (pip install 'math-verify[antlr4_13_2]'): ours alone", file=sys.stderr)
         return None
-
     return lambda answer, gold: verify(*(parse(rf"\boxed{{{text}}}") for text in (gold, answer)))
 
 
@@ -190,18 +179,14 @@ def main():
         graders["Math-Verify"] = equal, lambda: None
     golds = options.golds.read_text().splitlines() if options.golds else GOLDS
     machine = f"{platform.machine()}, {os.cpu_count()} cores with other work on them, one thread"
-    rng, results = (
-        random.Random(1),
-        {"command": " ".join(["python -m bench.reward", *sys.argv[1:]]), "machine": machine},
-    )
+    results = {"command": " ".join(["python -m bench.reward", *sys.argv[1:]]), "machine": machine}
     is_equal(r"\sqrt2", r"\pi")  # the one-time import of mpmath
-    columns = ["pairs", "right", "accepted wrongly", "refused wrongly", "pairs a second", "calls over 20 ms"]
-    print(f"{'kind':<10}{'grader':<13}" + "".join(f"{column:>18}" for column in columns))
+    print(f"{'kind':<10}{'grader':<13}" + "".join(f"{column:>18}" for column in COLUMNS))
     for kind, pairs in (("model", modelled(golds)), ("hard", HARD), ("rewrites", rewritten(golds))):
-        pairs = rng.sample(pairs, len(pairs))
+        pairs = random.Random(1).sample(pairs, len(pairs))
         for name, (grader, forget) in graders.items():
             row = results[f"{kind}/{name}"] = measure(grader, pairs, options.seconds, forget)
-            print(f"{kind:<10}{name:<13}" + "".join(f"{round(row[column], 3):>18}" for column in columns))
+            print(f"{kind:<10}{name:<13}" + "".join(f"{round(row[column], 3):>18}" for column in COLUMNS))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

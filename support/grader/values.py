@@ -6,62 +6,41 @@ of an operation has a limited size, and `Values` counts what it does for one pai
 
 import math
 import operator
-import re
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import partial
 
-from support.grader.latex import FUNCTIONS
+from mpmath.ctx_mp import MPContext
+
+from support.grader.latex import FUNCTIONS, Unreadable
 
 MAX_BITS = 24_000  # of a number, numerator and denominator together
 MAX_WORK = 2_500  # for one pair, in units of about 10 microseconds
 FULL_FLOAT = 13  # significant digits from which a decimal was surely computed
-UNITS = {"%": ("/", ("num", Fraction(1)), ("num", Fraction(100))), "deg": ("/", ("pi",), ("num", Fraction(180)))}
+MP = MPContext()  # a context of our own: the global one belongs to the caller
+MP.dps = 80
+FACTORS = {"%": ("/", ("num", Fraction(1)), ("num", Fraction(100))), "deg": ("/", ("pi",), ("num", Fraction(180)))}
+
+
+def walk(node):
+    """A node and all nodes in it"""
+    yield node
+    for part in node[1:]:
+        if isinstance(part, tuple):
+            yield from walk(part)
 
 
 def kinds(node) -> set:
-    """The kinds of all nodes of an expression"""
-    return {node[0]}.union(*(kinds(n) for n in node[1:] if isinstance(n, tuple)))
+    return {n[0] for n in walk(node)}
 
 
 def names(node) -> set:
-    """The variables of an expression; f(x) is one"""
-    if node[0] == "call":
-        return {str(node)}
-    return {node[1]} if node[0] == "sym" else set().union(*(names(n) for n in node[1:] if isinstance(n, tuple)))
-
-
-def signed(node, sign: int):
-    r"""The node with the upper (1) or lower (-1) sign of each \pm and \mp"""
-    if node[0] in ("pm", "mp"):
-        node = ("+" if (node[0] == "pm") == (sign > 0) else "-", *node[1:])
-    return tuple(signed(n, sign) if isinstance(n, tuple) else n for n in node)
-
-
-def items(node) -> list:
-    r"""The elements of a list or a set: 1 \pm 2 are two of them, x = 1, 2 is x = 1, x = 2"""
-    if node[0] in ("list", "set", "chain"):
-        parts = [item for n in node[1:] for item in items(n)]
-        if parts and parts[0][:2] == ("rel", "=") and "rel" not in {n[0] for n in parts[1:]}:
-            parts[1:] = [("rel", "=", parts[0][2], n) for n in parts[1:]]
-        return parts
-    if node[0] == "rel" and node[1] in ("=", "in") and node[3][0] in ("list", "set"):
-        return [("rel", "=", node[2], item) for item in items(node[3])]
-    return [signed(node, 1), signed(node, -1)] if kinds(node) & {"pm", "mp"} else [node]
-
-
-@lru_cache(1)
-def numerics():
-    """mpmath with 80 digits, imported when the first value needs it"""
-    from mpmath.ctx_mp import MPContext  # a context of our own: the global one belongs to the caller
-
-    context = MPContext()
-    context.dps = 80
-    return context
+    """The variables of an expression; f(x) is one, infinity is none"""
+    return {n[1] for n in walk(node) if n[0] == "sym"} - {"infinity"}
 
 
 def _real(value):
     """A number of mpmath; its own conversion of large fractions is slow"""
-    return numerics().mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
+    return MP.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
 def lift(*values):
@@ -69,18 +48,29 @@ def lift(*values):
     return values if all(isinstance(v, Fraction) for v in values) else [_real(v) for v in values]
 
 
+def close(x, y) -> bool:
+    """Equal as fractions, or to 60 digits"""
+    x, y = lift(x, y)
+    return x == y if isinstance(x, Fraction) else abs(x - y) <= MP.mpf("1e-60") * max(abs(x), abs(y))
+
+
+# ------------------------------------------------------------------------------------- operations, each of bounded size
+def _bits(value: Fraction) -> int:
+    return value.numerator.bit_length() + value.denominator.bit_length()
+
+
 def _bounded(value):
     """The value; None where its size makes further work expensive. A part of a complex number that is lost beside the
     other one is 0: mpmath shifts by the difference of their exponents."""
     if isinstance(value, Fraction):
-        return value if value.numerator.bit_length() + value.denominator.bit_length() <= MAX_BITS else None
-    tiny = numerics().mpf("1e-65")
-    if isinstance(value, numerics().mpc):
+        return value if _bits(value) <= MAX_BITS else None
+    tiny = MP.mpf("1e-65")
+    if isinstance(value, MP.mpc):
         if abs(value.imag) <= abs(value.real) * tiny:
             value = value.real
         elif abs(value.real) <= abs(value.imag) * tiny:
-            value = numerics().mpc(0, value.imag)
-    return value if value == 0 or numerics().isfinite(value) and abs(numerics().mag(value)) <= MAX_BITS else None
+            value = MP.mpc(0, value.imag)
+    return value if value == 0 or MP.isfinite(value) and abs(MP.mag(value)) <= MAX_BITS else None
 
 
 def _add(a, b):
@@ -89,84 +79,66 @@ def _add(a, b):
     if isinstance(total, Fraction):
         return total
     low, high = sorted((abs(a), abs(b)))
-    if 0 < low <= high * numerics().mpf("1e-60"):
+    if 0 < low <= high * MP.mpf("1e-60"):
         return None  # the smaller one is lost
-    return Fraction(0) if abs(total) <= high * numerics().mpf("1e-65") else total
+    return Fraction(0) if abs(total) <= high * MP.mpf("1e-65") else total
 
 
 def _power(a, b):
     whole = isinstance(b, Fraction) and b.denominator == 1
     if whole and isinstance(a, Fraction):
-        bits = a.numerator.bit_length() + a.denominator.bit_length() - 1
-        return a ** int(b) if abs(b) * bits <= MAX_BITS else None
+        return a ** int(b) if abs(b) * (_bits(a) - 1) <= MAX_BITS else None
     if a == 0:
         return Fraction(0) if isinstance(b, Fraction) and b > 0 else None
     a, b = _real(a), int(b) if whole else _real(b)
-    return a**b if abs(b) * (abs(numerics().mag(a)) + 1) < MAX_BITS else None
+    return a**b if abs(b) * (abs(MP.mag(a)) + 1) < MAX_BITS else None
 
 
 def _root(x, index):
-    odd = isinstance(index, Fraction) and index.denominator == 1 and index % 2 and not isinstance(x, numerics().mpc)
+    odd = isinstance(index, Fraction) and index.denominator == 1 and index % 2 and not isinstance(x, MP.mpc)
     return -_power(-x, 1 / index) if odd and x < 0 else _power(x, Fraction(1) / lift(index)[0])  # cube root of -8: -2
 
 
 def _floor(x):
-    return Fraction(math.floor(x) if isinstance(x, Fraction) else int(numerics().floor(x + numerics().mpf("1e-60"))))
+    return Fraction(math.floor(x) if isinstance(x, Fraction) else int(MP.floor(x + MP.mpf("1e-60"))))
 
 
-def _call(name, x, *base):
+def _call(name, x):
     """A function of mpmath, where its argument is not too large and it has no pole"""
     x = _real(x)
-    if x == 0 and name == "log" or x != 0 and numerics().mag(x) > (200 if name in ("sin", "cos", "tan", "log") else 13):
+    if x == 0 and name == "log" or x != 0 and MP.mag(x) > (200 if name in ("sin", "cos", "tan", "log") else 13):
         return None
-    value = getattr(numerics(), name)(x)
-    if base:
-        value = value / _call("log", *base)
-    if name[-3:] in ("tan", "cot", "sec", "csc") and numerics().mag(value) > 200:
+    value = getattr(MP, name)(x)
+    if name[-3:] in ("tan", "cot", "sec", "csc") and MP.mag(value) > 200:
         return None
-    vanishes = name not in ("exp", "sech", "csch") and abs(value) < numerics().mpf("1e-70") < abs(x)  # sin(pi)
+    vanishes = name != "exp" and abs(value) < MP.mpf("1e-70") < abs(x)  # sin(pi)
     return Fraction(0) if vanishes else value
 
 
-def _factorial(n):
-    return Fraction(math.factorial(int(n))) if n.denominator == 1 and 0 <= n < 2100 else None
+def _count(function, *numbers):
+    """A factorial or a binomial coefficient"""
+    whole = all(n.denominator == 1 and 0 <= n < 2100 for n in numbers)
+    return Fraction(function(*map(int, numbers))) if whole else None
 
 
-def _binomial(n, k):
-    whole = n.denominator == k.denominator == 1 and 0 <= n < 2100 and 0 <= k
-    return Fraction(math.comb(int(n), int(k))) if whole else None
-
-
-_MPMATH = {"arc": "a", "ln": "log", "cis": "expj"}  # other names there
-_COMPUTE = {name: partial(_call, re.sub("^(arc|ln$|cis$)", lambda m: _MPMATH[m[0]], name)) for name in FUNCTIONS}
-_COMPUTE |= {"+": _add, "-": lambda a, b: _add(a, -b), "neg": operator.neg, "^": _power, "pow": _power, "root": _root}
+_COMPUTE = {name: partial(_call, name.replace("arc", "a").replace("ln", "log")) for name in FUNCTIONS}
+_COMPUTE |= {"+": _add, "-": lambda a, b: _add(a, -b), "neg": operator.neg, "^": _power, "root": _root}
 _COMPUTE |= {"*": lambda a, b: math.prod(lift(a, b)), "/": lambda a, b: math.prod(lift(a, 1 / b)), "abs": abs}
 _COMPUTE |= {"mixed": lambda whole, part: whole + part if part < 1 else whole * part}  # 2 1/3, but 2 4/3
 _COMPUTE |= {"floor": _floor, "ceil": lambda a: -_floor(-a), "mod": lambda a, b: a - b * _floor(a / b)}
-_COMPUTE |= {"!": _factorial, "binom": _binomial, "base": lambda digits, base: Fraction(int(digits, base or 1))}
-_COMPUTE |= {"pi": lambda: +numerics().pi, "e": lambda: +numerics().e, "i": lambda: numerics().mpc(0, 1)}
+_COMPUTE |= {"!": partial(_count, math.factorial), "binom": partial(_count, math.comb)}
+_COMPUTE |= {"base": lambda digits, base: Fraction(int(digits, base or 1))}
+_COMPUTE |= {"pi": lambda: +MP.pi, "e": lambda: +MP.e, "i": lambda: MP.mpc(0, 1)}
 
 
+# ---------------------------------------------------------------------------------------------- two answers, by values
 def _probes(variables: list[str], whole: bool) -> list[dict]:
     """Above 1, below 1, and each variable once negative; whole numbers for n! and floors"""
-    if not variables:
-        return [{}]
     if whole:
         return [{n: Fraction(2 + 3 * i + j) for i, n in enumerate(variables)} for j in range(6)]
-    points = [
-        {n: Fraction(90 + 41 * i + 83 * j + 11 * i * j, (37, 247)[j % 2]) for i, n in enumerate(variables)}
-        for j in range(4)
-    ]
+    numbered = list(enumerate(variables))
+    points = [{n: Fraction(90 + 41 * i + (83 + 11 * i) * j, (37, 247)[j % 2]) for i, n in numbered} for j in range(4)]
     return points + [{**points[k % 2], n: -points[k % 2][n]} for k, n in enumerate(variables[:4])]
-
-
-def close(x, y) -> bool:
-    x, y = lift(x, y)
-    return x == y if isinstance(x, Fraction) else abs(x - y) <= numerics().mpf("1e-60") * max(abs(x), abs(y))
-
-
-class TooMuchWork(Exception):
-    """To compare two answers would cost too much."""
 
 
 class Values:
@@ -174,7 +146,8 @@ class Values:
 
     def __init__(self, *answers):
         variables = sorted(set().union(*map(names, answers)))
-        self.points = {whole: _probes(variables, whole) for whole in (True, False)}
+        found = set().union(*map(kinds, answers))
+        self.points = _probes(variables, whole=bool(found & {"!", "binom", "floor", "ceil"}))
         self.work, self.known = 0, {}
 
     def evaluate(self, node, point: dict):
@@ -183,10 +156,10 @@ class Values:
         kind, *parts = node
         if kind in ("num", "dec"):
             return parts[0]
-        if kind in ("sym", "call"):
-            return point.get(str(node) if kind == "call" else parts[0])
+        if kind == "sym":
+            return point.get(parts[0])
         if kind == "unit":
-            return self.evaluate(("*", parts[0], UNITS[parts[1]]), point) if parts[1] in UNITS else None
+            return self.evaluate(("*", parts[0], FACTORS[parts[1]]), point) if parts[1] in FACTORS else None
         arguments = [self.evaluate(n, point) if isinstance(n, tuple) else n for n in parts]
         if any(argument is None for argument in arguments):
             return None
@@ -194,29 +167,24 @@ class Values:
             value = _bounded(_COMPUTE[kind](*arguments))
         except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError):
             value = None
-        if isinstance(value, Fraction):
-            self.work += 1 + (value.numerator.bit_length() + value.denominator.bit_length()) // 600
-        else:
-            self.work += 5
+        self.work += 1 + _bits(value) // 600 if isinstance(value, Fraction) else 5
         if self.work > MAX_WORK:
-            raise TooMuchWork
+            raise Unreadable("too much work")
         return value
 
-    def at(self, node, point: int = 0, whole: bool = False):
+    def at(self, node, point: int = 0):
         """The value of a node at one of the probe points, from memory where it was asked for before"""
-        key = (node, point, whole)
-        if key not in self.known:
-            self.known[key] = self.evaluate(node, self.points[whole][point])
-        return self.known[key]
+        if (node, point) not in self.known:
+            self.known[node, point] = self.evaluate(node, self.points[point])
+        return self.known[node, point]
 
     def agree(self, a, g) -> bool:
         """Equal at every point where both are real; at every point where both have a value, if hardly any is real."""
-        whole = bool((kinds(a) | kinds(g)) & {"!", "binom", "floor", "ceil"})
-        count = len(self.points[whole]) if names(a) | names(g) else 1
+        count = len(self.points) if names(a) | names(g) else 1
         real = other = 0
         same = True  # where the values are not real
         for point in range(count):
-            x, y = self.at(a, point, whole), self.at(g, point, whole)
+            x, y = self.at(a, point), self.at(g, point)
             if x is None or y is None:
                 continue
             if x.imag or y.imag:
@@ -229,7 +197,7 @@ class Values:
 
     def scaled(self, a, g, positive: bool) -> bool:
         """a = factor * g, the factor not zero or even positive: two equations or inequalities"""
-        ratios = (self.evaluate(("/", a, g), point) for point in self.points[False]) if names(g) else ()
+        ratios = (self.evaluate(("/", a, g), point) for point in self.points) if names(g) else ()
         factor = next((ratio for ratio in ratios if ratio), 0)
         return (factor > 0 if positive else factor != 0) and self.agree(a, ("*", ("num", factor), g))
 
@@ -238,8 +206,9 @@ class Values:
         if node[0] == "dec":
             return node[2:] if node[1].denominator > 1 or node[2] > 1 else None
         scales = node[0] == "*" and node[2][:2] == ("^", ("num", 10))
-        inner = self.rounding(node[1]) if node[0] == "neg" or scales else None
-        return inner and (inner[0] * (self.at(node[2]) if scales else 1), inner[1])
+        scale = self.at(node[2]) if scales else Fraction(1)
+        inner = self.rounding(node[1]) if (scales or node[0] == "neg") and isinstance(scale, Fraction) else None
+        return inner and (inner[0] * scale, inner[1])
 
     def same_number(self, a, g) -> bool:
         """Two expressions are equal, or one is such a rounding of the other as the conventions allow."""
