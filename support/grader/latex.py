@@ -36,33 +36,23 @@ GREEK = (
 ).split()
 _SYMBOLS = (
     "√ sqrt ∛ sqrt[3] ∞ infty ≤ le ⩽ le ≥ ge ⩾ ge ≠ ne ≈ approx ∪ cup ∈ in ± pm ∓ mp ∅ emptyset ° circ º circ ½ frac12 "
-    "¼ frac14 ¾ frac34 ⅓ frac13 ⅔ frac23 ℝ mathbb{R} ∖ setminus € text{euro} £ text{pound} ₹ text{rupee} µ mu Ω Omega Δ Delta"
+    "¼ frac14 ¾ frac34 ⅓ frac13 ⅔ frac23 ℝ mathbb{R} ∖ setminus € text{euro} £ text{pound} ₹ text{rupee} µ mu Ω Omega"
 ).split()
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 _SIGNS = str.maketrans("−–—‐‑×·⋅∙∗÷⁄∕′’" + _RAISED + _LOWERED, "-----*****///''0123456789-n0123456789", "\u200b\ufeff")
 _SIGNS |= {ord(sign): f"\\{name} " for sign, name in zip(_SYMBOLS[::2], _SYMBOLS[1::2])}
 _SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(GREEK[:25])}
 RULES = [  # a pattern, its replacement, and an example that needs the rule
-    (r"^(\*\*|`+)(.*)\1$", r"\2", "**73** is 73"),
     (r"(?i)^(\\text\{ *)?all real( numbers?)?\.?\}?$", r"\\mathbb{R}", r"\text{all real numbers} is \mathbb{R}"),
     (r"(?i)^(\\text\{ *)?no (real )?solutions?\.?\}?$", r"\\emptyset", r"\text{No solutions.} is \emptyset"),
     (r"\\(?:left|right|middle|[bB]ig[lr]?|limits)(?![a-z])", "", r"\left\{x : x > 2\right\} is x > 2"),
     (r"\\(angle|triangle|vec|hat|underline|overrightarrow|(?<![\d.]\\)overline)(?![a-z])", "", r"\angle A = 5 is 5"),
     (r"^\\\{ *([a-z]) *(\\in *\\mathbb *\{?R\}?)? *(\\mid\b|[|:])(?=.*\1)(.*)\\\}$", r"\4", r"\{x : x > 2\} is x > 2"),
     (r"^(\\?[PE]r?|f|\\?gcd)[([]([^()[\]]{2,})[)\]] ?(?==)", r"\1_{\2}", "P(X > 2) = 5 is 5"),
-    (
-        r",? *(\\text\{)? *for (any|all|some)( real| constants?|[ }]+[a-zA-Z]\b)*\}?$",
-        "",
-        r"x \text{ for any constant} is x",
-    ),
+    (r",? *(\\text\{)? *for (any|all)( real| constants?|[ }]+[a-zA-Z]\b)*\}?$", "", r"x \text{ for any constant} is x"),
     (r",? *\\text\{,? *where *\} *\w *\\text\{ *is [a-z ]+\}$", "", r"2x, \text{ where } x \text{ is real} is 2x"),
-    (
-        r"(?<=[\d})]) *(\\text\{)? *\(?(\\text\{)? *(or )?(about|approximately|\\approx)[ }]*([\d.]+)\)?$",
-        r" \\approx \5",
-        r"3 (about 3.0) is 3",
-    ),
+    (r"(?<=[\d})])[ (]*(\\text\{)?[ (]*(or )?(about|\\approx)[ }]*([\d.]+)\)?$", r"\\approx \4", "3 (about 3.0) is 3"),
     (r"\bUS *(?=\\?\$)", "", r"US\$18 is \$18"),
-    (r"\bRs\.? ?(?=\d)", r"\\text{rupees} ", "Rs. 500 is 500"),
     (r"\b(?:square|sq\.?) ([a-z]+)|(?<=per )([a-z]+) squared", r"\1\2^2", "5 sq ft is 5 ft^2"),
     (r"\b(?:cubic|cu\.?) ([a-z]+)", r"\1^3", "5 cubic feet is 5 ft^3"),
     (r"(?<=\d)(?:\\,|[ ~])*(?:\\(?:text|mathrm)\{ ?)?(k?)\}? *\\Omega\}?", r"\\text{\1ohm}", r"5\,\Omega is 5"),
@@ -110,7 +100,8 @@ _SPELLINGS = r"""
     <= le leq leqslant @ >= ge geq geqslant @ < lt @ > gt @ != ne neq @ = == := @ cup bigcup @ mod bmod pmod
     @ * times cdot @ / div over @ : colon @ ^ ** @ - setminus backslash @ , and or ; lor vee land wedge
     @ | vert mid lvert rvert \| @ \{ lbrace @ \} rbrace
-    @ frac dfrac tfrac cfrac @ binom dbinom tbinom @ dots ldots cdots dotsc ...
+    @ frac dfrac tfrac cfrac
+    @ binom dbinom tbinom @ dots ldots cdots dotsc ...
     """
 _TOKENS = {spelling: [row.split()[0]] for row in _SPELLINGS.split("@") for spelling in row.split()}
 _TOKENS |= {name: [name] for name in FUNCTIONS | {"sqrt"}} | {
@@ -156,13 +147,9 @@ def _word(word: str, quoted: bool, out: list, rest: str) -> list:
     if per or measured and quoted and word in UNITS:  # km/h, 5 \text{m}
         return [("text", word)]
     alone = _UNIT_AFTER.match(rest) and (low != "hr" or last != ("pi",))  # 5 mg, but mg/k and 2\pi hr
-    if (
-        measured
-        and len(word) > 1
-        and unit_name(name := word if word in UNITS else low) in UNIT_NAMES
-        and (quoted or alone)
-    ):
-        return [("text", name)]
+    named = [name for name in (word, low) if unit_name(name) in UNIT_NAMES]
+    if measured and len(word) > 1 and named and (quoted or alone):
+        return [("text", named[0])]
     if low in _NUMERALS or word in _TOKENS or low in _TOKENS and low not in FUNCTIONS:
         return _NUMERALS.get(low) or _TOKENS.get(word) or _TOKENS[low]
     phrase = len(word) > 1 and (last[0:1] == ("text",) or measured and re.match(" [a-z]{3}", rest))  # red balls
@@ -171,28 +158,31 @@ def _word(word: str, quoted: bool, out: list, rest: str) -> list:
     return [(c,) if c in "ei" else ("sym", c) for c in word]
 
 
+def _within(out: list) -> int:
+    """How many brackets are open"""
+    return sum((t in ("(", "[", r"\{", "begin")) - (t in (")", "]", r"\}", "end")) for t in out)
+
+
 def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
     r"""Numbers, names and words as nodes, all else as plain strings; `quoted` in \text{...}, where letters are words"""
     out = [] if out is None else out
-    at = depth = 0
+    at = 0
     while at < len(text) and (match := _TOKEN.match(text, at)):
         group, at = match.groupdict(), match.end()
         last = out[-1] if out else "start"
         if group["line"]:  # a list over lines
-            out += [","] * (not depth and (isinstance(last, tuple) or last in (")", "}", "]", r"\}")))
+            out += [","] * (not _within(out) and (isinstance(last, tuple) or last in (")", "}", "]", r"\}")))
         elif raw := group["number"]:
             grouped = _THOUSANDS.match(text, match.start("number"))
-            if grouped and not (depth and "," in grouped[0]):  # (1,234) is a pair
+            if grouped and not ("," in grouped[0] and _within(out)):  # (1,234) is a pair
                 raw, at = re.sub("[, ]", "", grouped[0]), grouped.end()
             out.append(_number(raw, group["cycle"]))
         elif inner := group["styled"] or group["bare"]:
             tokens(inner, out, quoted=group["style"].startswith(("text", "mathrm", "mbox", "hbox", "oper")))
         elif group["edge"]:
             out += ["begin", group["kind"]] if group["edge"] == "begin" else ["end"]
-            depth += 1 if group["edge"] == "begin" else -1
         elif name := group["command"] or group["sign"]:
             out += _TOKENS.get(name) or _TOKENS.get(name.removeprefix("var"), [name])
-            depth += (out[-1] in ("(", "[", r"\{")) - (out[-1] in (")", "]", r"\}"))
         elif word := group["word"]:
             out += ["cup"] if word == "U" and last in (")", "]") else _word(word, quoted, out, text[at : at + 9])
         while out and out[-1][0] == "sym" and (tail := _SUBSCRIPT.match(text, at)):  # x_1, x_{n+1}, f'
@@ -210,6 +200,13 @@ _CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "|": "|", "langle": 
 _CLOSES |= {"lfloor": ("rfloor",), "lceil": ("rceil",)}
 _ENDS = {"the end", "end", "&", r"\\"}.union(*_CLOSES.values()) - {"|"}
 _ENDS_OF_ARGUMENT = FUNCTIONS | {"*", "/", "|"}  # sin a cos b
+
+
+def _measured(node, unit: str) -> tuple:
+    """A node with a unit; a second unit joins the first, and nothing joins % and deg"""
+    if node[0] == "unit":
+        node, unit = node[1], " ".join(sorted([node[2], unit]))
+    return ("unit", node, next((sign for sign in ("%", "deg") if sign in unit.split()), unit))
 
 
 class _Parser:
@@ -305,15 +302,11 @@ class _Parser:
         known = any(unit_name(word) in UNITS or word.endswith("s") for word in words) or node == ("num", 1)
         if CLAUSES & set(words) or not known or node[0] == "text":
             self.fail("words that are no unit,")
-        self.take(("sym", "C"), ("sym", "F")) if words == ["deg"] else powers.pop("rad", None)  # 20^\circ C
+        if words == ["deg"]:  # 20^\circ C
+            self.take(("sym", "C"), ("sym", "F"))
+        powers.pop("rad", None)
         unit = " ".join(name if p == 1 else f"{name}^{p}" for name, p in sorted(powers.items()) if p)
-        return self.measured(node, unit.replace("h^-1 mile", "mph")) if unit else node
-
-    def measured(self, node, unit: str) -> tuple:
-        """A node with a unit; a second unit joins the first, and nothing joins % and deg"""
-        if node[0] == "unit":
-            node, unit = node[1], " ".join(sorted([node[2], unit]))
-        return ("unit", node, next((sign for sign in ("%", "deg") if sign in unit.split()), unit))
+        return _measured(node, unit.replace("h^-1 mile", "mph")) if unit else node
 
     def power(self) -> tuple:
         node = self.atom()
@@ -338,7 +331,7 @@ class _Parser:
         token = self.next
         self.at += 1
         if token[0] == "text" and unit_name(token[1]) in MONEY and self.binds() in (5, 6):  # USD 18
-            return self.measured(self.read(5), unit_name(token[1]))
+            return _measured(self.read(5), unit_name(token[1]))
         if token[0] == "text" and self.binds() == 6 and self.next not in ("/", "*"):
             self.fail("words")
         if isinstance(token, tuple):
@@ -391,11 +384,11 @@ class _Parser:
         kind, rows = self.next, [[]]
         self.at += 1
         while not self.take("end"):
-            rows[-1].append(self.read())
-            if self.take(r"\\") and self.next != "end":
+            if self.take(r"\\"):
                 rows.append([])
-            elif self.next != "end":
-                self.take("&") or self.fail("no end of a matrix")
+            elif not self.take("&"):
+                rows[-1].append(self.read())
+        rows = [row for row in rows if row]
         if kind == "vmatrix":
             self.fail("a determinant")
         if len(rows) == 1 or all(len(row) == 1 for row in rows):

@@ -44,10 +44,10 @@ _MARKUP = re.compile(
     r"(?<=\d)(?:st|nd|rd|th)\b|(?<![a-z])\.(?!\d)",
     re.IGNORECASE,
 )
-_CHOICE = re.compile(r"(?:\\text\w*\{|\{)?\s*\(?([A-Ja-j])(\)?[.:)]*)\s*\}?\s*(.*)", re.DOTALL)
+_CHOICE = re.compile(r"(?:(\\text\w*)?\{)?\s*\(?([A-Ja-j])(\)?[.:)]*)\s*\}?\s*(.*)", re.DOTALL)
 _NO_TEXT = re.compile(r"[}).:=,;+*/^<>_]|-\s*[a-z]|.*(?:\b[A-J][.:)]|\b(?:or|and)\b)")  # (c) + 1; (C) (D); B. or C.
 _LABEL = re.compile(
-    r"(\\text\w*\{)?\s*(?:\(?([A-J])[.):]+|(?:So|Hence|Thus|[Tt]herefore),?(?=[ }]*(?:\w+ ?=|[\\\d-]))|"
+    r"(\\text\w*\{)?\s*(?:(?:So|Hence|Thus|[Tt]herefore),?(?=[ }]*(?:\w+ ?=|[\\\d-]))|"
     r"(?=[A-Za-z', ]*(?:[A-Za-z][a-z]{2}|[A-Z]{4}|It ))([A-Za-z][A-Za-z', ]+?)"
     r"(?:\s*:| (?:is|are|equals)(?![A-Za-z'])|(\})\s*=))\s*"
 )
@@ -63,19 +63,9 @@ def words(text: str) -> list[str] | None:
     return found
 
 
-def same_choice(answer: str, gold: str) -> bool:
-    """B is (B), (b) and B. 27, which has the text of a choice after its letter"""
-    a, g = _CHOICE.fullmatch(answer), _CHOICE.fullmatch(gold)
-    if not a or not g or a[3] and g[3] or any(m[3] and (not m[2] or _NO_TEXT.match(m[3])) for m in (a, g)):
-        return False
-    # F may be a force, a bare c a variable
-    free = g[1] in "ABCDE" or (a[2] or g[2] or r"\text" in gold) and g[1] in "abcde"
-    return a[1] == g[1] or bool(free) and a[1].upper() == g[1].upper()
-
-
 def same_at_sight(answer: str, gold: str) -> bool | None:
-    """Are two cleaned texts equal as they are, as words, as choices? None where a formula has to be read"""
-    if answer == gold or same_choice(answer, gold):
+    """Are two cleaned texts equal as they are, as words? None where a formula has to be read"""
+    if answer == gold:
         return True
     said, wanted = words(answer), words(gold)
     if not said or not wanted:
@@ -85,9 +75,13 @@ def same_at_sight(answer: str, gold: str) -> bool | None:
 
 
 def labelled(text: str) -> tuple[str, str]:
-    r"""The label and the rest: ("B", 27) of (B) 27, ("Total", 18) of "Total: 18", and ("", "") without one"""
+    r"""The label and the rest: ("B", "") of B and (b), ("B", "27") of (B) 27, ("Total", "18") of "Total: 18", or neither"""
+    choice = _CHOICE.fullmatch(text)
+    if choice and not (choice[4] and (not choice[3] or _NO_TEXT.match(choice[4]))):
+        marked = (choice[1] or choice[3]) and choice[2] in "abcde"  # else F may be a force, and c a variable
+        return choice[2].upper() if marked else choice[2], choice[4]
     label = _LABEL.match(text)
     rest = text[label.end() :] if label else ""
-    if not re.search(r"\w", rest) or CHANGES & set(re.findall("[a-z]+", (label[3] or "").lower())):
+    if not re.search(r"\w", rest) or CHANGES & set(re.findall("[a-z]+", (label[2] or "").lower())):
         return "", ""
-    return label[2] or label[3] or "So", rest if label[4] else (label[1] or "") + rest
+    return label[2] or "So", rest if label[3] else (label[1] or "") + rest
