@@ -6,13 +6,12 @@ An answer is model text: nothing evaluates it as code, and it is read whole or r
 what "equal" means, and support/grader/ the grader.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys
 from functools import lru_cache
 
+from support.cli import fail
 from support.grader.compare import decide
 from support.grader.latex import clean, read
 
@@ -61,10 +60,9 @@ def is_equal(answer: str, gold: str) -> bool:
     return decide(answer, gold)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> None:
     if len(arguments) != 2:
-        print('reward.py takes two texts: python reward.py "ANSWER" "GOLD"', file=sys.stderr)
-        return 2
+        fail('it takes two texts: python reward.py "ANSWER" "GOLD"')
 
     def show(node) -> str:
         return f"{node[0]}({', '.join(map(show, node[1:]))})" if isinstance(node, tuple) else str(node)
@@ -76,8 +74,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head -1`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -7,9 +7,13 @@ from support.grader.latex import MAX_CHARS, Unreadable, clean, read, tokens
 from support.grader.values import MP, Values, close, kinds, lift, names, walk
 from support.grader.words import labelled, same_at_sight
 
-MAX_ITEMS = 32  # of a list, a set, a matrix
+MAX_ITEMS, MAX_NUMBERS = 32, 50  # of a list or a matrix; written in two sets
 CONTAINERS = {"list", "set", "seq", "union", "rel"}
 LABELS = {"sym", "text", "seq", "names"}
+ORDER = {"<", "<=", ">", ">=", "!=", "=="}
+REALS, X = ("sym", "R"), ("sym", "x")
+FAR = {"infinity": Fraction(10) ** 7_000}  # nearly the largest number that a value may be
+GRID = [Fraction(k, 2) for k in (0, *range(-21, 22))]
 
 
 # ------------------------------------------------------------------------------------------------- parts of an answer
@@ -23,17 +27,6 @@ def is_label(node) -> bool:
     return node[0] in LABELS or node[0] == "abs" and all(name[0].isupper() for name in names(node))
 
 
-def spread(node):
-    """Multiples and sums of matrices as one matrix of expressions"""
-    kind, *parts = node
-    grids = [n for n in parts if isinstance(n, tuple) and n[:2] == ("seq", "matrix")]
-    if kind in ("+", "-") and len(grids) == 2 and len(grids[0]) == len(grids[1]):
-        return (*grids[0][:3], *(spread((kind, *cells)) for cells in zip(grids[0][3:], grids[1][3:])))
-    if len(grids) == 1 and kind in ("*", "neg") or kind == "/" and grids == parts[:1]:
-        return (*grids[0][:3], *(spread((kind, *(cell if n in grids else n for n in parts))) for cell in grids[0][3:]))
-    return node
-
-
 def grown(node, by: int, variables: bool, whole: bool = True):
     """An expression with its unit (and its variables) that many times as large; all of it where it has no unit"""
     if whole and "unit" not in kinds(node) or node[0] == "unit" or variables and node[0] == "sym":
@@ -41,7 +34,6 @@ def grown(node, by: int, variables: bool, whole: bool = True):
     return tuple(grown(n, by, variables, whole=False) if isinstance(n, tuple) else n for n in node)
 
 
-# -------------------------------------------------------------------------------------------------------- several values
 def signed(node, sign: int):
     r"""The node with the upper (1) or lower (-1) sign of each \pm and \mp"""
     if node[0] in ("pm", "mp"):
@@ -63,24 +55,14 @@ def items(node) -> list:
 
 
 # ---------------------------------------------------------------------------------------------- sets of real numbers
-# Two of them (an inequality, an interval, a union, "all but 2") are equal when they have the same members among the
-# numbers that are written in either, those just below and just above each of these, and a grid. One of the two must show
-# all its ends, as (1, 2] and x > 3 do: where the other one has no such end, or one more, they differ on one side of it.
-ORDER = {"<", "<=", ">", ">=", "!=", "=="}
-REALS, X = ("sym", "R"), ("sym", "x")
-FAR = {"infinity": Fraction(10) ** 7_000}  # nearly the largest number that a value may be
-GRID = [Fraction(k, 2) for k in (0, *range(-21, 22))]
-MAX_NUMBERS = 50
-
-
-def _numbers(node) -> list:
+def numbers(node) -> list:
     """All numbers that are written in a node"""
     if node[0] in CONTAINERS or names(node):
-        return [m for n in node[1:] if isinstance(n, tuple) for m in _numbers(n)]
+        return [m for n in node[1:] if isinstance(n, tuple) for m in numbers(n)]
     return items(node)
 
 
-def _holds(sign: str, x, y) -> bool:
+def holds(sign: str, x, y) -> bool:
     if x is None or y is None or x.imag or y.imag:
         return False
     if close(x, y):
@@ -89,66 +71,63 @@ def _holds(sign: str, x, y) -> bool:
     return sign == "!=" or sign[0] == ("<" if x < y else ">")
 
 
-def _members(node, points: list, values: Values) -> list[bool]:
-    """Which of the points are in the set; Unreadable for what is no set of real numbers"""
-    kind, *parts = node
-    if kind == "rel" and parts[0] == "in":
-        return _members(parts[2], points, values)
-    if node == REALS:
-        return [True] * len(points)
-    if kind == "-" and parts[0] == REALS:
-        kind, *parts = node = ("rel", "!=", X, parts[1])
-    elif kind == "seq" and len(parts) == 4 and parts[0] in "([" and parts[1] in ")]" and not names(node):
-        low, high = "<" + "=" * (parts[0] == "["), "<" + "=" * (parts[1] == "]")
-        kind, *parts = node = ("rel", f"{low} {high}", parts[2], X, parts[3])
-    elif kind == "set":
-        kind, parts = "union", [("rel", "==", X, n) for n in items(node)]
-    if kind == "list" or kind == "rel" and parts[0] == "!=" and len(items(node)) > 1:  # x != 1, 2
-        kind, parts = "list", items(node)
-    variables = names((kind, *parts))
-    if kind == "rel" and len(variables) == 1 and (signs := parts[0].split()) and ORDER.issuperset(signs):
-        rows = [[values.evaluate(n, dict.fromkeys(variables, x) | FAR) for n in parts[1:]] for x in points]
-        return [all(map(_holds, signs, row, row[1:])) for row in rows]
-    if kind not in ("union", "list") or len(variables - {"R"}) > 1 or kind == "list" and parts[0][0] != "rel":
-        raise Unreadable("no set of real numbers")
-    rows = list(zip(*(_members(part, points, values) for part in parts)))
-    every, some = [all(row) for row in rows], [any(row) for row in rows]
-    return every if kind == "list" and any(every) else some  # x > 1 and x < 2, but x < 1 or x > 2
-
-
-def same_set(a, g, values: Values) -> bool | None:
-    """None where one of the two is no set of real numbers"""
-    relations = [[n for n in walk(node) if n[0] == "rel"] for node in (a, g)]
-    shown = [all(n[0] == "sym" or not names(n) for relation in part for n in relation[2:]) for part in relations]
-    written = [values.at(n) for n in _numbers(a) + _numbers(g)]
-    if not any(shown) or len(written) > MAX_NUMBERS:
-        return None
-    written = [v if isinstance(v, Fraction) else Fraction(MP.nstr(v, 70)) for v in written if v and not v.imag]
-    near = [v + sign * abs(v) / 10**20 for v in written for sign in (-1, 0, 1)]
-    try:
-        members = [_members(node, near + (GRID[:1] if all(shown) else GRID), values) for node in (a, g)]
-    except Unreadable:
-        return None
-    return members[0] == members[1] and any(members[0])
-
-
-# ------------------------------------------------------------------------------------------------------ the comparison
 class Comparison(Values):
     """One answer beside one gold answer"""
+
+    def members(self, node, points: list) -> list[bool]:
+        """Which of the points are in a set of real numbers: an inequality, an interval, a union, "all but 2" """
+        kind, *parts = node
+        if kind == "rel" and parts[0] == "in":
+            return self.members(parts[2], points)
+        if node == REALS:
+            return [True] * len(points)
+        if kind == "-" and parts[0] == REALS:
+            kind, *parts = node = ("rel", "!=", X, parts[1])
+        elif kind == "seq" and len(parts) == 4 and parts[0] in "([" and parts[1] in ")]" and not names(node):
+            low, high = "<" + "=" * (parts[0] == "["), "<" + "=" * (parts[1] == "]")
+            kind, *parts = node = ("rel", f"{low} {high}", parts[2], X, parts[3])
+        elif kind == "set":
+            kind, parts = "union", [("rel", "==", X, n) for n in items(node)]
+        if kind == "list" or kind == "rel" and parts[0] == "!=" and len(items(node)) > 1:  # x != 1, 2
+            kind, parts = "list", items(node)
+        variables = names((kind, *parts))
+        if kind == "rel" and len(variables) == 1 and ORDER.issuperset(signs := parts[0].split()):
+            rows = [[self.evaluate(n, dict.fromkeys(variables, x) | FAR) for n in parts[1:]] for x in points]
+            return [all(map(holds, signs, row, row[1:])) for row in rows]
+        if kind not in ("union", "list") or len(variables - {"R"}) > 1 or kind == "list" and parts[0][0] != "rel":
+            raise Unreadable("no set of real numbers")
+        rows = list(zip(*(self.members(part, points) for part in parts)))
+        every, some = [all(row) for row in rows], [any(row) for row in rows]
+        return every if kind == "list" and any(every) else some  # x > 1 and x < 2, but x < 1 or x > 2
+
+    def same_set(self, a, g) -> bool | None:
+        """Have two sets the same members among the numbers that are written in either, those just below and just above
+        each of these, and a grid? One of the two must show all its ends, as (1, 2] and x > 3 do: where the other one
+        has no such end, or one more, they differ on one side of it. None where one of the two is no set."""
+        relations = [[n for n in walk(node) if n[0] == "rel"] for node in (a, g)]
+        shown = [all(n[0] == "sym" or not names(n) for relation in part for n in relation[2:]) for part in relations]
+        written = [self.at(n) for n in numbers(a) + numbers(g)]
+        if not any(shown) or len(written) > MAX_NUMBERS:
+            return None
+        written = [v if isinstance(v, Fraction) else Fraction(MP.nstr(v, 70)) for v in written if v and not v.imag]
+        near = [v + sign * abs(v) / 10**20 for v in written for sign in (-1, 0, 1)]
+        try:
+            members = [self.members(node, near + (GRID[:1] if all(shown) else GRID)) for node in (a, g)]
+        except Unreadable:
+            return None
+        return members[0] == members[1] and any(members[0])
 
     def settled(self, node):
         """The tree with every chain of = and \\approx brought down to `name = value`, to one value, or to one equation:
         5 = x, y = k = 5, x = 1 + 1 = 2, 1/3 \\approx 0.33, 17 mod 5 = 2. Each link of a chain must hold."""
-        node = spread(tuple(self.settled(n) if isinstance(n, tuple) else n for n in node))
+        node = tuple(self.settled(n) if isinstance(n, tuple) else n for n in node)
         if node[0] != "rel" or not set(signs := node[1].split()) <= {"=", "approx"}:
             return node
         if len(set(node[2:])) < len(node[2:]):
             raise Unreadable("a tautology")
         labels = [n for n in node[2:] if is_label(n)]
-        values = [n for n in node[2:] if not is_label(n)]
-        if not values:
-            values = [labels.pop()]
-        elif not labels and len(values) == 2 and signs == ["="] and names(node):
+        values = [n for n in node[2:] if not is_label(n)] or [labels.pop()]
+        if not labels and len(values) == 2 and signs == ["="] and names(node):
             return node  # 2x + y = 3
         for value in values[1:]:
             if not self.same(value, values[0]) and not ("approx" in signs and self.same(values[0], value)):
@@ -168,15 +147,12 @@ class Comparison(Values):
             return True
         if "unit" in inside and not both & CONTAINERS:
             return self.same_quantity(a, g)
-        if any(n[0] in ("rel", "union", "list") or n == REALS or n[:2] == ("-", REALS) for n in (a, g)):
-            verdict = same_set(a, g, self) if both != {"rel"} or names(a) == names(g) else None
+        if both & {"rel", "union", "list"} or REALS in (a, g, *a[1:2], *g[1:2]):
+            verdict = self.same_set(a, g) if both != {"rel"} or names(a) == names(g) else None
             if verdict is not None:
                 return verdict
-        several = bool(inside & {"pm", "mp"})
-        if not several and (both == {"seq"} or both == {"seq", "list"}):
-            return self.same_sequence(a, g)
-        if several or both & {"list", "set"}:
-            return self.same_items(items(a), items(g))
+        if inside & {"pm", "mp"} or both & {"list", "set"} or both == {"seq"}:
+            return self.same_items(a, g)
         if "rel" in both:
             return self.same_relation(a, g)
         return not both & CONTAINERS and "text" not in both and g[0] != "base" and self.same_number(a, g)
@@ -196,25 +172,24 @@ class Comparison(Values):
             inner[a[0] != "unit"] = ("*", inner[a[0] != "unit"], ("^", ("sym", name), ("num", Fraction(power or 1))))
         return (a[0] == "unit") != (g[0] == "unit") and self.agree(*inner)
 
-    def same_sequence(self, a, g) -> bool:
-        """Tuples, intervals, matrices; 1, 2, 3 is (1, 2, 3), but 1, 2 may be an interval or a pair"""
-        lists = [n[3:] if n[0] == "seq" else items(n) for n in (a, g)]
-        fits = a[1:3] == g[1:3] or "matrix" in (a[1], g[1])
-        if "list" in (a[0], g[0]):
+    def same_items(self, a, g) -> bool:
+        r"""Tuples, intervals, matrices in order; lists, sets, \pm in any order, and a name in front of each may go"""
+        both, fits = {a[0], g[0]}, True
+        ordered = both in ({"seq"}, {"seq", "list"}) and not (kinds(a) | kinds(g)) & {"pm", "mp"}
+        lists = [n[3:] if ordered and n[0] == "seq" else items(n) for n in (a, g)]
+        named = [{n[2] for n in parts if n[0] == "rel"} for parts in lists]
+        if ordered and "list" in both:  # 1, 2, 3 is (1, 2, 3), but 1, 2 may be an interval or a pair
             closed = any(n[1:3] in (("(", ")"), ("[", "]"), ("matrix", "")) for n in (a, g))
-            fits = closed and len(lists[0]) > 2 or "rel" in (lists[0][0][0], lists[1][0][0])
-        return fits and len(lists[0]) == len(lists[1]) <= MAX_ITEMS and all(map(self.same, *lists))
-
-    def same_items(self, answers: list, golds: list) -> bool:
-        """In any order; a name in front of each may go"""
-        named = [{n[2] for n in parts if n[0] == "rel"} for parts in (answers, golds)]
-        if not all(named) and max(map(len, named)) > 1:
-            return len(answers) == len(golds) and all(map(self.same, answers, golds))  # x = 1, y = 2 against 1, 2
-        return (
-            max(len(answers), len(golds)) <= MAX_ITEMS
-            and all(any(self.same(a, g) for a in answers) for g in golds)
-            and all(any(self.same(a, g) for g in golds) for a in answers)
-        )
+            fits = closed and len(lists[0]) > 2 or any(named)
+        elif ordered:
+            fits = a[1:3] == g[1:3] or "matrix" in (a[1], g[1])
+        if not fits or max(map(len, lists)) > MAX_ITEMS:
+            return False
+        if ordered or not all(named) and max(map(len, named)) > 1:  # x = 1, y = 2 against 1, 2
+            return len(lists[0]) == len(lists[1]) and all(map(self.same, *lists))
+        answers, golds = lists
+        matched = [any(self.same(a, g) for a in answers) for g in golds]
+        return all(matched) and all(any(self.same(a, g) for g in golds) for a in answers)
 
     def same_relation(self, a, g) -> bool:
         """Two relations, or one and what it names"""
@@ -234,6 +209,25 @@ class Comparison(Values):
         return a[1] == g[1] != "in" and len(a) == len(g) == 4 and self.scaled(*gaps, positive=a[1][0] == "<")
 
 
+def decide(answer: str, gold: str) -> bool:
+    """Is the answer equal to the gold one, by the conventions of docs/grader.md? Never raises."""
+    try:
+        if max(len(answer), len(gold)) > 4 * MAX_CHARS:  # even cleaning takes time
+            return answer.strip() == gold.strip()
+        if answer.isdecimal() and gold.isdecimal():
+            return int(answer) == int(gold)
+        answer, gold = clean(answer), clean(gold)
+        (label, rest), (label_of_gold, rest_of_gold) = labelled(answer), labelled(gold)
+        alike = label == label_of_gold or label in "abcde" and label.upper() == label_of_gold
+        if len(label) == 1 and alike and not (rest and rest_of_gold):  # (B) 27 is B
+            return True
+        other_choice = label and label_of_gold and not alike and min(len(label), len(label_of_gold)) == 1
+        bare = (rest or answer, rest_of_gold or gold)  # "Total: 18" is 18 and "The sum is 18"
+        return _same_text(answer, gold) or not other_choice and bare != (answer, gold) and _same_text(*bare)
+    except Exception:  # no texts, or too much work: whatever goes wrong, it is not equal
+        return False
+
+
 def _same_text(answer: str, gold: str) -> bool:
     if (verdict := same_at_sight(answer, gold)) is not None:
         return verdict
@@ -244,24 +238,3 @@ def _same_text(answer: str, gold: str) -> bool:
     comparison = Comparison(a, g)
     a, g = comparison.settled(a), comparison.settled(g)
     return a == g if "mod" in kinds(a) | kinds(g) else comparison.same(a, g)
-
-
-def decide(answer: str, gold: str) -> bool:
-    """Is the answer equal to the gold one, by the conventions of reward.py? Never raises."""
-    try:
-        if max(len(answer), len(gold)) > 4 * MAX_CHARS:  # even cleaning takes time
-            return answer.strip() == gold.strip()
-        if answer.isdecimal() and gold.isdecimal():
-            return int(answer) == int(gold)
-        answer, gold = clean(answer), clean(gold)
-        (label, rest), (label_of_gold, rest_of_gold) = labelled(answer), labelled(gold)
-        pairs = [(answer, gold), (rest, gold), (answer, rest_of_gold)]
-        if label and (label == label_of_gold or label in "abcde" and label.upper() == label_of_gold):
-            if len(label) == 1 and not (rest and rest_of_gold):  # B is (B) 27
-                return True
-            pairs.append((rest, rest_of_gold))
-        elif min(len(label), len(label_of_gold)) > 2:  # "Total: 18" is "The sum is 18"
-            pairs.append((rest, rest_of_gold))
-        return any(a and g and _same_text(a, g) for a, g in pairs)
-    except Exception:  # no texts, or too much work: whatever goes wrong, it is not equal
-        return False

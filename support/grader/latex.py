@@ -16,7 +16,6 @@ A node is a tuple, its kind first; the numbers in it are fractions:
 """
 
 import re
-import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 
@@ -30,18 +29,18 @@ class Unreadable(Exception):
 
 
 # ---------------------------------------------------------------------------- one spelling for what means the same
-GREEK = (
+NAMES = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
-    "upsilon phi chi psi omega hbar ell partial nabla Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+    "upsilon phi chi psi omega hbar ell partial nabla Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega max min gcd Pr"
 ).split()
 _SYMBOLS = (
     "√ sqrt ∛ sqrt[3] ∞ infty ≤ le ⩽ le ≥ ge ⩾ ge ≠ ne ≈ approx ∪ cup ∈ in ± pm ∓ mp ∅ emptyset ° circ º circ ½ frac12 "
     "¼ frac14 ¾ frac34 ⅓ frac13 ⅔ frac23 ℝ mathbb{R} ∖ setminus € text{euro} £ text{pound} ₹ text{rupee} µ mu Ω Omega"
 ).split()
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉"
-_SIGNS = str.maketrans("−–—‐‑×·⋅∙∗÷⁄∕′’" + _RAISED + _LOWERED, "-----*****///''0123456789-n0123456789", "\u200b\ufeff")
+_SIGNS = str.maketrans("−–—‐－×·⋅∙∗÷⁄∕′’．，" + _RAISED + _LOWERED, "-----*****///''.,0123456789-n0123456789", "\u200b")
 _SIGNS |= {ord(sign): f"\\{name} " for sign, name in zip(_SYMBOLS[::2], _SYMBOLS[1::2])}
-_SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(GREEK[:25])}
+_SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(NAMES[:25])}
 RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"(?i)^(\\text\{ *)?all real( numbers?)?\.?\}?$", r"\\mathbb{R}", r"\text{all real numbers} is \mathbb{R}"),
     (r"(?i)^(\\text\{ *)?no (real )?solutions?\.?\}?$", r"\\emptyset", r"\text{No solutions.} is \emptyset"),
@@ -76,15 +75,9 @@ RULES = [(re.compile(pattern), *rest) for pattern, *rest in RULES]
 def clean(text: str) -> str:
     """Signs, spaces and markup in one spelling"""
     text = re.sub(r"[^\S\n]+", " ", text.strip())
-    if text.isdecimal():
-        return text
     if not text.isascii():
         text = re.sub(f"[{_RAISED}]+", r"^{\g<0>}", re.sub(f"[{_LOWERED}]+", r"_{\g<0>}", text)).translate(_SIGNS)
-        styled = [unicodedata.decomposition(c)[:5] in ("<font", "<wide") for c in text]
-        text = "".join(unicodedata.normalize("NFKC", c) if plain else c for c, plain in zip(text, styled))
-    if r"\\begin" in text:
-        text = text.replace(r"\\", "\\")
-    elif r"\begin" not in text:  # it may have been escaped twice on its way here; else it is a list over lines
+    if r"\begin" not in text:  # it may have been escaped twice on its way here; else it is a list over lines
         text = re.sub(r"\\\\ *", "\n", re.sub(r"\\\\(?=[a-zA-Z{}$%])", r"\\", text))
     for pattern, to, _ in RULES:
         text = pattern.sub(to, text)
@@ -99,17 +92,13 @@ FUNCTIONS = set(
 _SPELLINGS = r"""
     <= le leq leqslant @ >= ge geq geqslant @ < lt @ > gt @ != ne neq @ = == := @ cup bigcup @ mod bmod pmod
     @ * times cdot @ / div over @ : colon @ ^ ** @ - setminus backslash @ , and or ; lor vee land wedge
-    @ | vert mid lvert rvert \| @ \{ lbrace @ \} rbrace
-    @ frac dfrac tfrac cfrac
-    @ binom dbinom tbinom @ dots ldots cdots dotsc ...
-    """
+    @ | vert mid lvert rvert \| @ \{ lbrace @ \} rbrace @ frac dfrac tfrac cfrac @ binom dbinom tbinom
+    @ dots ldots cdots dotsc ..."""
 _TOKENS = {spelling: [row.split()[0]] for row in _SPELLINGS.split("@") for spelling in row.split()}
-_TOKENS |= {name: [name] for name in FUNCTIONS | {"sqrt"}} | {
-    name: [("sym", name)] for name in (*GREEK, "max", "min", "gcd", "Pr")
-}
+_TOKENS |= {name: [name] for name in FUNCTIONS | {"sqrt"}} | {name: [("sym", name)] for name in NAMES}
 _TOKENS |= {r"\$": [("text", "dollar")], "circ": [("text", "deg")], "%": [("text", "%")], r"\%": [("text", "%")]}
-_TOKENS |= {"pi": [("pi",)], "emptyset": [("set",)], "varnothing": [("set",)]}
-_TOKENS |= {name: [("sym", "infinity")] for name in ("infty", "infinity", "inf")}
+_TOKENS |= {name: [("sym", "infinity")] for name in ("infty", "infinity", "inf")} | {"pi": [("pi",)]}
+_TOKENS |= {name: [("set",)] for name in ("emptyset", "varnothing")}
 _NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _NUMERALS = {name: [("num", Fraction(value))] for value, name in enumerate(_NUMERALS)}
 _MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -202,13 +191,6 @@ _ENDS = {"the end", "end", "&", r"\\"}.union(*_CLOSES.values()) - {"|"}
 _ENDS_OF_ARGUMENT = FUNCTIONS | {"*", "/", "|"}  # sin a cos b
 
 
-def _measured(node, unit: str) -> tuple:
-    """A node with a unit; a second unit joins the first, and nothing joins % and deg"""
-    if node[0] == "unit":
-        node, unit = node[1], " ".join(sorted([node[2], unit]))
-    return ("unit", node, next((sign for sign in ("%", "deg") if sign in unit.split()), unit))
-
-
 class _Parser:
     """Precedence climbing over one answer's tokens. All of them must be read, or nothing is."""
 
@@ -258,7 +240,7 @@ class _Parser:
         return (sign, ("num", Fraction(0)), node) if sign in ("pm", "mp") else node
 
     def several(self, node, binds: int) -> tuple:
-        """a, b and c; a < b <= c; a union b; a : b : c, which is a/c, b/c"""
+        """a, b and c; a < b <= c; a union b; a : b"""
         parts, signs = [node], []
         while _LEVEL.get(self.next) == binds:
             signs.append(self.next)
@@ -267,11 +249,9 @@ class _Parser:
             parts.append(self.read(binds))
         if binds == 2:
             return ("rel", " ".join(signs), *parts)
-        if binds == 3 and {part[0] for part in parts} == {"set"}:  # {1, 2} with {3}
-            return ("set", *(item for part in parts for item in part[1:]))
         if binds == 4:
-            shares = [("binom" if signs[0] == "choose" else "/", part, parts[-1]) for part in parts[:-1]]
-            return shares[0] if len(shares) == 1 else ("seq", ":", ":", *shares)
+            kind = "binom" if signs == ["choose"] else "/"
+            return (kind, *parts) if len(parts) == 2 else self.fail("a ratio of more than two,")
         return ("list" if binds == 1 else "union", *parts)
 
     def product(self, node) -> tuple:
@@ -300,13 +280,14 @@ class _Parser:
                 powers[unit_name(word)] = powers.get(unit_name(word), 0) + sign * power
                 words, sign = [*words, word], 1
         known = any(unit_name(word) in UNITS or word.endswith("s") for word in words) or node == ("num", 1)
-        if CLAUSES & set(words) or not known or node[0] == "text":
+        if CLAUSES & set(words) or not known or node[0] in ("text", "unit"):
             self.fail("words that are no unit,")
-        if words == ["deg"]:  # 20^\circ C
+        for sign in {"%", "deg"} & set(powers):  # 20^\circ C, 5\% \text{ per year}
             self.take(("sym", "C"), ("sym", "F"))
+            return ("unit", node, sign)
         powers.pop("rad", None)
         unit = " ".join(name if p == 1 else f"{name}^{p}" for name, p in sorted(powers.items()) if p)
-        return _measured(node, unit.replace("h^-1 mile", "mph")) if unit else node
+        return ("unit", node, unit.replace("h^-1 mile", "mph")) if unit else node
 
     def power(self) -> tuple:
         node = self.atom()
@@ -330,8 +311,10 @@ class _Parser:
     def atom(self) -> tuple:
         token = self.next
         self.at += 1
-        if token[0] == "text" and unit_name(token[1]) in MONEY and self.binds() in (5, 6):  # USD 18
-            return _measured(self.read(5), unit_name(token[1]))
+        if token[0] == "text" and unit_name(token[1]) in MONEY and self.binds() in (5, 6):  # USD 18, \$5 per hour
+            node = self.read(5)
+            unit, inner = unit_name(token[1]), node[1:] if node[0] == "unit" else [node]
+            return ("unit", inner[0], " ".join([unit, *inner[1:]]))
         if token[0] == "text" and self.binds() == 6 and self.next not in ("/", "*"):
             self.fail("words")
         if isinstance(token, tuple):

@@ -75,7 +75,7 @@ def same_at_sight(answer: str, gold: str) -> bool | None:
 
 
 def labelled(text: str) -> tuple[str, str]:
-    r"""The label and the rest: ("B", "") of B and (b), ("B", "27") of (B) 27, ("Total", "18") of "Total: 18", or neither"""
+    r"""The label and the rest: ("B", "") of B and (b), ("B", "27") of (B) 27, ("Total", "18") of "Total: 18" """
     choice = _CHOICE.fullmatch(text)
     if choice and not (choice[4] and (not choice[3] or _NO_TEXT.match(choice[4]))):
         marked = (choice[1] or choice[3]) and choice[2] in "abcde"  # else F may be a force, and c a variable
