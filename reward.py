@@ -41,14 +41,14 @@ _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # "\\." steps over \{ 
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""The content of the `\boxed{...}` that closes first; "" for an empty box, None without one. Reads from left to
-    right and stops at the closing brace, so no later text can change the answer that a prefix gave."""
+    r"""The content of the `\boxed{...}` that closes first; None without one. An empty box is no box: the next one
+    counts. Reads from left to right and stops at the closing brace: no later text changes an answer once given."""
     starts = []  # one per open brace: where a box's content starts, or None
     for mark in _BRACE.finditer(text):
         if mark[0] == "}":
             start = starts.pop() if starts else None
-            if start is not None:
-                return text[start : mark.start()].strip()
+            if start is not None and (answer := text[start : mark.start()].strip()):
+                return answer
         elif mark[0] == "{" or len(mark[0]) > 2:
             starts.append(mark.end() if len(mark[0]) > 2 else None)
     return None
@@ -56,7 +56,7 @@ def extract_boxed(text: str) -> str | None:
 
 @lru_cache(1 << 16)
 def is_equal(answer: str, gold: str) -> bool:
-    """Is the answer equal to the gold one, by the conventions above? Never raises; its work is bounded."""
+    """Is the answer equal to the gold one, by the conventions of docs/grader.md? Never raises; its work is bounded."""
     return decide(answer, gold)
 
 

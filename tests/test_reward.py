@@ -70,8 +70,9 @@ so \boxed{42}. -> 42
 \boxed{1} and \boxed{2} -> 1
 \boxed{\boxed{3}} -> 3
 \boxed{ {1 } \boxed{2} -> 2
-\boxed{} ->
-\boxed{ } ->
+\boxed{} and \boxed{4} -> 4
+\boxed{ } \boxed{\text{ }} -> \text{ }
+\boxed{\boxed{}} \boxed{3} -> \boxed{}
 \boxed{\{1,2\}} -> \{1,2\}
 \boxed{\}} -> \}
 \boxed{\{} -> \{
@@ -91,6 +92,8 @@ boxed{5}
 \boxedx{5}
 \\boxed{5}
 \fbox{5}
+\boxed{}
+\boxed{ }
 """
 
 
@@ -110,7 +113,8 @@ def slow_extract(text):
         elif text[i] == "{":
             stack.append(None)
         elif text[i] == "}" and stack and (start := stack.pop()) is not None:
-            return text[start:i].strip()
+            if text[start:i].strip():
+                return text[start:i].strip()
         i += box.end() if box else 1 + (text[i] == "\\")
     return None
 
@@ -143,8 +147,7 @@ def test_extraction_is_linear():
 # the field's reward hacks: attempt -> what is graded -> is it equal to 5?
 HACKS = r"""
 \boxed{4} or \boxed{5} -> 4 -> no
-\boxed{} -> -> no
-put it within \boxed{} : \boxed{5} -> -> no
+put it within \boxed{} : \boxed{5} -> 5 -> yes
 \boxed{1 or 2 or 5} -> 1 or 2 or 5 -> no
 \boxed{What is 2+3?} -> What is 2+3? -> no
 \boxed{5+9^{9^{9^9}}-9^{9^{9^9}}} -> 5+9^{9^{9^9}}-9^{9^{9^9}} -> no
@@ -169,7 +172,7 @@ def test_the_source_evaluates_nothing_and_imports_little():
         code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
         forbidden = r"\b(eval|exec|sympify|parse_expr|parse_latex|pickle|SIGALRM|setitimer|threading|fork)\b"
         assert not re.search(forbidden, code)
-    code = "import sys, reward; print([m for m in ('torch', 'sympy', 'mpmath') if m in sys.modules])"
+    code = "import sys, reward; print([m for m in ('torch', 'sympy', 'transformers') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.strip() == "[]"
 

@@ -21,9 +21,11 @@ def is_label(node) -> bool:
     r"""May it be left out before an equals sign? x, f(x), AB, |AB|, AB/CD, (p, q), Area, m + n, \sin A"""
     if node[0] in ("seq", "+", "-", "*", "/", "sin", "cos", "tan"):
         inner = [n for n in node[1:] if isinstance(n, tuple)]
+        if not all(map(is_label, inner)):
+            return False
         apart = sum(len(names(n)) for n in inner) == len(names(node))  # x x is x^2, but AB + BC
         points = len(set(inner)) > 1 and all(name[0].isupper() for name in names(node))
-        return (apart or points) and all(map(is_label, inner))
+        return apart or points
     return node[0] in LABELS or node[0] == "abs" and all(name[0].isupper() for name in names(node))
 
 

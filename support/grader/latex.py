@@ -63,7 +63,7 @@ RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"\^ ?\{ ?\\circ ?\}|\^ ?\\circ|(?<=\d)\^\{?o\}?(?![a-z])", r"\\circ ", r"90^{\circ} is 90"),
     (r"(\\[dtc]?frac|\\[dt]?binom) ?(\d) ?(\d)", r"\1{\2}{\3}", r"\frac12 is 0.5"),
     (r"\\[()]|(?<!\\)\\[\[\],;:>! \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])", " ", r"\(7\) is $7$"),
-    (r"\\frac\{(\\\w+\{[^{}]*)\}\}\{\\\w+\{([^{}]*\}[^{}]*)\}", r"\1/\2", r"9\frac{\text{m}}{\text{s}^2} is 9"),
+    (r"\\frac\{(\\(text|mathrm)\{[^{}]*)\}\}\{\\\2\{([^{}]*\}[^{}]*)\}", r"\1/\3", r"9\frac{\text{m}}{\text{s}} is 9"),
     (r"(?<![\w./^}{)\\])\{(\d+)\}(?= ?\\[dtc]?frac)", r"\1", r"{2}\frac13 is 7/3"),
     (r"(?<![\w./^})\\])(\d{1,9}) ?(?=\{?\\[dtc]?frac\{\d+\}\{\d+\})", r"\1\\mixed ", r"2\frac13 is 7/3"),
     (r"(?<![\w./^})\\])(\d{1,9}) (\d{1,9}/\d{1,9})(?![\w/.^])", r"\1\\mixed{\2}", "2 1/3 is 7/3"),
@@ -274,7 +274,7 @@ class _Parser:
             self.at += 1
             if word in ("/", "per"):
                 sign = -1
-            elif word not in ("*", "of", "the", "a", "an"):
+            elif word not in ("*", "of", "the", "a", "an", "celsius", "fahrenheit"):
                 exponent = self.argument(exponent=True) if self.take("^") else ("num", 1)
                 power = -exponent[1][1] if exponent[0] == "neg" else exponent[1]
                 powers[unit_name(word)] = powers.get(unit_name(word), 0) + sign * power
@@ -284,7 +284,7 @@ class _Parser:
             self.fail("words that are no unit,")
         for sign in {"%", "deg"} & set(powers):  # 20^\circ C, 5\% \text{ per year}
             self.take(("sym", "C"), ("sym", "F"))
-            return ("unit", node, sign)
+            return ("unit", node, sign) if powers[sign] == 1 else self.fail("a second sign")
         powers.pop("rad", None)
         unit = " ".join(name if p == 1 else f"{name}^{p}" for name, p in sorted(powers.items()) if p)
         return ("unit", node, unit.replace("h^-1 mile", "mph")) if unit else node

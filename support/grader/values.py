@@ -21,12 +21,12 @@ MP.dps = 80
 FACTORS = {"%": ("/", ("num", Fraction(1)), ("num", Fraction(100))), "deg": ("/", ("pi",), ("num", Fraction(180)))}
 
 
-def walk(node):
+def walk(node) -> list:
     """A node and all nodes in it"""
-    yield node
-    for part in node[1:]:
-        if isinstance(part, tuple):
-            yield from walk(part)
+    found = [node]
+    for each in found:
+        found += [part for part in each[1:] if isinstance(part, tuple)]
+    return found
 
 
 def kinds(node) -> set:

@@ -10,7 +10,7 @@ UNITS = """
     rupee inr, yen jpy, L liter litre l, mL milliliter millilitre ml, cup, gallon, unit, acre, N newton, J joule,
     W watt, V volt, A amp ampere, K kelvin, C coulomb, F farad, T tesla, Pa pascal, Hz hertz, mol mole, eV,
     ohm, man men, woman women, person people, child children, rad radian,
-    % percent percentage pct, deg degree celsius fahrenheit"""
+    % percent percentage pct, deg degree"""
 UNITS = {word: names.split()[0] for names in UNITS.split(",") for word in names.split()}
 UNIT_NAMES = set(UNITS.values())
 SCALED = "m s g L J W V A F T Pa Hz mol eV ohm".split()  # 5\text{ kJ}, 5\,\mu\mathrm{m}; 5 kJ is a product
