@@ -60,6 +60,8 @@ def evaluate(
     for start in range(0, len(missing), chunk):
         asked, numbers = zip(*missing[start : start + chunk])
         label = progress and f"{progress}, {start} of {len(missing)} finished"
+        if progress and not sys.stderr.isatty():  # there is no bar
+            print(label, file=sys.stderr, flush=True)
         first = journal.count  # every dialogue has its own random numbers
         batch = rollout(model, chat, asked, numbers, RULES, config, temperature, seed, first, progress=label)
         journal.append([dialogue_record(batch, d, problem, chat) for d, problem in enumerate(asked)])

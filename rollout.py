@@ -499,7 +499,7 @@ def rollout(
     # the dialogues that may become longest go first, so that few rows are left alone at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
     waiting, in_flight, finished, solved = [], deque(), 0, 0
-    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=progress is None)
+    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=progress is None or None)
     while finished < len(dialogues):
         # Free rows take the next questions.
         while queue and None in engine.dialogues:

@@ -149,7 +149,7 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
     rule = dict(discount=config.attempt_discount, unboxed=config.unboxed_reward, wrong=config.wrong_reward)
     rules = RULES._replace(reward=partial(RULES.reward, repeat_penalty=config.repeat_penalty, **rule))
     stopping, quiet = False, ranks.rank() > 0
-    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or not run.terminal) as bar:
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:
         while run.step < config.steps and not stopping:
             run.step += 1
             clock, seed = [time.perf_counter()], (config.seed, run.step)
@@ -157,8 +157,9 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
             # 1. The model answers questions, in 1..N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = rank_slice(config)
-            asked, allowed, first = asked[mine], allowed[mine], mine.start
-            dialogues = rollout(actor, run.chat, asked, allowed, rules, config, config.temperature, seed, first)
+            dialogues = rollout(
+                actor, run.chat, asked[mine], allowed[mine], rules, config, config.temperature, seed, mine.start
+            )
             dialogues = training_set = ranks.gather_rows(dialogues)
             if config.drop_uniform_groups:
                 training_set = dialogues.select(informative_groups(dialogues, config))
@@ -181,7 +182,8 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)
             if not quiet:
-                run.record(metrics, dialogue_record(dialogues, 0, asked[0], run.chat))  # a random one: so is the order
+                d = int((dialogues.used_D > 1).byte().argmax())  # with feedback, if any; their order is random
+                run.record(metrics, dialogue_record(dialogues, d, asked[d], run.chat))
                 log(metrics)
             bar.set_postfix_str(in_brief(metrics), refresh=False)
             bar.update()

@@ -110,14 +110,6 @@ def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str |
     return options
 
 
-def changed(options, presets: dict[str, str]) -> str:
-    """The options that are not the preset's, as they would be on a command line."""
-    preset = type(options)(**parse(type(options), presets[options.preset].split()))
-    names = [name for name in vars(options) if name not in ("preset", "out", "resume")]
-    pairs = [(name, getattr(options, name)) for name in names if getattr(options, name) != getattr(preset, name)]
-    return " ".join(f"--{name} {value}" for name, value in pairs)
-
-
 def saved_options(kind: type, given: dict):
     """The options of the run to resume. Another value on the command line would make it a different run: ValueError."""
     if not (out := given.get("out")):

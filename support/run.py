@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from support import ranks
-from support.cli import changed
+from support.cli import parse
 from support.files import atomic_write, output_folder, remove, save_text
 from support.memory import explain_memory
 from support.models import move, recompute_activations, save_model
@@ -29,7 +29,6 @@ class Run:
     def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.actor, self.critic, self.reference = actor, critic, reference
-        self.terminal = sys.stderr.isatty()
         self.optimizers = [each for each in (actor_optimizer, critic_optimizer) if each is not None]
         parts = dict(actor=actor, critic=critic, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
         self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
@@ -90,7 +89,7 @@ class Run:
         if self.step in (1, steps) or self.step % self.config.show_every == 0:
             (self.folder / "dialogues").mkdir(exist_ok=True)
             save_text(as_text(dialogue) + "\n", self.folder / "dialogues" / f"step-{self.step:06d}.txt")
-        if not self.terminal and (self.step in (1, steps) or self.step % max(1, steps // 20) == 0):
+        if not sys.stderr.isatty() and (self.step in (1, steps) or self.step % max(1, steps // 20) == 0):
             print(f"step {self.step} of {steps}: {in_brief(metrics)}, about {left} left", file=sys.stderr, flush=True)
 
     def last_dialogue(self) -> str:
@@ -179,10 +178,12 @@ def stage_speeds(dialogues, training_set, clock: list[float]) -> dict:
 
 
 def describe(config, presets: dict[str, str], model, questions: int) -> str:
-    """What a run is, for its first lines."""
-    others = changed(config, presets) or "no other options"
+    """What a run is, for its first lines: the options are those that differ from its preset."""
+    preset = type(config)(**parse(type(config), presets[config.preset].split()), preset=config.preset, out=config.out)
+    options = [f"--{name} {value}" for name, value in vars(config).items() if value != getattr(preset, name)]
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return f"""{config.out}: {config.model}, {model.num_parameters():,} parameters, {questions} questions
-preset {config.preset}, {others}; torch {torch.__version__}, transformers {transformers.__version__}"""
+preset {config.preset}, {" ".join(options) or "unchanged"}; {versions}"""
 
 
 def in_brief(metrics: dict) -> str:

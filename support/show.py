@@ -17,7 +17,7 @@ KINDS = {  # of dialogues: what --show_what calls them, and what that means
     "repeated": "a wrong answer repeated",
     "truncated": "an attempt cut off by a token budget",
 }
-MARKUP = r"&lt;\|.+?\|&gt;(?:(?:system|user|assistant)\b)?"  # of chat templates, in HTML
+MARKUP = r"&lt;(?:\|.+?\||\w+_of_turn)&gt;(?:(?:system|user|assistant|model)\b)?"  # of chat templates, in HTML
 MOST = 500  # questions on a page: more would be too much for a browser
 PAGE = Path(__file__).with_name("dialogues.html")  # the page without its dialogues
 

@@ -178,13 +178,15 @@ def test_feedback_is_that_of_training_and_of_the_evaluation():
 
 
 def test_a_dialogue_of_the_first_the_last_and_every_few_steps():
-    """The first of its step, whole, with gold answer and verdicts, which at the end of the run is printed as well."""
+    """The first of its step in which feedback was given, whole, with gold answer and verdicts; at the end of the run it
+    is printed as well."""
     result = launch("--steps 5 --show_every 2", report=True)
     assert names("run/dialogues") == [f"step-{step:06d}.txt" for step in (1, 2, 4, 5)]
     for step in (1, 2, 4, 5):
         shown = Path(f"run/dialogues/step-{step:06d}.txt").read_text(encoding="utf-8")
         (problem,) = [p for p in data.load("questions.jsonl") if f"user\n{p.question}<" in shown]
-        record = evaluate.dialogue_record(result.rollouts[step - 1], 0, problem, result.run.chat)
+        d = [used > 1 for used in result.rollouts[step - 1].used_D.tolist()].index(True)
+        record = evaluate.dialogue_record(result.rollouts[step - 1], d, problem, result.run.chat)
         assert shown == as_text(record) + "\n" and f"gold answer {problem.answer}, reward " in shown
     assert f"A dialogue of step 5:\n\n{shown}" in result.output
 
