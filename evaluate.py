@@ -92,8 +92,8 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
 def accuracy_at_k(records: Records) -> dict:
     """Of one data set: the share of questions solved with each number of attempts allowed, its 95% interval and, after
     the first, its gain over the first. `repeated` is the share of later answers that were given before."""
-    rows, alone = [], [same[0]["correct"] for same in records]
-    for column in zip(*records):  # every question with the same number of attempts
+    rows, first = [], [same[0]["correct"] for same in records]
+    for column in zip(*records):  # every question, with the same number of attempts allowed
         solved = [record["correct"] for record in column]
         low, high = wilson(sum(solved), len(solved))
         row = {"attempts": column[0]["allowed"], "questions": len(solved), "correct": sum(solved)}
@@ -101,7 +101,7 @@ def accuracy_at_k(records: Records) -> dict:
         row["repeated"] = repeated_share([[attempt["answer"] for attempt in record["attempts"]] for record in column])
         row["attempts_used"] = fmean(len(record["attempts"]) for record in column)
         row |= {key: fmean(record[key] for record in column) for key in ("truncated", "tokens")}
-        rows.append(row | gain(alone, solved) if rows else row)
+        rows.append(row | gain(first, solved) if rows else row)
     return {"questions": len(records), "by_attempts": rows}
 
 
@@ -190,28 +190,32 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     return Candidate(name, model.cpu(), chat, options, greedy, samples)
 
 
-def answers(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> list[dict[str, Records]]:
+def answers(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> tuple[dict, dict]:
     """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any."""
     name, model, chat, options, greedy, samples = candidate
     problems, draw = sum(sets.values(), []), dict(temperature=1.0, seed=(options.seed, 0))
     model.to(device)
-    records = [
-        evaluate(model, chat, problems, range(1, options.attempts + 1), options, greedy, f"{name}, greedy"),
-        evaluate(model, chat, problems, [1] * options.samples, options, samples, f"{name}, samples", **draw),
-    ]
+    curve = evaluate(model, chat, problems, range(1, options.attempts + 1), options, greedy, f"{name}, greedy")
+    control = evaluate(model, chat, problems, [1] * options.samples, options, samples, f"{name}, samples", **draw)
     model.cpu()
-    return [{data: list(islice(rows, len(sets[data]))) for data in sets} for rows in map(iter, records)]
+    return by_set(curve, sets), by_set(control, sets)
+
+
+def by_set(records: Records, sets: dict[str, list[Problem]]) -> dict[str, Records]:
+    """The records of all questions, one data set after the other -> those of each set."""
+    rows = iter(records)
+    return {data: list(islice(rows, len(problems))) for data, problems in sets.items()}
 
 
 def report(options: Options, candidates: list[Candidate], greedy: dict, samples: dict, out: Path) -> None:
     """Write all files, and print tables and dialogues. `greedy` and `samples` hold {model: {data set: records}}."""
     results, longest, sets = {}, {}, greedy[candidates[0].name]
-    for name, by_set in greedy.items():
-        results[name] = mean_over({data: accuracy_at_k(records) for data, records in by_set.items()})
+    for name, curves in greedy.items():
+        results[name] = mean_over({data: accuracy_at_k(records) for data, records in curves.items()})
         if options.samples:
             control = {data: pass_at_k(records, options.attempts) for data, records in samples[name].items()}
             results[f"{name}, pass@k of independent samples"] = mean_over(control)
-        by_question = sum(by_set.values(), [])
+        by_question = sum(curves.values(), [])
         save_json(sum(by_question, []), out / f"dialogues-{file_name(name)}.json")
         longest[name] = [same[-1] for same in by_question]  # with the most attempts allowed: these are shown
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}

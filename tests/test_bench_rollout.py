@@ -28,11 +28,8 @@ def test_script_is_as_described():
     assert {len(prompt) for prompt in script.prompts} == set(range(24, 65)) and set(script.allowed) == {1, 2, 3, 4, 5}
     assert (lengths.min(), lengths.max(), len(script.feedback)) == (8, 160, 24)
     assert lengths.float().median() == pytest.approx(30, abs=2)
-    used = list(map(len, script.lengths))
-    # of the attempts that are not the last one allowed, 0.35 end their dialogue
-    ended = sum(n < allowed for n, allowed in zip(used, script.allowed))
-    could_end = sum(min(n, allowed - 1) for n, allowed in zip(used, script.allowed))
-    assert ended / could_end == pytest.approx(0.35, abs=0.02)
+    alone = [len(lengths) for lengths, n in zip(script.lengths, script.allowed) if n == 5]
+    assert alone.count(1) / len(alone) == pytest.approx(0.35, abs=0.03)
     assert script.budget == max(sum(attempts) + 24 * (len(attempts) - 1) for attempts in script.lengths)
 
 

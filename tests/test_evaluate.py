@@ -8,7 +8,6 @@ import shutil
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
-from math import comb
 from pathlib import Path
 from unittest.mock import DEFAULT, Mock, patch
 
@@ -93,15 +92,6 @@ def test_counts_by_hand():
     assert three["gain_low"] == ev.gain([1, 0, 0, 0, 0], [1, 1, 0, 0, 0])["gain_low"]
 
 
-def test_pass_at_k_of_samples(model, tokenizer):
-    problems, own = [Problem("How much is 3?", gold) for gold in ("17", "no")], Chat(model, tokenizer, "chatml")
-    asked = ev.evaluate(model, own, problems, [1] * 20, Config(max_new_tokens=30), temperature=1.0)
-    c, never = (sum(record["correct"] for record in same) for same in asked)
-    assert never == 0 < c < 18
-    for k, row in enumerate(ev.pass_at_k(asked, attempts=3)["by_attempts"], 1):
-        assert row["accuracy"] == pytest.approx((1 - comb(20 - c, k) / comb(20, k)) / 2)
-
-
 # -------------------- The command
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tokenizer):
@@ -151,7 +141,8 @@ def test_the_files_of_two_models_and_two_data_sets(evaluation, monkeypatch, caps
     """One of the models has a label."""
     monkeypatch.setattr(ev, "plot_accuracy", plots.plot_accuracy)
     evaluation("--model base,ours=trained/ --show 1 --show_what all")
-    found, printed = json.loads(files()["results.json"]), capsys.readouterr().out
+    found, (printed, progress) = json.loads(files()["results.json"]), capsys.readouterr()
+    assert "base, greedy, 4 of 10 finished\n" in progress and "ours, samples, 0 of 15 finished\n" in progress
     names = [f"{name}{what}" for name in ("base", "ours") for what in ("", ", pass@k of independent samples")]
     assert list(found["models"]) == names and found["options"]["samples"] == 3
     for name, result in found["models"].items():
