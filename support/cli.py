@@ -92,10 +92,7 @@ def converter(kind: type, valid: tuple | None) -> Callable[[str], object]:
 
 def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str | None = None):
     """The options of a run: the dataclass's defaults, then the preset, which is a piece of command line, then the
-    command line itself. With --resume they are the run's own.
-
-    Raises ValueError for what does not fit together, OSError for a folder that is not there.
-    """
+    command line itself. With --resume they are the run's own. ValueError or OSError for what does not fit together."""
     given = parse(kind, argv, about)
     if given.get("resume"):
         return saved_options(kind, given)

@@ -12,8 +12,7 @@ from support.cli import fail
 # The colours of Okabe and Ito are told apart with every kind of colour vision; markers tell the curves apart in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
 
-# The paper's mean accuracy (%) over its five benchmarks, with 1, 2, ... 7 attempts allowed. The plot is read to half a
-# point.
+# The paper's mean accuracy (%) over its five benchmarks with 1, 2, ... attempts allowed, its plot read to half a point.
 PAPER_CURVES = {
     "paper, multi-attempt (from 3 on read off its plot)": (45.6, 52.5, 51.7, 53.8, 51.6, 52.0, 52.4),
     "paper, single-attempt (from 3 on read off its plot)": (42.3, 43.2, 44.3, 44.0, 43.8, 44.6, 42.9),
@@ -58,9 +57,10 @@ def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str
     sets = next(iter(results.values())).get("by_data", {})
     shown = {f"mean of {title}" if sets else title: results}
     shown |= {data: {name: result["by_data"][data] for name, result in results.items()} for data in sets}
-    counts = [next(iter(same.values()))["questions"] for same in shown.values()]
-    heads = [f"{what}: {count} questions, % with 95% interval" for what, count in zip(shown, counts)]
-    texts = [f"{head}\n\n{table(same)}" for head, same in zip(heads, shown.values())]
+    texts = []
+    for what, same in shown.items():
+        questions = next(iter(same.values()))["questions"]
+        texts.append(f"{what}: {questions} questions, % with 95% interval\n\n{table(same)}")
     for pair, by_data in paired.items():
         lines = [["attempts allowed", *by_data]]
         for rows in zip(*by_data.values(), strict=True):
@@ -140,7 +140,8 @@ def main(argv: list[str] | None = None) -> None:
         plot_training({run: read_metrics(run) for run in args.runs}, args.out)
     except (OSError, ValueError) as error:
         fail(error)
-    rows = [[name, *(str(each.get(name)) for each in options)] for name in options[0]]
+    names = dict.fromkeys(name for each in options for name in each)
+    rows = [[name, *(str(each.get(name)) for each in options)] for name in names]
     print(markdown([["option", *args.runs], *(row for row in rows if len(set(row[1:])) > 1)]))
     print(f"\nthe curves are in {args.out}")
 

@@ -202,7 +202,7 @@ def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], No
         elif log_to == "wandb":
             import wandb
 
-            runs = sorted(Path(out).glob("wandb/run-*"))  # of the same run before it was resumed: run-TIME-ID
+            runs = sorted(Path(out).glob("wandb/*run-*"))  # of the same run before it was resumed: run-TIME-ID
             settings = dict(dir=output_folder(out), id=runs[-1].name.split("-")[-1] if runs else None, resume="allow")
             wandb.init(project="multi-attempt", name=Path(out).name, config=options, **settings)
     except ImportError as error:
