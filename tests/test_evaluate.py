@@ -167,7 +167,7 @@ def test_the_papers_curves_are_drawn_with_its_five_benchmarks(sets, curves, eval
     monkeypatch.setattr(ev, "load_sets", lambda names: dict.fromkeys(sets, PROBLEMS[:1]))
     evaluation("--samples 0")
     (call,) = ev.plot_accuracy.call_args_list
-    assert (plots.PAPER_CURVES in [*call.args, *call.kwargs.values()]) == curves
+    assert (ev.PAPER_CURVES in [*call.args, *call.kwargs.values()]) == curves
 
 
 def test_limit_is_a_seeded_shuffle(evaluation):
