@@ -387,7 +387,7 @@ def test_the_gold_of_another_question_is_refused():
 
 
 def test_symmetric_where_the_form_of_the_gold_does_not_matter():
-    pairs = [(a, g) for a, g, _ in bench.HARD + bench.rewritten(bench.GOLDS)]
+    pairs = [(a, g) for a, g, _ in bench.rewritten(bench.GOLDS)]
     pairs = [(a, g) for a, g in pairs if not re.search(r"\d\.\d|_|\\pi|C\.", a + g)]
     assert [pair for pair in pairs if is_equal(*pair) != is_equal(*pair[::-1])] == []
 
