@@ -9,7 +9,6 @@ so little that they do not. No cache helps. A grader is stopped after --seconds 
 
 import argparse
 import json
-import os
 import platform
 import random
 import re
@@ -125,8 +124,7 @@ def main():
     graders = {"ours": (is_equal, lambda: (is_equal.cache_clear(), read.cache_clear()))}
     if equal := peer():
         graders["Math-Verify"] = equal, lambda: None
-    machine = f"{platform.machine()}, {os.cpu_count()} cores with other work on them, one thread"
-    results = {"command": " ".join(["python -m bench.reward", *sys.argv[1:]]), "machine": machine}
+    results = {"command": " ".join(["python -m bench.reward", *sys.argv[1:]]), "machine": platform.platform()}
     print(f"{'kind':<10}{'grader':<13}" + "".join(f"{column:>18}" for column in COLUMNS))
     for kind, pairs in (("model", modelled()), ("rewrites", rewritten(GOLDS))):
         pairs = random.Random(1).sample(pairs, len(pairs))

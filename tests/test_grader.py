@@ -41,6 +41,8 @@ CASES = r"""
 0.29 | 0.290243531202435 | 29\% || 0.2902 | 0.295000000000001
 2.5 | 5/2 || 2.500002500000 | 2.499997500000 | \frac{17}{7}
 0.5 | \frac12 || \frac{6}{11} | \frac{5}{11} | 26.4^\circ
+18.897 | \frac{737}{39} || \frac{738}{39}
+0.66666 | \frac23 | 0.6666666666666666 || 0.6666 | \frac{66667}{100000}
 125.663 | 40\pi || 40.001\pi | 125.664
 # fractions
 \frac{3}{4} | \dfrac{3}{4} | \tfrac34 | \cfrac{3}{4} | \frac 34 | 3/4 | {3}/{4} | 0.75 | \frac{6}{8}
@@ -265,7 +267,7 @@ Total: 18 | The total is 18 | Total: 18.0 || Total: 19
 (0,3) | (0,\sqrt 8)\cup[2\sqrt2,3) || (0,\sqrt 8)\cup(2\sqrt2,3)
 (0,1] | (0,1)\cup\{1\} || (0,1)\cup\{2\}
 (-1,3) | |x-1|<2 | 2 > |x-1| | -1<x<3 || |x-1|>2 | |x-1|\le 2 | |x+1|<2 | |x-1|<3
-(-\infty,-1)\cup(3,\infty) | |x-1|>2 || |x-1|\ge 2 | |x-1|<2
+(-\infty,-1)\cup(3,\infty) | |x-1|>2 | x<-1\text{ or }x>3 | x<-1,x>3 || |x-1|\ge 2 | |x-1|<2 | x<-1\text{ and }x>3
 x \le 2 \text{ or } x \ge 4 | |x - 3| \ge 1 || |x - 3| > 1
 (2,\infty) | 2x>4 | -x<-2 || 2|x|>4 | 2x\ge 4
 -1<x<3 || |y-1|<2
@@ -370,7 +372,7 @@ def test_golds_equal_themselves_and_are_read(golds):
 @both_kinds
 def test_rewrites_are_accepted_and_near_misses_refused(golds):
     pairs = bench.rewritten([g for g in golds if golds is bench.GOLDS or g in HARD_REAL])
-    assert len(pairs) > 1000
+    assert len(pairs) > 900
     assert [pair for pair in pairs if is_equal(*pair[:2]) is not pair[2]] == []
 
 

@@ -8,7 +8,7 @@ from support.grader.values import MP, Values, close, kinds, lift, names, walk
 from support.grader.words import labelled, same_at_sight
 
 MAX_ITEMS, MAX_NUMBERS = 32, 50  # of a list or a matrix; written in two sets
-CONTAINERS = {"list", "set", "seq", "union", "rel"}
+CONTAINERS = {"list", "both", "set", "seq", "union", "rel"}
 LABELS = {"sym", "text", "seq", "names"}
 ORDER = {"<", "<=", ">", ">=", "!=", "=="}
 REALS, X = ("sym", "R"), ("sym", "x")
@@ -96,11 +96,16 @@ class Comparison(Values):
         if kind == "rel" and len(variables) == 1 and ORDER.issuperset(signs := parts[0].split()):
             rows = [[self.evaluate(n, dict.fromkeys(variables, x) | FAR) for n in parts[1:]] for x in points]
             return [all(map(holds, signs, row, row[1:])) for row in rows]
-        if kind not in ("union", "list") or len(variables - {"R"}) > 1 or kind == "list" and parts[0][0] != "rel":
+        if (
+            kind not in ("union", "list", "both")
+            or len(variables - {"R"}) > 1
+            or kind == "list"
+            and parts[0][0] != "rel"
+        ):
             raise Unreadable("no set of real numbers")
         rows = list(zip(*(self.members(part, points) for part in parts)))
         every, some = [all(row) for row in rows], [any(row) for row in rows]
-        return every if kind == "list" and any(every) else some  # x > 1 and x < 2, but x < 1 or x > 2
+        return every if kind == "both" or kind == "list" and any(every) else some  # x > 1, x < 2, but x < 1, x > 2
 
     def same_set(self, a, g) -> bool | None:
         """Have two sets the same members among the numbers that are written in either, those just below and just above
@@ -149,7 +154,7 @@ class Comparison(Values):
             return True
         if "unit" in inside and not both & CONTAINERS:
             return self.same_quantity(a, g)
-        if both & {"rel", "union", "list"} or REALS in (a, g, *a[1:2], *g[1:2]):
+        if both & {"rel", "union", "list", "both"} or REALS in (a, g, *a[1:2], *g[1:2]):
             verdict = self.same_set(a, g) if both != {"rel"} or names(a) == names(g) else None
             if verdict is not None:
                 return verdict

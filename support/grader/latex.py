@@ -10,9 +10,9 @@ A node is a tuple, its kind first; the numbers in it are fractions:
     ("+", a, b), also with - * / mod mixed pm mp     ("^", a, exponent)
     ("neg", a), also with ! abs floor ceil     ("root", a, index)     ("binom", n, k)
     ("sin", a), also with the other functions     ("log", a, base)
-    ("rel", "< <=", a, b, c) for a < b <= c     ("list", a, b) for a, b     ("set", a, b)     ("union", a, b)
-    ("seq", "(", "]", a, b) for (a, b]    ("seq", "matrix", "", rows or cells)
-    ("unreadable", why)
+    ("rel", "< <=", a, b, c) for a < b <= c     ("list", a, b) for a, b     ("both", a, b) for x > 1 and x < 2
+    ("set", a, b)     ("union", a, b)
+    ("seq", "(", "]", a, b) for (a, b]    ("seq", "matrix", "", rows or cells)     ("unreadable", why)
 """
 
 import re
@@ -91,7 +91,7 @@ FUNCTIONS = set(
 )
 _SPELLINGS = r"""
     <= le leq leqslant @ >= ge geq geqslant @ < lt @ > gt @ != ne neq @ = == := @ cup bigcup @ mod bmod pmod
-    @ * times cdot @ / div over @ : colon @ ^ ** @ - setminus backslash @ , and or ; lor vee land wedge
+    @ * times cdot @ / div over @ : colon @ ^ ** @ - setminus backslash @ , or ; lor vee @ and land wedge
     @ | vert mid lvert rvert \| @ \{ lbrace @ \} rbrace @ frac dfrac tfrac cfrac @ binom dbinom tbinom
     @ dots ldots cdots dotsc ..."""
 _TOKENS = {spelling: [row.split()[0]] for row in _SPELLINGS.split("@") for spelling in row.split()}
@@ -182,7 +182,9 @@ def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
 # -------------------------------------------------------------------------------------------------------- the parser
 _LEVEL = {
     sign: level
-    for level, signs in enumerate((",", "< > <= >= = != in approx", "cup", ": choose", "+ - pm mp", "* / mod mixed"), 1)
+    for level, signs in enumerate(
+        (", and", "< > <= >= = != in approx", "cup", ": choose", "+ - pm mp", "* / mod mixed"), 1
+    )
     for sign in signs.split()
 }
 _CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "|": "|", "langle": ("rangle",)}
@@ -244,7 +246,8 @@ class _Parser:
         parts, signs = [node], []
         while _LEVEL.get(self.next) == binds:
             signs.append(self.next)
-            while self.take(signs[-1]) and binds == 1:  # ", and"
+            self.at += 1
+            while binds == 1 and self.take(",", "and"):  # ", and"
                 pass
             parts.append(self.read(binds))
         if binds == 2:
@@ -252,7 +255,8 @@ class _Parser:
         if binds == 4:
             kind = "binom" if signs == ["choose"] else "/"
             return (kind, *parts) if len(parts) == 2 else self.fail("a ratio of more than two,")
-        return ("list" if binds == 1 else "union", *parts)
+        both = signs == ["and"] and parts[0][0] == "rel" and parts[0][1][0] in "<>"  # x > 1 and x < 2
+        return ("both" if both else "list" if binds == 1 else "union", *parts)
 
     def product(self, node) -> tuple:
         """2x, f(x); not 5 6 for 30, nor x2 for 2x, but 2^6 3^5"""

@@ -229,5 +229,5 @@ class Values:
             return False  # no rounding makes 2.5 of 2.500002500000
         if not given and half > Fraction(1, 200) and digits < 3:  # so short, it is exact
             return False
-        cut = not given and digits >= 5 and abs(values[0]) > size  # a long decimal may be cut off instead
+        cut = not given and digits >= 5 and _real(abs(values[0])) > size  # a long decimal may be cut off instead
         return gap <= _real((1 + cut) * half)
