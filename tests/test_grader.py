@@ -25,32 +25,27 @@ CASES = r"""
 # integers
 1234567 | 1,234,567 | 1{,}234{,}567 | 1,\!234,\!567 | 1 234 567 | 1\,234\,567 | +1234567 | 1234567.0 | １２３４５６７
     || 123,4567 | 1,234,568 | 1234567.5 | 1,2,3,4,5,6,7
-56017895760 | 56,\!01,\!78,\!95,\!760 || 56,01,78,95,760
 12 | twelve | \text{twelve} || \text{twelve or thirteen} | eleven | twelfth
 \frac{5!}{2!3!} | 10 | {5 \choose 2} | {10 \over 1} || 5!/2!3 | {10 \over 2}
 27 | \textbf{(B) } 27 | (B) 27 | \text{(B)}\ 27 | B) 27 || (B) 28 | (A) 27 (B) 28 | (A) 27 \text{ or } 28 | A27
-73 | 073 | 0073 | 73. | $73$ | \(73\) | \text{73} | \mathbf{73} | \boxed{73} | \displaystyle 73
-    | \displaystyle73 | ٧٣ || 7.3 | 37 | 730 | 7 3 | -73
+73 | 073 | 0073 | 73. | $73$ | \(73\) | \text{73} | \mathbf{73} | \boxed{73} | \displaystyle 73 | \displaystyle73 | ٧٣
+    || 7.3 | 37 | 730 | 7 3 | -73
 -5 | −5 | –5 | - 5 | -5.00 | (-5) || 5 | --5x | +5
 # decimals
 0.5 | .5 | 1/2 | \frac12 | 0.50 | 50\% | 5\times10^{-1} | ½ || 0.05 | 5 | 0.51 | 0.500001 | 50
-2.74 | 2.740 || 274 | 2.75 | 2.7 | 2.741
 0.0000672 | 6.72\times 10^{-5} | 6.72e-5 | 6.72 \cdot 10^{-5} || 0.0000673 | 0.00000672 | 0
-4.5e33 | 4.5\times10^{33} | 45 \times 10^{32} || 4.6e33 | 4.5e32 | 4.5 | 4.5\times10^{33}x
 33.3 | \frac{100}{3} | 33.33333333333333 || 33.33 | 33.4 | \frac{101}{3}
 0.29 | 0.290243531202435 | 29\% || 0.2902 | 0.295000000000001
 2.5 | 5/2 || 2.500002500000 | 2.499997500000 | \frac{17}{7}
 0.5 | \frac12 || \frac{6}{11} | \frac{5}{11} | 26.4^\circ
 18.897 | \frac{737}{39} || \frac{738}{39}
-0.66666 | \frac23 | 0.6666666666666666 || 0.6666 | \frac{66667}{100000}
+0.66666 | \frac23 || 0.6666 | \frac{66667}{100000}
 125.663 | 40\pi || 40.001\pi | 125.664
 # fractions
 \frac{3}{4} | \dfrac{3}{4} | \tfrac34 | \cfrac{3}{4} | \frac 34 | 3/4 | {3}/{4} | 0.75 | \frac{6}{8}
     | \left(\frac{3}{4}\right) | 75\% | ¾ | 3\div4 || \frac43 | 34 | 3/5 | 0.7 | -\frac34 | \frac{3}{4}x
 \frac{9}{5} | 1\frac{4}{5} | 1 4/5 | 1 \frac45 | 1.8 || \frac{4}{5} | 1\frac{5}{4} | 14/5 | 1 \frac{5}{4}
--\frac{3}{2} | -1\frac12 | -1 1/2 | \frac{-3}{2} | \frac{3}{-2} || -\frac12 | \frac32
-1/3 | 0.\overline{3} | 0.333333333333333 | \frac13 || 0.3 | 0.33333 | 0.34 | 3
-\frac{1}{2^{99}} | 2^{-99} | 0.5^{99} || \frac{1}{2^{98}} | 0 | \frac{1}{2^{99}+1}
+1/3 | 0.\overline{3} | 0.333333333333333 | \frac13 || 0.3 | 0.33333 | 0.33333333 | 0.34 | 3
 # percent, degrees, units, money
 28\% | 28 percent | 28 | 0.28 | 28% | \frac{7}{25} || 0.0028 | 2800 | 2.8 | 29\%
 12 \text{ m/s} | 12 m/s | 12\,\mathrm{m/s} | 12 \text{ meters per second} | 12 || 12 \text{ km/h} | 1\text{2} m/s
@@ -61,14 +56,11 @@ CASES = r"""
     | 15 \text{ cm} | 16 | 15c | 15cm^2 \cdot 2
 \$32,\!348 | 32348 | \$32,348 | 32{,}348 \text{ dollars} | $32,348 || 32 | 348 | 32348 \text{ cents} | (32, 348)
     | 32\$348 | 32,\$348
-5 million | 5000000 | 5{,}000{,}000 | 5\times 10^6 | 5 \text{ million} || 5 | 5 billion
 # bases
-101_2 | (101)_2 | (101)_{\text{two}} || (101) | (11)_2
 52_8 | 52_{8} | 52_{\text{eight}} | 052_8 || 52 | 42 | 52_9 | 25_8 | 52 \cdot 8 | 528
 2A_{16} | 2A_16 || 42 | 2A | 2B_{16}
 # roots and powers
 3\sqrt{13} | 3 \sqrt{13} | \sqrt{117} | 3\sqrt13 | 3*sqrt(13) | 3√13 | \sqrt{13} \cdot 3 | 3(13)^{1/2} || \sqrt{13}
-x^n | xⁿ | x^{n} || xn | nx
 \frac{\sqrt3}{3} | \frac{1}{\sqrt{3}} | \sqrt{\frac13} | 3^{-1/2} | sqrt(3)/3 || \frac{\sqrt3}{2} | \sqrt3 | 0.577
 2^{1009} | 2 \cdot 2^{1008} | 4^{504}\cdot 2 || 2^{1009}+1 | 2^{1010} | 2^{100}9
 1024 | 2^{10} | 2^10 | 2**10 | 4^5 || 2^9 | 210 | 2^{1}0x
@@ -82,12 +74,9 @@ e^{16}-1 | exp(16)-1 | -1 + e^{16} | \exp(16) - 1 | \mathrm{e}^{16}-1 || e^{16} 
 \frac35 | \cos A = \frac35 | \sin\theta = 0.6 | \Pr = 0.6 | \max = 0.6 || \ln x = \frac35 | \cos A = \frac45
 1+I(0)e^{-t} | I(0)e^{-t} + 1 || 1+I(1)e^{-t}
 \sec^2 y | \tan^2(y)+1 | \frac{1}{\cos^2 y} | (\sec y)^2 || \tan^2 y | \sec y | \sec^2 z
-2\sin b\cos a | 2 \cos a \sin b | \sin(a+b)-\sin(a-b) || 2\sin a\cos b | \sin b \cos a
 \frac{\pi}{6} | \arcsin\frac12 | \sin^{-1}(1/2) | \arctan(1/\sqrt3) || 30 | \arccos\frac12
 \infty | infinity | +\infty | ∞ || -\infty | 10^{99} | \infty + 1 | 1/0
 120 | 5! | \binom{10}{3} | 5\cdot4! || 5!! | 6! | \binom{10}{2}
-\binom{2n}{n} | \frac{(2n)!}{n!^2} | \dbinom{2n}{n} || \binom{2n}{2} | \frac{(2n)!}{n!}
-\frac{1}{2004!} | 1/2004! || \frac{1}{2006!} | 0
 # complex numbers
 6-5i | -5i+6 | 6 - 5 i | 6-5\mathrm{i} | 6.0-5.0i || 6+5i | 6-5 | 5-6i | 6
 # polynomials and rational expressions
@@ -101,25 +90,19 @@ mn-\lfloor m/2\rfloor | n m - \lfloor \frac m2 \rfloor || mn-\frac m2 | mn-\lcei
 # equations
 5 | x=5 | x = 5.0 | 5=x | x_1 = 5 | f(2)=5 | AB = 5 | |AB|=5 | \text{Area} = 5 | \angle A = 5 | 2+3=5 | x \approx 5
     || 2x=5 | x+1=5 | 5=6 | x=x | 0=0 | x=6=5
-7 | 6+1=7 | \{7\} || 7=7 | x=7=7 | 7=7=7
 x=5 | 5 | 2x=10 | 5 = x | x-5=0 || y=5 | x=-5 | x=x | x=4+2=5 | 5=6
 y=2x+3 | 2x+3 | 2x-y+3=0 | 3+2x=y | f(x)=2x+3 | 2y=4x+6 || y=2x-3 | x=2y+3 | 2x-y-3=0 | y=2x
 5x-7y+11z+4=0 | -5x+7y-11z=4 | 10x-14y+22z+8=0 || 5x-7y+11z-4=0 | 0 | 5x-7y+11z+4
 x^2+y^2=25 | \frac{x^2+y^2}{25}=1 || x^2+y^2=5 | 25
-\frac{\sqrt3}{3} | \frac{\sqrt3}{3} \approx 0.577 || \frac{\sqrt3}{3} \approx 5
 (3,2) | (p,q)=(3,2) || (q,p)=(2,3)
 x=1, y=2 | y=2, x=1 | (1,2) | 1, 2 || 2, 1 | x=2, y=1 | x=1
 # several solutions
 1\pm\sqrt{19} | 1+\sqrt{19}, 1-\sqrt{19} | 1\mp\sqrt{19} | x = 1\pm\sqrt{19} | \{1-\sqrt{19},1+\sqrt{19}\}
     || 1+\sqrt{19} | 1\pm\sqrt{17} | 1-\sqrt{19}
-\pm 3 | 3, -3 | -3\text{ and }3 | {-3, 3} || 3 | -3 | 3, 3
-1,-2 | -2,1 | -2, 1 | x=1, x=-2 | x=1\text{ or }x=-2 | 1 and -2 | \{1,-2\} | x \in \{-2,1\} | x=1,-2 || 1 | 1,2
-    | 1,-2,3 | (1,-2] | 1;-3
-x=2,-3 | x = 2 \lor x = -3 || x_1=2, x_2=3 | x_1=2, y_2=-3 | x_1=2
-1, 2, 3 | 3, 2, 1 || 1, 2, 3, ... | 1, 2, 3, \ldots
+1,-2 | -2,1 | -2, 1 | x=1, x=-2 | x=1\text{ or }x=-2 | 1 and -2 | \{1,-2\} | x \in \{-2,1\} | x=1,-2 || 1 | 1,2 | 1,-2,3
+    | (1,-2] | 1;-3
 \text{no solution} | No solutions | \emptyset | \text{No real solutions.} || 0 | \text{one solution} | no
 (1,2),(3,4) | (3,4),(1,2) | \{(1,2),(3,4)\} | (1,2) \text{ and } (3,4) || (2,1),(3,4) | (1,2) | 1,2,3,4
-\emptyset | \{\} | \varnothing || 0 | \{0\}
 # tuples, intervals, unions
 (6,31,-1) | \left(6, 31, -1\right) | (6,\,31,\,-1) | (6;31;-1) | 6,31,-1 | \langle 6,31,-1\rangle || (31,6,-1)
     | [6,31,-1] | (6,31) | \{6,31,-1\}
@@ -132,9 +115,8 @@ x=2,-3 | x = 2 \lor x = -3 || x_1=2, x_2=3 | x_1=2, y_2=-3 | x_1=2
     || \{x : x < 3\} | \{x : x \ge 3\} | \{x : y > 3\}
 (-1,1) | |x| < 1 | -1<x \text{ and } x<1 | x<1, x>-1 || |x| \le 1 | |x| > 1 | |x|<2 | x<-1, x>1
 (-\infty,-2)\cup(2,\infty) | |x|>2 | x<-2 \lor x>2 | (-\infty,-2)\bigcup(2,\infty) || |x|<2 | x>-2, x<2
-(-\infty,-1)\cup(-1,1)\cup(1,\infty) | x\ne\pm1 | x \neq -1, 1 | x\ne1 \text{ and } x\ne-1
-    | \mathbb{R}\setminus\{-1,1\} | x\in\mathbb{R}, x\ne\pm1 || x\ne1 | \mathbb{R}\setminus\{1,2\} | x\ne1, y\ne-1
-x>2 | -x<-2 | 2x > 4 | x+1>3 | 4<2x || x\ge2 | -x<2 | x>4
+(-\infty,-1)\cup(-1,1)\cup(1,\infty) | x\ne\pm1 | x \neq -1, 1 | x\ne1 \text{ and } x\ne-1 | \mathbb{R}\setminus\{-1,1\}
+    | x\in\mathbb{R}, x\ne\pm1 || x\ne1 | \mathbb{R}\setminus\{1,2\} | x\ne1, y\ne-1
 (-\infty,2)\cup(3,\infty) | (3,\infty)\cup(-\infty,2) | x<2\text{ or }x>3 | (-∞,2)∪(3,∞) | (-\infty,2) U (3,\infty)
     || (-\infty,2) | (-\infty,2]\cup(3,\infty) | (-\infty,2)\cap(3,\infty)
 (0,1) | 0<f(x)<1 || [0,1] | 0 < f(x)
@@ -157,7 +139,6 @@ x+y<1 | -x-y>-1 | 2x+2y<2 | 1>y+x || -x-y<-1 | x+y>1 | x+y\le 1 | x+y<2
 n \equiv 1 \pmod{4} | n\equiv1\pmod 4 || n \equiv 1 \pmod{3} | 1
 \frac{2GM_{\odot}}{c^2} | \frac{2 G M_\odot}{c^{2}} || \frac{2GM}{c^2} | \frac{GM_{\odot}}{c^2}
 # words
-\text{Evelyn} | Evelyn | evelyn | \textbf{Evelyn} | \mathrm{Evelyn} || \text{Eve} | Briana | e v e l y n
 \text{even} | even | Even. || odd | neve | \text{not even} | even or odd
 \text{(C)} | C | (C) | \text{C} | C. | C) 42 | C: the third || D | c^2 | A, B, C | B. or C. | (C) (D)
 \textbf{(E)}\ 17 | E | (E) | 17 | E) 17 || D | (D) 17 | (E) 18 | 18 | (e)+1
@@ -169,12 +150,9 @@ BOTH_WAYS = r"""
 # a negative number with a unit
 -5 | -5 cm | -\$5 | \$-5 | -5\text{ cm} | -5\% | -5^\circ C || 5 cm | \$5 | -6 cm | -\$6 | 5
 -5 cm | -5\text{ cm} | -5\mathrm{~cm} || -5 m | 5 cm
--50 | -50\text{ units} | -50 degrees || 50\text{ units}
--1.5 | -\frac{3}{2}\text{ m} | -1\frac12\text{ m} || \frac{3}{2}\text{ m}
 # words in another order
 decreasing then increasing | \text{Decreasing then increasing} || increasing then decreasing
 octagon then juncture || juncture then octagon
-red dec || Dec red
 5 marbles || 5 mares
 not may || may not
 May 5, 2020 | 5 May 2020 | \text{5th May, 2020} || 6 May 2020 | 5 March 2020
@@ -187,29 +165,23 @@ May 5, 2020 | 5 May 2020 | \text{5th May, 2020} || 6 May 2020 | 5 March 2020
     | 5 is wrong | 5 negative | 5 above par | 5 choose 2 | 5 multiplied by 3 | 5 degrees below zero | 5 to one
 60 | 5 dozen | 5 dozen eggs || 5 eggs
 5 mph | 5 miles per hour || 5 miles
-36 apples | 36 \text{ apples} || 36 pears
 1 | 1 apple | 1 cup || 2 cups | 1 dozen
 # circled digits
 42 | ４２ | 𝟒𝟐 || ④② | ㊷ | ❹❷
 5 || ⑤ | ⒌ | ❺ | ⑴⑸
-12 || ⑴⑵ | ⑫
 x^2+1/2 | x²+½ || x2+½
 # a float that was computed
-\frac{13}{6} | 2.1666666666666665 | 2.1666666666666667 || 2.16666667 | 2.1666666666676665 | 2.16666666666669
+\frac{13}{6} | 2.1666666666666665 | 2.1666666666666667 || 2.1666666666676665 | 2.16666666666669
 3\sqrt2 | 4.242640687119286 | 4.242640687119285 | 4.24264068711929 || 4.24264068715
--10/9 | -1.1111111111111112 || 1.1111111111111112
 1000/3 | 333.33333333333331 | 333.3333333333333 || 333.3333333333433
 # units
-5 | 5\,\mathrm{m/s^2} | 5 \mathrm{cm^{-1}} | 5\,\Omega | 5\,\mu\mathrm{m} | 5 men | 5 min
-    | 5\mathrm{~N} | 5 \mathrm{~kg} \cdot \mathrm{m} / \mathrm{s}^{2} | 5 women | 5 gallons
-    | 5 \frac{\text{km}}{\text{h}}
-    || 5 N | 5m | 6 men | 5rs | 5ms | 5\omega | 5\mu | 5 sec(x) | 5\sec x | 5\mathbf{A}
-5\,\mathrm{m/s^2} | 5\ \mathrm{m\,s^{-2}} | 5 \frac{\text{m}}{\text{s}^2}
-    | 5 \text{ meters per second squared} || 5 \mathrm{m/s}
-5 \mathrm{cm^{-1}} | 5 \text{cm}^{-1} || 5 \mathrm{cm}
+5 | 5\,\mathrm{m/s^2} | 5 \mathrm{cm^{-1}} | 5\,\Omega | 5\,\mu\mathrm{m} | 5 men | 5 min | 5\mathrm{~N}
+    | 5 \mathrm{~kg} \cdot \mathrm{m} / \mathrm{s}^{2} | 5 women | 5 gallons | 5 \frac{\text{km}}{\text{h}} || 5 N | 5m
+    | 6 men | 5rs | 5ms | 5\omega | 5\mu | 5 sec(x) | 5\sec x | 5\mathbf{A}
+5\,\mathrm{m/s^2} | 5\ \mathrm{m\,s^{-2}} | 5 \frac{\text{m}}{\text{s}^2} | 5 \text{ meters per second squared}
+    || 5 \mathrm{m/s}
 5 \Omega | 5 \text{ ohms} || 5 \text{ V} | 5 \mathrm{k\Omega} | 5\text{ k}\Omega
 5\,\mu\mathrm{m} | 5 || 5\,\mathrm{m} | 5\,\mu\mathrm{s}
-60 km/h | 60 \frac{\text{km}}{\text{h}} | 60 \text{ km/h} || 60 \frac{\text{m}}{\text{h}} | 60 km
 25 sec | 25 | 25 \text{ seconds} || 25 min
 3 \text{ N}\cdot\text{m} | 3 || 3 \text{ N}
 12 \text{ square feet} | 12 ft^2 | 12 sq ft || 12 ft | 12 \text{ cubic feet}
@@ -217,8 +189,6 @@ x^2+1/2 | x²+½ || x2+½
 # chains and equations with names
 506.25 | y=k=506.25 | A = B = 506.25 || y=k=506.5 | y=506.25=k=5 | 2y=506.25
 5 | AB=BC=5 | f(x,y)=5 | E[X]=5 | S = 2+3 = 5 | \gcd(10,15)=5 || 17 \bmod 5=2 | x=4=5 | x+1=5 | 5\bmod 7 | x^2=5
-AB=BC=5 | BC=AB=5 | 5 || AB=BC=6
-x=5 | 5 || y=k=5 | m+n=5
 m+n=113 | 113 | n+m=113 || m-n=113 | m+n=112 | m+n=p | 226
 P(\text{red})=1/3 | 1/3 | P(\text{red})=\frac13 || P(\text{blue})=1/3 | 2/3
 0.3 | P(X>2)=0.3 | P(A|B)=0.3 | P(A \cap B)=0.3 || P(X>2)=0.4
@@ -230,8 +200,8 @@ x=3, y=3 | x = y = 3 || x = y = 4 | 3 | x=3
 # text around the answer
 2x^3 | 2x^3 \text{ for any constant} | 2x^3, \text{ where } x \text{ is real} || 2x^3 \text{ for }x>0
     | 3x^3 \text{ for any constant}
-\frac{737}{39} | \frac{737}{39}\text{ (about }18.9)
-    | \frac{737}{39} (\approx 18.9) || \frac{737}{39}\text{ (about }28.9)
+\frac{737}{39} | \frac{737}{39}\text{ (about }18.9) | \frac{737}{39} (\approx 18.9)
+    || \frac{737}{39}\text{ (about }28.9)
 460 | \text{ANSWER: }\$460 | Answer: 460 || \text{ANSWER: }\$461 | \text{ANSWER: }460 \text{ or } 461
 18 | Total: 18 | The total cost is \$18 | Final answer: x=18 || Total: 18 or 19 | Not: 18 | Total: 19 | Total: -18
 12 | The area is 12 | \text{The area is }12 | \text{The area is } 12 \text{ cm}^2 | \text{The answer is 12}
@@ -268,15 +238,12 @@ Total: 18 | The total is 18 | Total: 18.0 || Total: 19
 (0,1] | (0,1)\cup\{1\} || (0,1)\cup\{2\}
 (-1,3) | |x-1|<2 | 2 > |x-1| | -1<x<3 || |x-1|>2 | |x-1|\le 2 | |x+1|<2 | |x-1|<3
 (-\infty,-1)\cup(3,\infty) | |x-1|>2 | x<-1\text{ or }x>3 | x<-1,x>3 || |x-1|\ge 2 | |x-1|<2 | x<-1\text{ and }x>3
-x \le 2 \text{ or } x \ge 4 | |x - 3| \ge 1 || |x - 3| > 1
 (2,\infty) | 2x>4 | -x<-2 || 2|x|>4 | 2x\ge 4
 -1<x<3 || |y-1|<2
 # a list over lines
 1,2,3 | 1␤2␤3 | 1,␤2,␤3 || 1␤2 | 123 | 1␤2␤4
 x=1, y=2 | x=1␤y=2 || x=2␤y=1
-(1,2),(3,4) | (1,2)␤(3,4) || (1,2)␤(4,3)
 42 | ␤42␤ || 4␤2 | 4 ␤2 | 4␤ 2 | 4␤␤2 | 4	2 | 4 \, ␤2
-1000 || 1␤000 | 1 ␤ 000
 1.5 || 1␤1/2
 """
 
