@@ -230,4 +230,4 @@ class Values:
         if not given and half > Fraction(1, 200) and digits < 3:  # so short, it is exact
             return False
         cut = not given and digits >= 5 and _real(abs(values[0])) > size  # a long decimal may be cut off instead
-        return gap <= _real((1 + cut) * half)
+        return gap < _real(2 * half) if cut else gap <= _real(half)
