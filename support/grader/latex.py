@@ -50,11 +50,7 @@ RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"^(\\?[PE]r?|f|\\?gcd)[([]([^()[\]]{2,})[)\]] ?(?==)", r"\1_{\2}", "P(X > 2) = 5 is 5"),
     (r",? *(\\text\{)? *for (any|all)( real| constants?|[ }]+[a-zA-Z]\b)*\}?$", "", r"x \text{ for any constant} is x"),
     (r",? *\\text\{,? *where *\} *\w *\\text\{ *is [a-z ]+\}$", "", r"2x, \text{ where } x \text{ is real} is 2x"),
-    (
-        r"(?<=[\d})])[ (]*(\\text\{)?[ (]*(or )?(about|\\?approx\w*)[ }]*([\d.]+)\)?$",
-        r"\\approx \4",
-        "3 (about 3.0) is 3",
-    ),
+    (r"(?<=[\d})])[ (]*(\\text\{)?[ (]*(or )?(about|\\?approx\w*)[ }]*([\d.]+)\)?$", r"\\approx\4", "3 about 3.0 is 3"),
     (r"\bUS *(?=\\?\$)", "", r"US\$18 is \$18"),
     (r"\bRs\.? ?(?=\d)", r"\\text{rupee} ", "Rs. 500 is 500"),
     (r"\b(?:square|sq\.?) ([a-z]+)|(?<=per )([a-z]+) squared", r"\1\2^2", "5 sq ft is 5 ft^2"),
