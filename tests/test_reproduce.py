@@ -1,9 +1,7 @@
-"""bench/reproduce.py and bench/ablations.py: means over seeds by hand, and the whole scripts with tiny runs."""
+"""bench/reproduce.py: means over seeds by hand, and the whole script with tiny runs."""
 
 import json
-import statistics
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,7 +129,8 @@ def test_the_controls_feedback_is_as_long_as_the_papers_and_the_uncounted_one_la
 def test_a_finished_run_is_not_repeated_and_a_failed_one_is_named(tmp_path, monkeypatch):
     commands, failed = [], SimpleNamespace(returncode=1)
     monkeypatch.setattr(reproduce.subprocess, "run", lambda command, **_: commands.append(command) or failed)
-    finish(tmp_path / "done", [0.5], 1.0, None)
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "evaluation.json").write_text(json.dumps({"trained": {"by_attempts": [row(0.5)]}}))
     assert reproduce.run(tmp_path / "done", ["--seed", "1"]) == [row(0.5)] and commands == []
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "config.json").touch()
@@ -244,54 +243,3 @@ def test_reproduce_with_smollm2_on_two_sets(here, capsys):
     capsys.readouterr()
     reproduce.main(["--finished", *argv])
     assert len(here.commands) == finished and "| single-attempt, seeds 0 " in capsys.readouterr().out
-
-
-def finish(folder: Path, accuracy: list[float], reward: float, repeated: float | None) -> None:
-    """The files of a finished run."""
-    folder.mkdir(parents=True)
-    rows = [row(share, repeated, k) for k, share in enumerate(accuracy, 1)]
-    (folder / "evaluation.json").write_text(json.dumps({"trained": {"by_attempts": rows}}))
-    rewards = [-1.0] * 5 + [reward] * ablations.FINAL
-    (folder / "metrics.jsonl").write_text("\n".join(json.dumps({"reward": reward}) for reward in rewards))
-
-
-def test_ablations_of_finished_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce.subprocess, "run", lambda *_, **__: pytest.fail("this run is there already"))
-    for i, name in enumerate(ablations.VARIANTS):
-        for seed in (0, 1):
-            place = tmp_path / ("out" if i else "reference")
-            shares = [share + 0.01 * i + 0.1 * seed for share in (0.2, 0.3, 0.4, 0.4, 0.5)]
-            finish(place / f"{name.replace(' ', '-')}-{seed}", shares, 0.125 * i, None if i else 0.25)
-    out = tmp_path / "out"
-    ablations.main(["--seeds", "0", "1", "--out", str(out), "--reference", str(tmp_path / "reference")])
-    accuracy = pytest.approx([0.33, 0.43, 0.53, 0.53, 0.63])
-    found = dict(accuracy=accuracy, questions=4, repeated=None, reward=0.375)
-    assert reproduce.read(out / "summary.json")["no KL"]["1"] == found
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (out / "table.md").read_text().splitlines()]
-    half = 12.706 * statistics.stdev([20, 30]) / 2**0.5
-    assert cells[2][:3] == ["multi-attempt", "", f"25.0 ({25 - half:.1f} - {25 + half:.1f})"]
-    assert cells[2][5:] == ["25.0", "0.00"] and len(cells) == 2 + len(ablations.VARIANTS)
-    assert cells[5][:2] == ["no KL", "`--kl_coef 0`"] and cells[5][5:] == ["-", "0.38"]
-    ablations.main(["--draw", str(out / "summary.json"), str(tmp_path / "drawn")])
-    text = (tmp_path / "drawn" / "table.md").read_text()
-    assert text == (out / "table.md").read_text() and text in capsys.readouterr().out
-
-
-def test_an_ablation_is_the_reference_with_one_option(here, monkeypatch):
-    """Two variants with real runs: the option reaches the training, and the feedback the run's own evaluation."""
-    names = (ablations.REFERENCE, "feedback without number")
-    monkeypatch.setattr(ablations, "VARIANTS", {name: ablations.VARIANTS[name] for name in names})
-    out, reference = here.folder / "out", here.folder / "reference"
-    ablations.main(["--seeds", "0", "--out", str(out), "--reference", str(reference), *here.extra])
-    runs = reference / "multi-attempt-0", out / "feedback-without-number-0"
-    configs = [reproduce.read(folder / "config.json") for folder in runs]
-    differing = {name for name in configs[0] if configs[0][name] != configs[1][name]}
-    assert differing == {"out", "feedback"} and configs[1]["feedback"] == "uncounted"
-    trained = reproduce.read(runs[1] / "evaluation.json")["trained"]
-    texts = [d["text"] for d in trained["dialogues"] if len(d["attempts"]) == 2]
-    assert texts and all("answer is incorrect. Try an alternative." in text for text in texts)
-
-
-def test_every_ablation_is_an_option_of_the_miniature():
-    for options in ablations.VARIANTS.values():
-        train.parse_run(train.Config, train.PRESETS, ["--preset", "miniature", *options])
