@@ -312,10 +312,10 @@ MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 
 
 def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """The learning rate of an optimiser step as a share of its peak: a linear rise, then a cosine down to a tenth."""
+    """The learning rate as a share of its peak: a linear rise, then a cosine down to a tenth, where it stays."""
     if step < warmup_steps:
         return step / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    progress = min(1, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return 0.5 * (1 + math.cos(math.pi * progress)) * 0.9 + 0.1
 
 

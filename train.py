@@ -4,11 +4,12 @@
     python train.py --preset paper                      # Qwen2.5-Math-1.5B on MATH, the paper's settings
     python train.py --preset paper --max_attempts 1     # the paper's baseline: the same code with a single attempt
     python train.py --resume --out runs/NAME            # go on where a killed run stopped, exactly
+    python train.py --resume --out runs/NAME --steps N  # prolong it: further steps at the last learning rate
     torchrun --nproc-per-node 8 train.py --preset paper # the same run, shared by eight GPUs
 
 Each step: rollout (rollout.py) -> reward (reward.py) -> one PPO update (ppo.py). A run writes into its folder:
 
-    config.json            all options
+    config.json            all options, versions, fingerprints of base model and data
     metrics.jsonl          one line a step
     dialogues/             a dialogue as text, with verdicts: of the first, the last and every few steps
     checkpoint-STEP.pt     the last few, for --resume
@@ -26,6 +27,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from functools import partial
@@ -43,10 +45,10 @@ from rollout import rollout
 from support import ranks
 from support.check import check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, parse_run, require, stop_on_signal
-from support.files import output_folder, save_json
+from support.files import save_json
 from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
-from support.run import Run, describe, in_brief, open_log, stage_speeds, training_metrics
+from support.run import Run, describe, held_folder, in_brief, open_log, stage_speeds, training_metrics
 
 GROUPS = "task", "rollout", "reward", "PPO", "run", "machine"
 task, sampling, rewards, learning, running, machine = (partial(option, group=group) for group in GROUPS)
@@ -80,6 +82,7 @@ class Config:
     lr: float = learning(5e-7, "peak learning rate of the actor", POSITIVE)
     critic_lr: float = learning(1e-5, "peak learning rate of the critic", POSITIVE)
     lr_warmup: float = learning(0.03, "share of steps with rising learning rate, then cosine to a tenth", between(0, 1))
+    lr_steps: int | None = learning(None, "steps of that rise and fall, then it stays; none: all", POSITIVE)
     minibatches: int = learning(8, "optimiser steps on the dialogues of a step, in each epoch", POSITIVE)
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
     gamma: float = learning(1.0, "discount of the reward per token", between(0, 1))
@@ -130,7 +133,7 @@ def build_run(config: Config) -> Run:
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
     check_model(actor, chat, rollout, action_logps)
     reference = copy.deepcopy(actor).requires_grad_(False)
-    total_steps = config.steps * config.epochs * config.minibatches
+    total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     warmup_steps = int(config.lr_warmup * total_steps)
     actor_optimizer = Optimizer(actor, config.lr, warmup_steps, total_steps, config.max_grad_norm)
     critic = critic_optimizer = None
@@ -156,7 +159,7 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
 
             # 1. The model answers questions, in 1..N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
-            mine = rank_slice(config)
+            mine = ranks.own_slice(config.dialogues, config.group_size)
             dialogues = rollout(
                 actor, run.chat, asked[mine], allowed[mine], rules, config, config.temperature, seed, mine.start
             )
@@ -218,13 +221,6 @@ def validate(run: Run, problems: list[Problem]) -> dict:
     return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 
 
-def rank_slice(config: Config) -> slice:
-    """The dialogues of a step that this rank writes: neighbours, and whole groups."""
-    groups = config.dialogues // config.group_size
-    first, last = (groups * rank // ranks.count() * config.group_size for rank in (ranks.rank(), ranks.rank() + 1))
-    return slice(first, last)
-
-
 # -------------------- The command line
 def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem], list[Problem]]:
     """The options, training, validation and evaluation questions; ValueError or OSError for what is wrong with them."""
@@ -278,27 +274,30 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
     print(*run.warnings(), sep="\n")
 
 
-def start(argv: list[str] | None) -> tuple[Config, Run, list[Problem], list[Problem], list[Problem], Callable]:
-    """All that can go wrong before the first step, and the folder of the run."""
+def start(argv: list[str] | None, at_end: ExitStack) -> tuple[Config, Run, list, list, list, Callable]:
+    """All that can go wrong before the first step, and the folder of the run, which is ours until `at_end`."""
     ranks.join()
     first = ranks.rank() == 0
     config, training, validation, held_out = ranks.on_rank0(partial(prepare, argv))
+    ranks.on_rank0(lambda: at_end.enter_context(held_folder(config.out)))
     run = build_run(config)
     problems = fitting_problems(config, run, training, validation + held_out)
     log = open_log(config.log_to if first else None, config.out, asdict(config))
-    if first:
-        output_folder(config.out)
+    ranks.on_rank0(partial(run.write_config, {"data": training, "validation_data": validation, "eval_data": held_out}))
     if config.resume:
         run.restore()
-    elif first:
-        save_json(asdict(config), run.folder / "config.json")
     return config, run, problems, validation, held_out, log
 
 
 def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as at_end:
+        command(argv, at_end)
+
+
+def command(argv: list[str] | None, at_end: ExitStack) -> None:
     try:
-        config, run, problems, validation, held_out, log = start(argv)
+        config, run, problems, validation, held_out, log = start(argv, at_end)
     except (ValueError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:  # there is nothing yet to save

@@ -102,7 +102,7 @@ def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str |
     options = kind(**(parse(kind, presets[preset].split()) | given))
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
     # a part is what a process that was killed before its first step may leave
-    if Path(options.out).exists() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
+    if Path(options.out).is_dir() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
         raise ValueError(f"{options.out} is not empty: continue that run with --resume, or choose another --out")
     return options
 
@@ -114,7 +114,13 @@ def saved_options(kind: type, given: dict):
     path = Path(out) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"there is no run to resume in {out}: {path} is missing")
-    saved = asdict(kind()) | json.loads(path.read_text()) | {"resume": True, "out": out}
+    try:
+        saved = asdict(kind()) | json.loads(path.read_text()) | {"resume": True, "out": out}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    saved.pop("made_with", None)  # see support/run.py
+    if given.get("steps", 0) > saved["steps"]:  # the steps so far keep their learning rates
+        saved |= {"lr_steps": saved["lr_steps"] or saved["steps"], "steps": given["steps"]}
     if unknown := saved.keys() - {each.name for each in fields(kind)}:
         raise ValueError(
             f"{path} has options that this version lacks ({', '.join(sorted(unknown))}): resume with its own"

@@ -45,7 +45,7 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
         built = re.fullmatch("runs/(miniature|smollm2)/base", name)
         what = f"build it: make {name}" if built else "give a folder with a config.json, or a hub name"
         raise FileNotFoundError(f"there is no model folder {name}: {what}")
-    if (folder / "metrics.jsonl").exists():
+    if (folder / "config.json").exists() and '"preset"' in (folder / "config.json").read_text():
         raise FileNotFoundError(f"{name} is the folder of a run: its model is {name}/model, written when the run ends")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

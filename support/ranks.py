@@ -40,6 +40,12 @@ def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def own_slice(dialogues: int, group_size: int) -> slice:
+    """The dialogues of a step that this rank writes: neighbours, and whole groups."""
+    groups = dialogues // group_size
+    return slice(*(groups * i // count() * group_size for i in (rank(), rank() + 1)))
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """Around whatever the ranks do jointly: ConnectionError when one of them is gone."""

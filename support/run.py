@@ -1,11 +1,15 @@
 """A run: its folder, its checkpoints, and where its models are."""
 
+import fcntl
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from zipfile import ZipFile
@@ -15,7 +19,8 @@ import transformers
 
 from support import ranks
 from support.cli import parse
-from support.files import atomic_write, output_folder, remove, save_text
+from support.files import atomic_write, output_folder, remove, save_json, save_text
+from support.journal import fingerprint
 from support.memory import explain_memory
 from support.models import move, recompute_activations, save_model
 from support.plots import plot_training, read_metrics
@@ -68,17 +73,47 @@ class Run:
             if self.config.export_checkpoints:
                 save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
 
+    def write_config(self, questions: dict[str, list]) -> None:
+        """All options, and what decides the run as well: versions, and fingerprints of base model and questions.
+        ValueError when a run goes on with another base model or other questions than it began with."""
+        path, commit = self.folder / "config.json", ""
+        with suppress(OSError):  # no git
+            command = "git describe --always --dirty --abbrev=40".split()
+            commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+        made_with = {"torch": torch.__version__, "transformers": transformers.__version__, "commit": commit}
+        hashes = {name: sha256(repr(problems).encode()).hexdigest()[:16] for name, problems in questions.items()}
+        hashes["model"] = fingerprint(self.actor, self.chat)
+        if self.config.resume:
+            made_with = json.loads(path.read_text()).get("made_with") or made_with | hashes
+            if differ := [f"--{name}" for name in hashes if made_with[name] != hashes[name]]:
+                raise ValueError(f"the run in {self.folder} began with other contents of {' and '.join(differ)}")
+        save_json(asdict(self.config) | {"resume": False, "made_with": made_with | hashes}, path)
+
     def restore(self) -> None:
-        """Continue from the last checkpoint: metrics written after it are dropped, because those steps come again."""
+        """Continue from the last checkpoint."""
         if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
             state = torch.load(path, map_location="cpu", weights_only=True)
-            with self.on_device(*self.optimizers):
-                for name, part in self.parts.items():
-                    part.load_state_dict(state[name])
-            self.step = state["step"]
-        metrics = self.folder / "metrics.jsonl"
-        if metrics.exists() and ranks.rank() == 0:  # one line a step
-            save_text("".join(metrics.read_text().splitlines(keepends=True)[: self.step]), metrics)
+            try:
+                with self.on_device(*self.optimizers):
+                    for name, part in self.parts.items():
+                        part.load_state_dict(state[name])
+                self.step = state["step"]
+            except (KeyError, TypeError, RuntimeError, ValueError) as error:
+                why = str(error).splitlines()[0]
+                raise ValueError(f"{path} is of another model, or of another version of train.py: {why}") from error
+        ranks.on_rank0(self.cut_metrics)
+
+    def cut_metrics(self) -> None:
+        """Drop metrics after the checkpoint, because those steps come again. ValueError when those before it, a line a
+        step, are not all there."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True)[: self.step] if path.exists() else []
+        for step in range(1, self.step + 1):
+            start = f'{{"step": {step}, '.encode()
+            if len(lines) < step or not (lines[step - 1].startswith(start) and lines[step - 1].endswith(b"}\n")):
+                raise ValueError(f"{path}: line {step} should be that of step {step}, but is missing or torn")
+        if path.exists():
+            os.truncate(path, sum(map(len, lines)))
 
     def record(self, metrics: dict, dialogue: dict) -> None:
         """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue as text
@@ -86,6 +121,8 @@ class Run:
         steps, left = self.config.steps, timedelta(seconds=round(metrics["seconds"] * (self.config.steps - self.step)))
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint that counts on it
         if self.step in (1, steps) or self.step % self.config.show_every == 0:
             (self.folder / "dialogues").mkdir(exist_ok=True)
             save_text(as_text(dialogue) + "\n", self.folder / "dialogues" / f"step-{self.step:06d}.txt")
@@ -106,6 +143,27 @@ class Run:
         if skipped:
             found.append(f"warning: {skipped} optimiser steps were skipped, as a gradient was not finite")
         return found
+
+
+@contextmanager
+def held_folder(out: str) -> Iterator[None]:
+    """The folder of a run, inside for this process alone. OSError when another one writes there, or none can. A folder
+    in which nothing was written is deleted."""
+    folder = output_folder(out)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise OSError(f"another process writes to {out}: wait for its end, or choose another --out") from None
+    except OSError:  # a network file system may have no locks
+        pass
+    try:
+        yield
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        os.close(lock)
 
 
 def tensors_of(things):
@@ -141,6 +199,8 @@ def last_checkpoint(folder: Path) -> Path | None:
             with ZipFile(path) as file:  # torch.load reads over changed bytes; here every checksum is compared
                 if damaged := file.testzip():
                     raise ValueError(f"wrong checksum of {damaged}")
+                if not any(name.endswith("/data.pkl") for name in file.namelist()):
+                    raise ValueError("not a file of torch.save")
             return path
         except Exception as error:  # a broken file makes zipfile raise half a dozen kinds
             path.rename(path.with_suffix(".corrupt"))

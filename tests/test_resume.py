@@ -9,11 +9,13 @@ import signal
 import sys
 from functools import cache, partial
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
-from tiny_runs import RESUME, assert_same_run, exit_codes, in_call, launch, metrics, names, refused
+from safetensors.torch import load_file, save_file
+from tiny_runs import RESUME, assert_same_run, exit_codes, fork, in_call, launch, metrics, names, read_config, refused
 
 pytestmark = pytest.mark.usefixtures("inputs")
 FOUR = "--steps 4 --epochs 2 --lr_warmup 0.25 "  # with a checkpoint after every second one
@@ -160,14 +162,17 @@ def test_resuming_a_finished_run_changes_nothing(options):
 
 
 # -------------------- Checkpoints
-@pytest.mark.parametrize("damage", ["truncated", "a changed byte", "garbage", "empty"])
+@pytest.mark.parametrize("damage", ["truncated", "a changed byte", "garbage", "empty", "another zip"])
 def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_used(damage, capsys):
     shutil.copytree(whole_run(), "run")
     path = Path("run/checkpoint-000004.pt")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     broken = {"truncated": content[:-1000], "a changed byte": content, "garbage": b"garbage" * 100, "empty": b""}
-    path.write_bytes(broken[damage])
+    path.write_bytes(broken.get(damage, b""))
+    if damage == "another zip":
+        with ZipFile(path, "w") as file:
+            file.writestr("checkpoint", "sound, but none of ours")
     again = launch(RESUME)
     assert f"{path} is corrupt (" in capsys.readouterr().err and len(again.rollouts) == 2
     path.with_suffix(".corrupt").unlink()
@@ -219,8 +224,81 @@ def test_resume_needs_a_run(capsys):
 
 def test_resume_takes_no_other_options(capsys):
     shutil.copytree(whole_run(), "run")
-    error = refused(capsys, f"{RESUME} --steps 9 --lr 0.001 --seed 4")
-    assert "the run in run has other options: steps (4 there, 9 here), seed (0 there, 4 here); leave these out" in error
-    config = json.loads(Path("run/config.json").read_text())
-    Path("run/config.json").write_text(json.dumps(config | {"kl_estimator": "k3"}))
-    assert "has options that this version lacks (kl_estimator): resume with its own" in refused(capsys, RESUME)
+    error = refused(capsys, f"{RESUME} --steps 3 --lr 0.001 --seed 4")
+    assert "the run in run has other options: steps (4 there, 3 here), seed (0 there, 4 here); leave these out" in error
+
+
+def test_a_longer_run_begins_like_the_shorter_one():
+    """Its first steps have the learning rates that they had, its further ones the last of these."""
+    shutil.copytree(whole_run(), "run")
+    assert exit_codes(lambda: launch(f"{RESUME} --steps 7", in_call("train.update", 1, ctrl_c_after))) == [130]
+    rows = launch(RESUME).rows
+    assert rows[:4] == metrics(whole_run()) and [row["step"] for row in rows] == [*range(1, 8)]
+    assert [row["lr"] for row in rows[3:]] == pytest.approx([1e-4] * 4)
+    assert read_config(FOUR + "--steps 7 --lr_steps 4 --out other").steps == 7
+    assert metrics(launch(FOUR + "--steps 7 --lr_steps 4 --out other").folder) == rows
+
+
+def first_line(text: str):
+    return lambda path: path.write_text(text + path.read_text().split("\n", 1)[1])
+
+
+def cut_in_line_2(path):
+    first, second, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first, second[:30] + "\n", *rest]))
+
+
+def other_weights(path):
+    state = torch.load(path)
+    state["actor"] = {name: weight[:3] for name, weight in state["actor"].items()}
+    torch.save(state, path)
+
+
+CHANGES = [  # to which file of the run or its inputs, what happens, and the sentence
+    ("run/config.json", lambda path: path.write_text("{"), "run/config.json cannot be read: "),
+    ("run/config.json", lambda path: path.write_text("[1]"), "run/config.json cannot be read: "),
+    (
+        "run/config.json",
+        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"kl_estimator": "k3"})),
+        "has options that this version lacks (kl_estimator): resume with its own",
+    ),
+    ("run/metrics.jsonl", Path.unlink, "run/metrics.jsonl: line 1 should be that of step 1, but is missing or torn"),
+    ("run/metrics.jsonl", cut_in_line_2, "run/metrics.jsonl: line 2 should be that of step 2, but is missing or torn"),
+    ("run/metrics.jsonl", first_line(""), "run/metrics.jsonl: line 1 should be that of step 1, but is missing or torn"),
+    ("run/checkpoint-000004.pt", other_weights, "run/checkpoint-000004.pt is of another model, or of another version"),
+    ("questions.jsonl", first_line(""), "the run in run began with other contents of --data"),
+    ("base/model.safetensors", None, "the run in run began with other contents of --model"),
+]
+
+
+@pytest.mark.parametrize("name, change, sentence", CHANGES)
+def test_what_has_changed_is_named(name, change, sentence, capsys):
+    shutil.copytree(whole_run(), "run")
+    folder = Path(name.split("/")[0])
+    if folder.is_symlink():  # the tests share it
+        source = folder.resolve()
+        folder.unlink()
+        shutil.copytree(source, folder) if source.is_dir() else shutil.copy(source, folder)
+    if change:
+        change(Path(name))
+    else:  # other weights
+        save_file({key: x * 1.01 for key, x in load_file(name).items()}, name, {"format": "pt"})
+    assert sentence in refused(capsys, RESUME)
+
+
+@pytest.mark.parametrize("name, options", [("train.build_run", ""), ("train.update", RESUME)])
+def test_one_process_at_a_time_writes_to_a_folder(name, options, capsys):
+    """While the first one builds its models, or is in a step, another one comes."""
+    (ready, tell_ready), (end, tell_end) = os.pipe(), os.pipe()
+
+    def meanwhile(work):
+        os.write(tell_ready, b".")
+        os.read(end, 1)
+        return work()
+
+    first = fork(lambda: launch("", in_call(name, 1, meanwhile)))
+    assert os.read(ready, 1) == b"."
+    assert "another process writes to run: wait for its end, or choose another --out" in refused(capsys, options)
+    os.write(tell_end, b".")
+    assert os.waitpid(first, 0)[1] == 0 and len(metrics()) == 2
+    assert launch(RESUME).run.step == 2

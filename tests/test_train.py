@@ -156,6 +156,7 @@ def test_run_folder():
     run = finished_run()
     assert names(run.folder) == FILES.split()
     config = json.loads((run.folder / "config.json").read_text())
+    assert config.pop("made_with").keys() >= {"torch", "transformers", "commit", "model", "data"}
     assert config == asdict(run.run.config) and config["feedback"] == "uncounted"
     results = json.loads((run.folder / "evaluation.json").read_text())
     assert list(results) == ["base", "trained"]
@@ -574,7 +575,8 @@ MISTAKES = """
 --log_to paper             | --log_to: must be one of tensorboard, wandb, not paper
 --log_to tensorboard       | --log_to tensorboard needs a package that is not installed
 --log_to wandb             | --log_to wandb needs a package that is not installed
---out questions.jsonl      | questions.jsonl
+--out questions.jsonl      | the output folder questions.jsonl cannot be written (File exists): choose another --out
+--out questions.jsonl/run  | the output folder questions.jsonl/run cannot be written (Not a directory): choose another
 """
 
 
