@@ -46,7 +46,7 @@ def test_it_learns_from_failures(tokenizer):
         model.lm_head.bias[model.lm_head.bias >= 4] += 3  # boxes and both numbers are almost all it writes
     replaced = {"train.load": lambda name: coin, "train.load_model": lambda *_: (model, tokenizer)}
     options = """--steps 28 --dialogues 64 --minibatches 4 --min_attempts 2 --max_attempts 2 --lr 5e-3 --critic_lr 1e-2
-        --lr_warmup 0 --kl_coef 0.02 --max_new_tokens 26 --max_attempt_tokens 6 --slots 64 --save_every 28"""
+        --lr_warmup 0 --kl_coef 0.02 --max_new_tokens 30 --max_attempt_tokens 8 --slots 64 --save_every 28"""
     accuracies = [row["accuracy"] for row in launch(options, replaced).rows]
     assert max(accuracies[:2]) < 0.3 and sum(accuracies[-4:]) / 4 > 0.85, accuracies
 
