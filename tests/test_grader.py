@@ -211,6 +211,9 @@ Total: 18 | The total is 18 | Total: 18.0 || Total: 19
 90^\circ - \frac{A}{2} | \frac{\pi}{2} - \frac{A}{2} | 90 - A/2 | \frac{180^\circ - A}{2} || 90^\circ - A
 30^\circ + 360^\circ k | x = 30^\circ + 360^\circ k || 30^\circ + 180^\circ k
 100\% - x | 100 - x || 100\% + x
+\frac{360^\circ}{n} | 360^\circ/n | \frac{360}{n} || \frac{180^\circ}{n}
+x\ne 0 | (-\infty,0)\cup(0,\infty) | \mathbb{R}\setminus\{0\} || x\ne 1 | \mathbb{R}
+7 | \text{Answer} = 7 || \text{not} = 7
 100 || 50 + 50\%
 31 || 30^\circ+1
 # money
@@ -233,7 +236,8 @@ Total: 18 | The total is 18 | Total: 18.0 || Total: 19
 (0,3) | (0,\sqrt 8)\cup[2\sqrt2,3) || (0,\sqrt 8)\cup(2\sqrt2,3)
 (0,1] | (0,1)\cup\{1\} || (0,1)\cup\{2\}
 (-1,3) | |x-1|<2 | 2 > |x-1| | -1<x<3 || |x-1|>2 | |x-1|\le 2 | |x+1|<2 | |x-1|<3
-(-\infty,-1)\cup(3,\infty) | |x-1|>2 | x<-1\text{ or }x>3 | x<-1,x>3 || |x-1|\ge 2 | |x-1|<2 | x<-1\text{ and }x>3
+(-\infty,-1)\cup(3,\infty) | |x-1|>2 | x<-1\text{ or }x>3 | x<-1,x>3
+    || x>-1\text{ or }x<3 | |x-1|\ge 2 | |x-1|<2 | x<-1\text{ and }x>3
 (2,\infty) | 2x>4 | -x<-2 || 2|x|>4 | 2x\ge 4
 -1<x<3 || |y-1|<2
 # a list over lines

@@ -84,7 +84,7 @@ class Comparison(Values):
         if node == REALS:
             return [True] * len(points)
         if kind == "-" and parts[0] == REALS:
-            kind, *parts = node = ("rel", "!=", X, parts[1])
+            kind, *parts = node = ("list", *(("rel", "!=", X, n) for n in items(parts[1])))
         elif kind == "seq" and len(parts) == 4 and parts[0] in "([" and parts[1] in ")]" and not names(node):
             low, high = "<" + "=" * (parts[0] == "["), "<" + "=" * (parts[1] == "]")
             kind, *parts = node = ("rel", f"{low} {high}", parts[2], X, parts[3])
@@ -119,7 +119,7 @@ class Comparison(Values):
         written = [v if isinstance(v, Fraction) else Fraction(MP.nstr(v, 70)) for v in written if v and not v.imag]
         near = [v + sign * abs(v) / 10**20 for v in written for sign in (-1, 0, 1)]
         try:
-            members = [self.members(node, near + (GRID[:1] if all(shown) else GRID)) for node in (a, g)]
+            members = [self.members(node, near + (GRID[::21] if all(shown) else GRID)) for node in (a, g)]
         except Unreadable:
             return None
         return members[0] == members[1] and any(members[0])

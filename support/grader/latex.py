@@ -92,7 +92,7 @@ FUNCTIONS = set(
 )
 _SPELLINGS = r"""
     <= le leq leqslant @ >= ge geq geqslant @ < lt @ > gt @ != ne neq @ = == := @ cup bigcup @ mod bmod pmod
-    @ * times cdot @ / div over @ : colon @ ^ ** @ - setminus backslash @ , or ; lor vee @ and land wedge
+    @ * times cdot @ / div over @ : colon @ ^ ** @ - setminus backslash @ , ; @ or lor vee @ and land wedge
     @ | vert mid lvert rvert \| @ \{ lbrace @ \} rbrace @ frac dfrac tfrac cfrac @ binom dbinom tbinom
     @ dots ldots cdots dotsc ..."""
 _TOKENS = {spelling: [row.split()[0]] for row in _SPELLINGS.split("@") for spelling in row.split()}
@@ -132,7 +132,8 @@ def _number(raw: str, cycle: str | None) -> tuple:
 
 def _word(word: str, quoted: bool, out: list, rest: str) -> list:
     """Tokens for a run of letters: a unit or another word, a function, a name, a connective, or single variables."""
-    low, last, per = word.lower(), out[-1] if out else "start", out[-1:] == ["/"] and out[-2][0] == "text"
+    low, last = word.lower(), out[-1] if out else "start"
+    per = last == "/" and out[-2][0] == "text" and out[-2][1] not in ("%", "deg")
     measured = last[0] in ("num", "dec", "text") or last in (")", "}", "*", "/", ("pi",))
     if per or measured and quoted and word in UNITS:  # km/h, 5 \text{m}
         return [("text", word)]
@@ -181,13 +182,8 @@ def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
 
 
 # -------------------------------------------------------------------------------------------------------- the parser
-_LEVEL = {
-    sign: level
-    for level, signs in enumerate(
-        (", and", "< > <= >= = != in approx", "cup", ": choose", "+ - pm mp", "* / mod mixed"), 1
-    )
-    for sign in signs.split()
-}
+_LEVELS = (", and or", "< > <= >= = != in approx", "cup", ": choose", "+ - pm mp", "* / mod mixed")
+_LEVEL = {sign: level for level, signs in enumerate(_LEVELS, 1) for sign in signs.split()}
 _CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "|": "|", "langle": ("rangle",)}
 _CLOSES |= {"lfloor": ("rfloor",), "lceil": ("rceil",)}
 _ENDS = {"the end", "end", "&", r"\\"}.union(*_CLOSES.values()) - {"|"}
@@ -248,7 +244,7 @@ class _Parser:
         while _LEVEL.get(self.next) == binds:
             signs.append(self.next)
             self.at += 1
-            while binds == 1 and self.take(",", "and"):  # ", and"
+            while binds == 1 and self.take(",", "and", "or"):  # ", and"
                 pass
             parts.append(self.read(binds))
         if binds == 2:
@@ -256,8 +252,9 @@ class _Parser:
         if binds == 4:
             kind = "binom" if signs == ["choose"] else "/"
             return (kind, *parts) if len(parts) == 2 else self.fail("a ratio of more than two,")
-        both = signs == ["and"] and parts[0][0] == "rel" and parts[0][1][0] in "<>"  # x > 1 and x < 2
-        return ("both" if both else "list" if binds == 1 else "union", *parts)
+        if binds == 1 and parts[0][0] == "rel" and parts[0][1][0] in "<>":  # x > 1 and x < 2
+            return ({"and": "both", "or": "union"}.get(signs[0], "list"), *parts)
+        return ("list" if binds == 1 else "union", *parts)
 
     def product(self, node) -> tuple:
         """2x, f(x); not 5 6 for 30, nor x2 for 2x, but 2^6 3^5"""
@@ -320,7 +317,7 @@ class _Parser:
             node = self.read(5)
             unit, inner = unit_name(token[1]), node[1:] if node[0] == "unit" else [node]
             return ("unit", inner[0], " ".join([unit, *inner[1:]]))
-        if token[0] == "text" and self.binds() == 6 and self.next not in ("/", "*"):
+        if token[0] == "text" and (token[1] in CLAUSES or self.binds() == 6 and self.next not in ("/", "*")):
             self.fail("words")
         if isinstance(token, tuple):
             return token
