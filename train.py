@@ -259,7 +259,7 @@ def fitting_problems(config: Config, run: Run, training: list[Problem], held_out
 
 
 def report(config: Config, run: Run, held_out: list[Problem]) -> None:
-    """Print the last dialogue, evaluate the base and the trained model, print the table and what went wrong."""
+    """Print the last dialogue, evaluate the base and the trained model, print the table, draw the figure."""
     print(run.last_dialogue())
     if held_out:
         results = {}
@@ -271,7 +271,6 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
         print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
-    print(*run.warnings(), sep="\n")
 
 
 def start(argv: list[str] | None, at_end: ExitStack) -> tuple[Config, Run, list, list, list, Callable]:
@@ -314,7 +313,8 @@ def command(argv: list[str] | None, at_end: ExitStack) -> None:
         if first:
             save_model(run.actor, run.chat.tokenizer, run.folder / "model")
             report(config, run, held_out)
-            print(f"{config.out}/model/ is the trained model, {config.out}/ has its metrics, dialogues and plots")
+            files = f"{config.out}/model/ is the trained model, {config.out}/ has its metrics, dialogues and plots"
+            print(*run.warnings(), files, sep="\n")
     except KeyboardInterrupt:
         print(f"\nstopped; {go_on}", file=sys.stderr)
         raise SystemExit(130) from None
