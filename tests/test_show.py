@@ -189,11 +189,16 @@ def test_runs_laid_over_each_other(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, lr in (("a", 0.1), ("b", 0.2)):
         Path(name).mkdir()
-        save_json({"lr": lr, "seed": 0, "out": name}, f"{name}/config.json")
+        save_json({"lr": lr, "seed": 0, "made_with": {"torch": "2", "commit": name}}, f"{name}/config.json")
         Path(name, "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
     plots.main(["a", "b", "--out", "c.png"])
-    table = ["| option | a   | b   |", "| ------ | --- | --- |", "| lr     | 0.1 | 0.2 |", "| out    | a   | b   |"]
-    assert capsys.readouterr().out.splitlines()[:5] == [*table, ""] and Path("c.png").stat().st_size > 10_000
+    cells = [re.split(r" *\| *", line.strip("| ")) for line in capsys.readouterr().out.splitlines()]
+    assert cells[0] == ["option", "a", "b"] and cells[2:5] == [
+        ["lr", "0.1", "0.2"],
+        ["made with: commit", "a", "b"],
+        [""],
+    ]
+    assert Path("c.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="2"):
         plots.main(["a", "nowhere"])
     assert "nowhere" in capsys.readouterr().err
