@@ -76,6 +76,8 @@ RULES = [(re.compile(pattern), *rest) for pattern, *rest in RULES]
 def clean(text: str) -> str:
     """Signs, spaces and markup in one spelling"""
     text = re.sub(r"[^\S\n]+", " ", text.strip())
+    if re.fullmatch(r"-?\d*\.?\d+", text):  # most answers
+        return text
     if not text.isascii():
         text = re.sub(f"[{_RAISED}]+", r"^{\g<0>}", re.sub(f"[{_LOWERED}]+", r"_{\g<0>}", text)).translate(_SIGNS)
     if r"\begin" not in text:  # it may have been escaped twice on its way here; else it is a list over lines
