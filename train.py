@@ -295,6 +295,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def command(argv: list[str] | None, at_end: ExitStack) -> None:
+    """A whole run. Its folder is free for others `at_end`."""
     try:
         config, run, problems, validation, held_out, log = start(argv, at_end)
     except (ValueError, OSError) as error:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from data.chat import Chat
+from support.models import own_logits
 
 WorkedDialogue = tuple[list[int], list[int]]  # tokens, targets
 
@@ -56,8 +57,8 @@ def supervised_warm_up(
         # a new context in every step: within one, each weight is rounded only once
         with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
             # logits only where the teacher wrote the next token
-            hidden_BTE = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[:, :-1]
-            logits_AV = model.lm_head(hidden_BTE[next_BT != -100])
+            outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
+            logits_AV = own_logits(model, outputs, outputs.last_hidden_state[:, :-1][next_BT != -100])
         loss = F.cross_entropy(logits_AV.float(), next_BT[next_BT != -100])
         optimizer.zero_grad()
         loss.backward()

@@ -1,6 +1,5 @@
 """A run that is interrupted, at whatever moment and by whatever, goes on exactly, bit for bit."""
 
-import json
 import os
 import re
 import resource
@@ -239,50 +238,45 @@ def test_a_longer_run_begins_like_the_shorter_one():
     assert metrics(launch(FOUR + "--steps 7 --lr_steps 4 --out other").folder) == rows
 
 
-def first_line(text: str):
-    return lambda path: path.write_text(text + path.read_text().split("\n", 1)[1])
-
-
-def cut_in_line_2(path):
-    first, second, *rest = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([first, second[:30] + "\n", *rest]))
-
-
 def other_weights(path):
+    save_file({name: 1.01 * weight for name, weight in load_file(path).items()}, path, {"format": "pt"})
+
+
+def other_shapes(path):
     state = torch.load(path)
-    state["actor"] = {name: weight[:3] for name, weight in state["actor"].items()}
-    torch.save(state, path)
+    torch.save(state | {"actor": {name: weight[:3] for name, weight in state["actor"].items()}}, path)
 
 
-CHANGES = [  # to which file of the run or its inputs, what happens, and the sentence
-    ("run/config.json", lambda path: path.write_text("{"), "run/config.json cannot be read: "),
-    ("run/config.json", lambda path: path.write_text("[1]"), "run/config.json cannot be read: "),
+def edited(old: str, new: str):
+    return lambda path: path.write_text(re.sub(old, new, path.read_text(), count=1, flags=re.DOTALL))
+
+
+METRICS = "run/metrics.jsonl: line {} should be that of step {}, but is missing or torn"
+CHANGES = [  # in which file of the run or its inputs, which, and the sentence
+    ("run/config.json", edited(".*", "{"), "run/config.json cannot be read: "),
+    ("run/config.json", edited(".*", "[1]"), "run/config.json cannot be read: "),
     (
         "run/config.json",
-        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"kl_estimator": "k3"})),
-        "has options that this version lacks (kl_estimator): resume with its own",
+        edited("{", '{"kl_estimator": "k3",'),
+        "that this version lacks (kl_estimator): resume with its",
     ),
-    ("run/metrics.jsonl", Path.unlink, "run/metrics.jsonl: line 1 should be that of step 1, but is missing or torn"),
-    ("run/metrics.jsonl", cut_in_line_2, "run/metrics.jsonl: line 2 should be that of step 2, but is missing or torn"),
-    ("run/metrics.jsonl", first_line(""), "run/metrics.jsonl: line 1 should be that of step 1, but is missing or torn"),
-    ("run/checkpoint-000004.pt", other_weights, "run/checkpoint-000004.pt is of another model, or of another version"),
-    ("questions.jsonl", first_line(""), "the run in run began with other contents of --data"),
-    ("base/model.safetensors", None, "the run in run began with other contents of --model"),
+    ("run/metrics.jsonl", Path.unlink, METRICS.format(1, 1)),
+    ("run/metrics.jsonl", edited('(?<="step": 2, ).*?\n', "\n"), METRICS.format(2, 2)),
+    ("run/metrics.jsonl", edited('{"step": 1,.*?\n', ""), METRICS.format(1, 1)),
+    ("run/checkpoint-000004.pt", other_shapes, "run/checkpoint-000004.pt is of another model, or of another version"),
+    ("questions.jsonl", edited("Question 3", "Question 33"), "the run in run began with other contents of --data"),
+    ("base/model.safetensors", other_weights, "the run in run began with other contents of --model"),
 ]
 
 
 @pytest.mark.parametrize("name, change, sentence", CHANGES)
 def test_what_has_changed_is_named(name, change, sentence, capsys):
     shutil.copytree(whole_run(), "run")
-    folder = Path(name.split("/")[0])
-    if folder.is_symlink():  # the tests share it
-        source = folder.resolve()
-        folder.unlink()
-        shutil.copytree(source, folder) if source.is_dir() else shutil.copy(source, folder)
-    if change:
-        change(Path(name))
-    else:  # other weights
-        save_file({key: x * 1.01 for key, x in load_file(name).items()}, name, {"format": "pt"})
+    if (shared := Path(name.split("/")[0])).is_symlink():  # an input, which all tests read
+        (shutil.copytree if shared.is_dir() else shutil.copy)(shared.resolve(), "copy")
+        shared.unlink()
+        Path("copy").rename(shared)
+    change(Path(name))
     assert sentence in refused(capsys, RESUME)
 
 
