@@ -6,8 +6,8 @@ import torch
 
 from support.models import check_fit
 
-# Prompts of 60 to 100 tokens, attempts of at most 16, feedback between them: a window of 16, a logit scale, attention
-# sinks show in these. A longer window does not: `check_fit` refuses that by the configuration.
+# Prompts of 60 to 100 tokens, attempts of at most 16, feedback between them: a window of 16 or a logit scale shows in
+# these. A longer window does not: `check_fit` refuses that by the configuration.
 QUESTIONS = "How much is 1 + 1?", "How much is 12 + 30, and how much is it without the 12?"
 BUDGET = SimpleNamespace(slots=2, max_new_tokens=80, max_attempt_tokens=16)
 SEED = (2**32 - 1,)  # random numbers of no run
@@ -18,12 +18,14 @@ ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2}
 def check_model(model, chat, rollout, action_logps=None) -> None:
     """ValueError in one sentence for a model that is not supported: its weights are not finite, it fails in a short
     dialogue, or the log-probabilities of the rollout (or of the update, by `action_logps`) are not its own."""
+    implementation, no = model.config._attn_implementation, f"{model.config.model_type} is not supported: "
     for name, weight in model.named_parameters():
         if not weight.detach().sum().isfinite():
             raise ValueError(f"the model's weight {name} has values that are not finite")
+        if "sink" in name:  # in bfloat16 its effect could pass for rounding
+            raise ValueError(f"{no}its attention has sinks ({name})")
     problems = [SimpleNamespace(question=question, answer="2") for question in QUESTIONS]
     check_fit(model, max(len(chat.prompt(problem.question, 2)) for problem in problems), BUDGET.max_new_tokens)
-    implementation, no = model.config._attn_implementation, f"{model.config.model_type} is not supported: "
     try:
         differences = compare(model, chat, problems, rollout, action_logps)
     except torch.OutOfMemoryError:

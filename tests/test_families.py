@@ -16,6 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import evaluate
 from data.chat import Chat
 from evaluate import RULES
+from ppo import action_logps
 from rollout import rollout
 from support.check import check_model
 
@@ -26,7 +27,7 @@ LONGROPE = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 4, lo
 YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=64)
 LLAMA3 = YARN | dict(rope_type="llama3", low_freq_factor=1.0, high_freq_factor=4.0)
 STATE, WINDOW, ROPE = "some layers keep a state", "its attention has a window", "are encoded by the longest dialogue"
-FAILED, OTHER = "a short dialogue ended with", "log-probabilities of the rollout differ from the model's own"
+FAILED = "a short dialogue ended with"
 
 RIGHT = [  # family, and what is special about this configuration
     *[
@@ -60,7 +61,7 @@ REFUSED = [
     ("falcon_mamba", {}, STATE),
     ("gemma2", dict(layer_types=FULL), "its attention has a soft cap"),
     ("gemma3_text", dict(sliding_window=100), WINDOW),
-    ("gpt_oss", dict(layer_types=FULL), OTHER),
+    ("gpt_oss", dict(layer_types=FULL), "its attention has sinks"),
     ("gptj", {}, FAILED),
     ("jamba", {}, STATE),
     ("lfm2", dict(layer_types=["conv", "full_attention"]), STATE),
@@ -133,20 +134,32 @@ def test_the_readme_lists_the_families():
     assert listed.split() == sorted({family for family, _ in RIGHT})
 
 
-def test_an_update_that_leaves_something_out_is_found(tokenizer):
-    """As it once was: the output weights on the hidden states, without the scale that Granite's logits have."""
+def unscaled_logps(model, tokens_DT, sampled_DT, temperature):
+    """As the update once was: without the scale that Granite's logits have."""
+    logp_DTV = model.lm_head(model.base_model(tokens_DT).last_hidden_state).log_softmax(-1)[:, :-1]
+    return logp_DTV.gather(-1, tokens_DT[:, 1:, None])[sampled_DT[:, 1:]][:, 0], None
 
-    def action_logps(model, tokens_DT, sampled_DT, temperature):
-        hidden_DTE = model.base_model(tokens_DT).last_hidden_state
-        logp_DTV = model.lm_head(hidden_DTE).log_softmax(-1)[:, :-1]
-        return logp_DTV.gather(-1, tokens_DT[:, 1:, None])[sampled_DT[:, 1:]][:, 0], None
 
-    for scale in (1.0, 8.0):
-        model = tiny_model("granite", dict(logits_scaling=scale), tokenizer).eval()
-        sentence = "granite is not supported: log-probabilities of the update differ from the model's own, by "
-        with pytest.raises(ValueError, match=sentence) if scale == 8.0 else nullcontext():
-            check_model(model, Chat(model, tokenizer, "chatml"), rollout, action_logps)
-        assert model.config._attn_implementation == "sdpa"  # as it was
+def shifted_rollout(*args, **kwargs):
+    dialogues = rollout(*args, **kwargs)
+    dialogues.logp_DT[:, -10:] += 0.01
+    return dialogues
+
+
+@pytest.mark.parametrize(
+    "scale, write, logps, other",
+    [
+        (1.0, rollout, unscaled_logps, None),
+        (8.0, rollout, unscaled_logps, "update"),
+        (8.0, shifted_rollout, action_logps, "rollout"),
+    ],
+)
+def test_the_check_compares_rollout_and_update_with_the_model(scale, write, logps, other, tokenizer):
+    model = tiny_model("granite", dict(logits_scaling=scale), tokenizer).eval()
+    sentence = f"granite is not supported: log-probabilities of the {other} differ from the model's own, by "
+    with pytest.raises(ValueError, match=sentence) if other else nullcontext():
+        check_model(model, Chat(model, tokenizer, "chatml"), write, logps)
+    assert model.config._attn_implementation == "sdpa"  # as it was
 
 
 # -------------------- Folders that are not the model that they seem to be
