@@ -18,8 +18,8 @@ from support import ranks
 
 pytestmark = pytest.mark.usefixtures("inputs")
 # Sums in another order are rounded differently. Where a uniform number is that close to the border between two tokens,
-# the sampled dialogues part. It happens to these runs now and then, and not with this learning rate.
-THREE = "--lr 3e-5 --critic_lr 1e-3 --steps 3 --save_every 1 "
+# the sampled dialogues part. It happens to these runs now and then, and not with this learning rate and seed.
+THREE = "--seed 3 --lr 3e-5 --critic_lr 1e-3 --steps 3 --save_every 1 "
 
 
 def launch_on_ranks(options: str, replaced: dict = {}, count: int = 2) -> list[int]:
@@ -42,7 +42,8 @@ def assert_close(a: Path, b: Path = Path("run")) -> None:
     for row, other in zip(rows, others):
         assert row.keys() == other.keys()
         for name in row.keys() - {"padding"}:
-            assert row[name] == pytest.approx(other[name], abs=1e-6, rel=1e-6), f"{name} of step {row['step']}"
+            if row[name] != other[name]:  # None, for one, is only equal
+                assert row[name] == pytest.approx(other[name], abs=1e-6, rel=1e-6), f"{name} of step {row['step']}"
     states = [torch.load(folder / f"checkpoint-{len(rows):06d}.pt") for folder in (a, b)]
     for state in states:
         moments = state.pop("actor_optimizer")["adamw"]["state"]
