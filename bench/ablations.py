@@ -8,8 +8,8 @@ In the end nearly every variant solves the riddles, so what tells them apart is 
 validation riddles are answered greedily with five attempts allowed. A riddle has at most five candidates, so the best
 possible is 100%. The tables say how many dialogues, and sampled tokens, a variant trains on until its accuracy is
 within 10 points of that, what share of its answers is repeated then, and what it solves at the end of the run. On
-riddles with a cue the first attempt can get better too. All runs have the same steps, dialogues and learning rates,
-which were chosen for the paper's recipe.
+riddles with a cue the first attempt can get better too. All runs of a kind have the same steps, dialogues and learning
+rates, which were chosen for the paper's recipe.
 
 Processes of one thread run side by side; what is finished is not repeated. Written into --out: summary.json (the
 learning curves, enough to draw the rest), table.md, and a plot for each kind of riddle.
@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench.reproduce import command, process, read, slug
+from support.cli import fail
 from support.plots import COLOURS, markdown, new_panels, percent
 from support.seeds import t_interval
 from support.statistics import mean
@@ -42,7 +43,8 @@ VARIANTS = {
     "means over dialogues": "--loss_mean dialogues",
 }
 TASKS = {"miniature": "Number riddles", "cue": "Riddles with a cue"}  # by preset
-RUN = "--steps 48 --eval_every 2 --eval_data none --save_every 20 --keep_checkpoints 1"
+STEPS = {"miniature": "32", "cue": "90"}
+RUN = "--eval_every 2 --eval_data none --save_every 30 --keep_checkpoints 1"
 TARGET = 0.9  # accuracy at 5 attempts: the best possible is 1
 
 
@@ -54,8 +56,8 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
         for preset in TASKS:
             for name, options in VARIANTS.items():
                 folder = args.out / preset / f"{slug(name)}-{seed}"
-                words = ["--preset", preset, "--seed", str(seed), *RUN.split(), *args.extra, *options.split()]
-                jobs[preset, name, str(seed)] = folder, words
+                words = ["--preset", preset, "--seed", str(seed), "--steps", STEPS[preset], *RUN.split()]
+                jobs[preset, name, str(seed)] = folder, [*words, *args.extra, *options.split()]
     if not args.finished:
         with ThreadPoolExecutor(args.processes) as processes:
             list(processes.map(run, *zip(*jobs.values())))
@@ -154,6 +156,8 @@ def plot(title: str, by_name: dict[str, dict[str, dict]], path: Path) -> None:
 
 def draw(summary: dict[str, dict[str, dict]], out: Path) -> None:
     """All files but the summary itself, and the tables on the screen as well."""
+    if not summary.keys() <= TASKS.keys():
+        fail(f"the summary is not one of learning curves for {' and '.join(TASKS)}")
     texts = []
     for preset, by_name in summary.items():
         seeds = ", ".join(dict.fromkeys(seed for curves in by_name.values() for seed in curves))

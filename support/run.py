@@ -142,6 +142,8 @@ class Run:
             found.append(f"warning: {truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens")
         if skipped:
             found.append(f"warning: {skipped} optimiser steps were skipped, as a gradient was not finite")
+        if idle := sum(row["learned"] == 0 for row in rows):
+            found.append(f"warning: {idle} of {len(rows)} steps had nothing to learn from, as all rewards were equal")
         return found
 
 

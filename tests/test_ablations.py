@@ -48,10 +48,17 @@ def test_a_seed_that_never_gets_there_is_counted():
     assert found[OTHER][1:6] == ["-, 0 of 1 seeds", "-", "-", "-", "60.0"]
 
 
+def test_a_summary_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "other.json").write_text('{"multi-attempt": {}}')
+    with pytest.raises(SystemExit):
+        ablations.main(["--draw", str(tmp_path / "other.json"), str(tmp_path)])
+    assert "the summary is not one of learning curves" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("preset", TASKS)
 def test_every_variant_is_made_of_options(preset):
     for options in VARIANTS.values():
-        words = ["--preset", preset, *ablations.RUN.split(), *options.split()]
+        words = ["--preset", preset, "--steps", ablations.STEPS[preset], *ablations.RUN.split(), *options.split()]
         config = cli.parse_run(train.Config, train.PRESETS, words)
         assert config.steps % config.eval_every == 0 and config.eval_data is None
     texts = [json.dumps(cli.parse(train.Config, options.split())) for options in VARIANTS.values()]

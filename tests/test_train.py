@@ -460,6 +460,7 @@ def test_drop_truncated_leaves_them_out_of_the_loss():
 
 def test_a_step_whose_rewards_are_all_equal_trains_nothing_and_is_noted():
     result = launch("--max_new_tokens 1")  # no token closes a box: all fail alike
+    assert "warning: 2 of 2 steps had nothing to learn from, as all rewards were equal" in result.output
     assert [(row["reward"], row["learned"], "policy_loss" in row) for row in result.rows] == [(-1, 0, False)] * 2
     assert same(result.run.actor.state_dict(), result.run.reference.state_dict())
     assert (result.run.critic.score.weight == 0).all()
