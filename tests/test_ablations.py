@@ -75,7 +75,7 @@ def test_the_whole_script(inputs, monkeypatch, capsys):
             train.main(command[2:])
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(reproduce.subprocess, "run", in_process)
+    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=in_process))  # git is called as ever
     monkeypatch.setattr(train.signal, "signal", lambda *_: None)  # not possible outside of the main thread
     monkeypatch.setattr(ablations, "VARIANTS", {name: VARIANTS[name] for name in (REFERENCE, "groups, no critic")})
     tiny = """--model=base --data=questions.jsonl --validation_data=held_out.jsonl --steps=4 --dialogues=8
