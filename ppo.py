@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from support import ranks
+from support.cuda import streams
 from support.memory import actions_at_once
-from support.models import own_logits
+from support.models import move, own_logits
 
 
 # -------------------- Log-probabilities and values of the actions
@@ -86,12 +87,16 @@ def reference_logps_and_values(dialogues, reference, critic, config):
     values are None without a critic."""
     reference_DT = torch.zeros_like(dialogues.logp_DT)
     value_DT = None if critic is None else torch.zeros_like(dialogues.logp_DT)
+    results = []
     for rows in micro_batches(dialogues.length_D, config.micro_batch_tokens):
         tokens_BT, sampled_BT = trim(dialogues, rows, reference.device)
         row_A, t_A = sampled_BT.nonzero().T
-        reference_DT[rows[row_A], t_A] = action_logps(reference, tokens_BT, sampled_BT, config.temperature)[0].cpu()
+        where = rows[row_A], t_A
+        results.append((reference_DT, where, action_logps(reference, tokens_BT, sampled_BT, config.temperature)[0]))
         if critic is not None:
-            value_DT[rows[row_A], t_A] = action_values(critic, tokens_BT, sampled_BT).cpu()
+            results.append((value_DT, where, action_values(critic, tokens_BT, sampled_BT)))
+    for out_DT, where, result_A in results:  # only now: to read waits for the device
+        out_DT[where] = result_A.cpu()
     return ranks.all_reduce_sum(reference_DT), None if critic is None else ranks.all_reduce_sum(value_DT)
 
 
@@ -234,9 +239,9 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
             else:
                 skipped += 1
 
-    metrics = {"learned": len(trained), "skipped": skipped, "lr": optimizers[0].schedule.get_last_lr()[0]}
+    metrics = {"learned": len(trained), "skipped": skipped, "lr": optimizers[0].lr}
     if critic is not None:
-        metrics["critic_lr"] = optimizers[1].schedule.get_last_lr()[0]
+        metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
     sums = add_up(ranks.gather(add_up(parts)))
     if norms:
@@ -308,6 +313,7 @@ def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float |
 
 
 # -------------------- The optimiser
+PART = 2**26  # numbers of a weight that are stepped at one time
 MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 
 
@@ -323,78 +329,92 @@ class Optimizer:
     """AdamW with `lr_schedule` and gradient clipping, over float32 masters of the weights.
 
     At a learning rate of 5e-7 a bfloat16 weight would hardly ever move, and gradients of many micro-batches would be
-    rounded as they are added up: so masters and their gradients are float32. A float32 weight is its own master.
+    rounded as they are added up: so masters and gradients are float32. A float32 weight is its own master. With several
+    ranks each has the masters and moments of its share of the weights, steps those, and hands the weights to the others
+    (ZeRO stage 1, arXiv 1910.02054). With `offload`, masters and moments are in host memory, except in their own step.
     """
 
-    def __init__(self, model, lr: float, warmup_steps: int, total_steps: int, max_grad_norm: float):
+    def __init__(self, model, lr, warmup_steps: int, total_steps: int, max_grad_norm: float, offload=False):
         self.weights = list(model.parameters())
-        self.masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.weights]
-        self.copies = [(p, master) for p, master in zip(self.weights, self.masters) if p is not master]
-        for weight, master in self.copies:
-            weight.register_post_accumulate_grad_hook(partial(add_to_master, master))
-        # foreach=True would need a temporary buffer as large as a moment
-        settings = dict(lr=lr, betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
-        if ranks.count() == 1:
-            self.adamw = torch.optim.AdamW(self.masters, **settings)
-        else:  # each rank keeps the moments of its share of the weights, steps those, and hands them to the others
-            from torch.distributed.optim import ZeroRedundancyOptimizer  # slow to import, and noisy
+        self.gradients: list[torch.Tensor | None] = [None] * len(self.weights)
+        for i, weight in enumerate(self.weights):
+            weight.register_post_accumulate_grad_hook(partial(self.add_gradient, i))
+        self.max_grad_norm, self.offload, self.skipped, self.steps = max_grad_norm, offload, 0, 0
+        self.learning_rate = lambda step: lr * lr_schedule(step, warmup_steps, total_steps)
+        # Each rank owns a share of these flat parts of weights, with their masters and moments.
+        flat = [weight.detach().view(-1).split(PART) for weight in self.weights]
+        self.parts = [(i, k, part) for i, parts in enumerate(flat) for k, part in enumerate(parts)]
+        self.adamws, self.states = {}, {}
+        for n in range(ranks.rank(), len(self.parts), ranks.count()):
+            master = self.parts[n][2].float()
+            adamw = torch.optim.AdamW([master], betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
+            moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
+            adamw.state[master] = {"step": torch.tensor(0.0), **moments}
+            self.adamws[n], self.states[n] = adamw, {"master": master, **adamw.state[master]}
+            move(self.offloaded(n), torch.device("cpu"))
 
-            self.adamw = ZeroRedundancyOptimizer(self.masters, torch.optim.AdamW, **settings)
-        share_of_peak = partial(lr_schedule, warmup_steps=warmup_steps, total_steps=total_steps)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, share_of_peak)
-        self.max_grad_norm, self.skipped = max_grad_norm, 0
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.learning_rate(self.steps)
+
+    def offloaded(self, n: int) -> list[torch.Tensor]:
+        """What of a part is in host memory with --offload; a master that shares its memory with the weight stays."""
+        names = ["exp_avg", "exp_avg_sq"] + ["master"] * (self.parts[n][2].dtype != torch.float32)
+        return [self.states[n][name] for name in names if self.offload]
+
+    def add_gradient(self, i: int, weight: torch.Tensor) -> None:
+        """Add the weight's gradient to what earlier micro-batches gave, as soon as it is there, and free it."""
+        before = self.gradients[i]
+        self.gradients[i] = weight.grad.float() if before is None else before.add_(weight.grad)
+        weight.grad = None
 
     def clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before that."""
         if ranks.count() > 1:
-            for master in self.masters:
-                master.grad = ranks.all_reduce_sum(torch.zeros_like(master) if master.grad is None else master.grad)
-        return torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm).item()
+            for i, weight in enumerate(self.weights):
+                mine = torch.zeros_like(weight, dtype=torch.float32) if self.gradients[i] is None else self.gradients[i]
+                self.gradients[i] = ranks.all_reduce_sum(mine)
+        gradients = [gradient for gradient in self.gradients if gradient is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
+        return norm.item()
 
     @torch.no_grad()
     def step(self) -> None:
-        """Step, and copy the masters back to the weights."""
-        with ranks.together():
-            self.adamw.step()
-        self.schedule.step()
-        self.adamw.zero_grad()
-        for weight, master in self.copies:
-            weight.copy_(master)
-        self.skipped = 0
+        """Step the masters, and copy them back to the weights."""
+        with streams(self.weights[0].device) as borrowed:
+            for n, adamw in self.adamws.items():
+                i, k, part = self.parts[n]
+                if self.gradients[i] is None:  # as of an expert that no token came to
+                    continue
+                master = self.states[n]["master"]
+                with borrowed(self.offloaded(n)):
+                    master.grad, adamw.param_groups[0]["lr"] = self.gradients[i].reshape(-1).split(PART)[k], self.lr
+                    adamw.step()
+                    part.copy_(master)
+                master.grad = None
+        for n, (_, _, part) in enumerate(self.parts):
+            ranks.broadcast(part, n % ranks.count())
+        self.gradients = [None] * len(self.weights)
+        self.steps, self.skipped = self.steps + 1, 0
 
     def skip(self) -> None:
         """Drop the gradients. FloatingPointError when that happens again and again."""
-        self.adamw.zero_grad()
+        self.gradients = [None] * len(self.weights)
         self.skipped += 1
         if self.skipped == MAX_SKIPPED:
             why = "the loss or its gradient was not finite: lower the learning rates or the temperature"
             raise FloatingPointError(f"in {MAX_SKIPPED} optimiser steps in a row {why}")
 
-    def offloadable(self) -> list[torch.Tensor]:
-        """What only the update needs, so that it may be in host memory in between: moments and masters."""
-        states = getattr(self.adamw, "optim", self.adamw).state.values()
-        return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")] + [m for _, m in self.copies]
-
     def state_dict(self) -> dict:
-        """Whole on rank 0, whatever the number of ranks; on the others without the moments."""
-        state = {"schedule": self.schedule.state_dict(), "skipped": self.skipped}
-        if ranks.count() > 1:
-            with ranks.together():
-                self.adamw.consolidate_state_dict(to=0)
-        if ranks.rank() == 0:
-            state["adamw"] = self.adamw.state_dict()
-        return state | {"masters": [master for _, master in self.copies]}
+        """Whole on rank 0, whatever the number of ranks; elsewhere without the other ranks' masters and moments."""
+        states = {n: state for share in ranks.gather_on_rank0(self.states) for n, state in share.items()}
+        return {"steps": self.steps, "skipped": self.skipped, "states": states}
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict) -> None:
-        self.adamw.load_state_dict(state["adamw"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.skipped = state["skipped"]
-        for (_, master), saved in zip(self.copies, state["masters"], strict=True):
-            master.copy_(saved)
-
-
-def add_to_master(master: torch.Tensor, weight: torch.Tensor) -> None:
-    """Add the weight's gradient to the master's as soon as it is there, and free it."""
-    master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
-    weight.grad = None
+    def load_state_dict(self, saved: dict) -> None:
+        self.steps, self.skipped = saved["steps"], saved["skipped"]
+        for n, state in self.states.items():
+            for name, x in state.items():
+                x.copy_(saved["states"][n][name])

@@ -155,7 +155,7 @@ def rollout_one(model, chat, problem, allowed: int, rules: Rules, config, temper
 
 # -------------------- 3. The key/value cache, and the attention that reads it
 class KVCache:
-    """The `past_key_values` that transformers' attention layers call: every row is written at its own positions."""
+    """Keys and values of the engine's rows. Every row is written at its own positions."""
 
     def __init__(self, config, rows: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
         L, H, E = config.num_hidden_layers, key_heads(config), head_size(config)
@@ -164,14 +164,14 @@ class KVCache:
         kv = allocate_cache(shape, dtype, device)
         self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, E)
 
-    def set_positions(self, rows_R: torch.Tensor, position_RN: torch.Tensor, reads: tuple | None) -> None:
+    def set_positions(self, rows_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
         """Where the next forward pass writes. Its attention reads `reads`, rows and how many positions of each, or with
-        None only the keys and values that it writes."""
-        self.rows_R, self.position_RN, self.reads = rows_R, position_RN, reads
+        None only the keys and values that it writes. `lengths` are for flash attention (Engine.row_lengths)."""
+        self.rows_R, self.position_RN, self.reads, self.lengths = rows_R, position_RN, reads, lengths
 
-    def update(self, key, value, layer_idx: int, *args, **kwargs):
+    def update(self, key, value, layer_index: int):
         """Store the layer's new keys and values, (R, H, N, E) each. Returns what its attention reads."""
-        layer = self.kv[layer_idx]
+        layer = self.kv[layer_index]
         for cached, new in zip(layer, (key, value)):
             cached[self.rows_R[:, None], :, self.position_RN] = new.transpose(1, 2)
         if self.reads is None:
@@ -186,14 +186,18 @@ def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> tor
     return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
 
 
-def engine_attention(module, query, key, value, attention_mask, scaling, lengths=None, **kwargs):
-    """Attention for `transformers.AttentionInterface`: query (R, H * G, N, E), key and value (R, H, positions, E).
+@torch.compiler.disable  # the layers around it may be compiled (support/cuda.py)
+def engine_attention(module, query, key, value, attention_mask, scaling, cache: KVCache | None = None, **kwargs):
+    """Attention for `transformers.AttentionInterface`: query (R, H * G, N, E), key and value (R, H, N, E). The models
+    hand through to it what their caller gives as `cache`.
 
     Decoding and the prefill of feedback read the cache, under a mask or, on CUDA, up to the rows' lengths. Prompts and
     training have neither: causal attention over right-padded rows, where nothing looks at the padding after it.
     """
-    if lengths is not None:
-        out = flash_attention(query, key, value, lengths, scaling)
+    if cache is not None:
+        key, value = cache.update(key, value, module.layer_idx)
+    if cache is not None and cache.lengths is not None:
+        out = flash_attention(query, key, value, cache.lengths, scaling)
     elif attention_mask is not None:
         # The G query heads that share a key are treated as more queries, so that the key is read once. On CUDA it would
         # be copied G times: flash attention takes no mask, memory-efficient attention no groups of heads.
@@ -248,15 +252,20 @@ class Engine:
     flash attention reads each row up to its own length.
     """
 
-    def __init__(self, model, rows: int, capacity: int, temperature: float):
+    def __init__(self, model, rows: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
+        """For dialogues of at most `longest` tokens. By `schedule`, (stride, ahead), the host reads every `stride`
+        steps and keeps `ahead` calls in flight. ValueError when the cache does not fit."""
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
+        self.stride, self.ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
+        # room for tokens that will be discarded, and for the padding of a prefill
+        capacity = longest + (1 + self.ahead) * self.stride + 1
         self.cache = KVCache(model.config, rows, capacity, model.dtype, self.device, self.flash)
         self.uniform_SC = torch.zeros(rows, capacity, device=self.device)
         self.logp_S = torch.zeros(rows, device=self.device)  # of `token`
-        self.token_S, self.position_S = torch.zeros(2, rows, dtype=torch.long, device=self.device)
+        self.token_S = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self.position_S = torch.zeros_like(self.token_S)
         self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # rows that move on in a step
-        # By number of rows, for one rollout: to keep them would keep the cache while the update needs its memory.
-        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of rows
         # the host's side
         self.dialogues: list[LiveDialogue | None] = [None] * rows
         self.length_S = np.zeros(rows, dtype=np.int64)  # `position`, as the host knows it
@@ -289,6 +298,7 @@ class Engine:
         self.token_S[rows_R] = self.send([live.tokens[-1] for live in batch])
         self.position_S[rows_R] = self.send(self.length_S[rows])
 
+    @torch.compiler.set_stance("force_eager")  # its sizes are many, and a call is short
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
         """A forward pass over what the cache does not hold of these dialogues: all of them prompts, or all feedback."""
         new_tokens = [torch.tensor(live.tokens[live.n_cached : -1], dtype=torch.long) for live in batch]
@@ -302,8 +312,8 @@ class Engine:
             span = max(len(live.tokens) for live in batch) - 1
             reads, mask = (rows_R, span), causal_mask(position_RN, span, self.model.dtype)
         self.cache.set_positions(rows_R, position_RN, reads)
-        tokens = dict(input_ids=tokens_RN, position_ids=position_RN)
-        self.model.base_model(**tokens, past_key_values=self.cache, attention_mask=mask, use_cache=True)
+        tokens = dict(input_ids=tokens_RN, position_ids=position_RN, attention_mask=mask)
+        self.model.base_model(**tokens, cache=self.cache, use_cache=False)
 
     def copy_cache(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
         for layer in self.cache.kv:  # one by one: the temporary copy takes memory
@@ -357,13 +367,11 @@ class Engine:
         `span` positions of each row; with None, in a graph, as many as the device knows that each holds."""
         rows_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
         active_R = rows_R < self.n_active
-        if span is None:
-            attention = dict(attention_mask=None, lengths=self.row_lengths(active_R))
-        else:
-            attention = dict(attention_mask=causal_mask(position_R[:, None], span, self.model.dtype))
-        self.cache.set_positions(rows_R, position_R[:, None], (slice(R), span))
-        tokens = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None])
-        logits_RV = self.model(**tokens, past_key_values=self.cache, use_cache=True, **attention).logits[:, -1]
+        lengths = self.row_lengths(active_R) if span is None else None
+        mask = None if span is None else causal_mask(position_R[:, None], span, self.model.dtype)
+        self.cache.set_positions(rows_R, position_R[:, None], (slice(R), span), lengths)
+        tokens = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
+        logits_RV = self.model(**tokens, cache=self.cache, use_cache=False).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[rows_R, position_R + 1], self.temperature)
         self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])
         self.position_S[:R] += active_R
@@ -478,24 +486,21 @@ def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]
 
 @torch.no_grad()
 def rollout(
-    model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first=0, progress=None, schedule=None
+    model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first=0, progress=None, engine=None
 ) -> Dialogues:
     """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3). Of `config` it
     reads slots (rows of the engine), max_new_tokens (budget for all after the prompt, feedback included) and
     max_attempt_tokens (for one attempt). Temperature 0 is greedy. `seed` and a dialogue's index, from `first` on, make
-    its random numbers. `progress` labels a progress bar. By `schedule`, (stride, ahead), the host reads every
-    `stride` steps and keeps `ahead` calls in flight. ValueError when model, prompts or cache do not fit."""
+    its random numbers. `progress` labels a progress bar. An `engine` of an earlier rollout saves its preparation.
+    ValueError when model, prompts or cache do not fit."""
     model.set_attn_implementation("engine")
-    stride, ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(model.device.type, (8, 0))
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first):
         prompt = chat.prompt(problem.question, n)
         dialogues.append(LiveDialogue(index, problem, n, prompt, end_of_budget=len(prompt) + config.max_new_tokens))
         dialogues[-1].open_attempt(config)
-    longest_prompt, slots = max(live.start for live in dialogues), min(config.slots, len(dialogues))
-    # room for tokens that will be discarded, and for the padding of a prefill
-    capacity = check_fit(model, longest_prompt, config.max_new_tokens) + (1 + ahead) * stride + 1
-    engine = Engine(model, slots, capacity, temperature)
+    longest = check_fit(model, max(live.start for live in dialogues), config.max_new_tokens)
+    engine = engine or Engine(model, min(config.slots, len(dialogues)), longest, temperature)
     # the dialogues that may become longest go first, so that few rows are left alone at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
     waiting, in_flight, finished, solved = [], deque(), 0, 0
@@ -508,7 +513,7 @@ def rollout(
             engine.admit(waiting[-1], rng.random(config.max_new_tokens, dtype=np.float32))
 
         # Prompts and feedback go into the cache. It costs about as much as a step, so a few dialogues wait together.
-        if waiting and (len(waiting) >= slots // 16 or not engine.active_S.any()):
+        if waiting and (len(waiting) >= len(engine.dialogues) // 16 or not engine.active_S.any()):
             for batch in prefill_batches(waiting):
                 engine.prefill(batch)
             waiting.clear()
@@ -516,8 +521,8 @@ def rollout(
         # The model writes. The host looks at what it wrote `ahead` calls ago or, when no row is active, at the rest.
         writing = bool(engine.active_S.any())
         if writing:
-            in_flight.append(engine.decode_async(stride))
-        if writing and len(in_flight) <= ahead:
+            in_flight.append(engine.decode_async(engine.stride))
+        if writing and len(in_flight) <= engine.ahead:
             continue
         for live, tokens, logps in in_flight.popleft()():
             live.tokens += tokens

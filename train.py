@@ -41,10 +41,11 @@ from data.chat import FEEDBACK_HELP, TEMPLATE_HELP, Chat
 from data.presets import PRESETS
 from evaluate import RULES, accuracy_at_k, dialogue_record, evaluate
 from ppo import Optimizer, action_logps, informative_groups, reference_logps_and_values, update
-from rollout import rollout
+from rollout import Engine, rollout
 from support import ranks
 from support.check import check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, parse_run, require, stop_on_signal
+from support.cuda import fuse_layers
 from support.files import save_json
 from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
@@ -72,7 +73,7 @@ class Config:
     temperature: float = sampling(1.0, "sampling temperature, also that of the policy in PPO", POSITIVE)
     max_new_tokens: int = sampling(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = sampling(None, "token budget of a single attempt; none: no such limit", POSITIVE)
-    slots: int = sampling(192, "dialogues written side by side; memory and speed, not results", POSITIVE)
+    slots: int | None = sampling(None, "dialogues written side by side, speed alone; auto: as many as fit", POSITIVE)
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
     unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
@@ -115,7 +116,8 @@ class Config:
 
     device: str = machine("auto", "auto, cpu, cuda or mps")
     dtype: str = machine("auto", "auto (bfloat16 on CUDA, float32 elsewhere), float32 or bfloat16")
-    micro_batch_tokens: int = machine(4096, "tokens in a forward pass of the update; memory, not results", POSITIVE)
+    micro_batch_tokens: int = machine(8192, "tokens in a forward pass of the update; memory, not results", POSITIVE)
+    compile: bool = machine(True, "fuse small kernels by torch.compile, on CUDA alone; slow to start, then faster")
     gradient_checkpointing: bool = machine(False, "compute activations twice in the update to save memory")
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
@@ -131,18 +133,23 @@ def build_run(config: Config) -> Run:
     dtype = pick_dtype(config.dtype, device)
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
-    check_model(actor, chat, rollout, action_logps)
     reference = copy.deepcopy(actor).requires_grad_(False)
     total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     warmup_steps = int(config.lr_warmup * total_steps)
-    actor_optimizer = Optimizer(actor, config.lr, warmup_steps, total_steps, config.max_grad_norm)
+    settings = dict(warmup_steps=warmup_steps, total_steps=total_steps)
+    settings |= dict(max_grad_norm=config.max_grad_norm, offload=config.offload)
+    actor_optimizer = Optimizer(actor, config.lr, **settings)
     critic = critic_optimizer = None
     if config.group_size == 1:
         critic = copy.deepcopy(actor.base_model)
         width = actor.get_output_embeddings().weight.shape[1]
         critic.score = torch.nn.Linear(width, 1, device=device, dtype=dtype)
         torch.nn.init.zeros_(critic.score.weight), torch.nn.init.zeros_(critic.score.bias)
-        critic_optimizer = Optimizer(critic, config.critic_lr, warmup_steps, total_steps, config.max_grad_norm)
+        critic_optimizer = Optimizer(critic, config.critic_lr, **settings)
+    torch.compiler.set_stance("default" if config.compile else "force_eager")
+    if config.compile and device.type == "cuda":
+        fuse_layers(*(model for model in (actor, critic, reference) if model is not None))
+    check_model(actor, chat, rollout, action_logps)
     return Run(config, chat, actor, critic, reference, actor_optimizer, critic_optimizer)
 
 
@@ -160,9 +167,8 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
             # 1. The model answers questions, in 1..N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = ranks.own_slice(config.dialogues, config.group_size)
-            dialogues = rollout(
-                actor, run.chat, asked[mine], allowed[mine], rules, config, config.temperature, seed, mine.start
-            )
+            where = dict(seed=seed, first=mine.start, engine=run.engine)
+            dialogues = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, config.temperature, **where)
             dialogues = training_set = ranks.gather_rows(dialogues)
             if config.drop_uniform_groups:
                 training_set = dialogues.select(informative_groups(dialogues, config))
@@ -175,13 +181,13 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
 
             # 3. Clipped PPO on the model-written tokens.
             shuffle_seed = (*seed, 0, Stream.MINIBATCHES)
-            with run.on_device(*optimizers), run.recomputing():
+            with run.recomputing():
                 losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
             losses["learned"] /= config.dialogues
             metrics = {"step": run.step} | training_metrics(dialogues) | losses
-            metrics |= stage_speeds(dialogues, training_set, clock)
+            metrics |= stage_speeds(dialogues, training_set, clock) | run.memory()
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)
             if not quiet:
@@ -242,8 +248,9 @@ def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem
     return config, training, *held_out
 
 
-def fitting_problems(config: Config, run: Run, training: list[Problem], held_out: list[Problem]) -> list[Problem]:
-    """The training questions whose prompts are not too long. ValueError when a dialogue does not fit the model."""
+def fitting_problems(config: Config, run: Run, training: list, held_out: list) -> tuple[list[Problem], int]:
+    """The training questions whose prompts are not too long, and the tokens of the longest dialogue. ValueError when
+    one does not fit the model."""
     limit, quiet = config.max_prompt_tokens, ranks.rank() > 0
     problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
     if not problems:
@@ -252,15 +259,13 @@ def fitting_problems(config: Config, run: Run, training: list[Problem], held_out
         print(f"left out {len(training) - len(problems)} questions with prompts of more than {limit} tokens")
     attempts = max(config.max_attempts, config.eval_attempts)
     longest = max(len(run.chat.prompt(p.question, attempts)) for p in [*problems, *held_out])
-    capacity = check_fit(run.actor, longest, config.max_new_tokens)
-    if run.actor.device.type == "cuda" and not quiet:
-        print(run.memory_plan(torch.cuda.get_device_properties(run.actor.device).total_memory, capacity))
-    return problems
+    return problems, check_fit(run.actor, longest, config.max_new_tokens)
 
 
 def report(config: Config, run: Run, held_out: list[Problem]) -> None:
     """Print the last dialogue, evaluate the base and the trained model, print the table, draw the figure."""
     print(run.last_dialogue())
+    run.engine = None  # the evaluation has its own
     if held_out:
         results = {}
         for name, model in (("base", run.reference), ("trained", run.actor)):
@@ -280,11 +285,13 @@ def start(argv: list[str] | None, at_end: ExitStack) -> tuple[Config, Run, list,
     config, training, validation, held_out = ranks.on_rank0(partial(prepare, argv))
     ranks.on_rank0(lambda: at_end.enter_context(held_folder(config.out)))
     run = build_run(config)
-    problems = fitting_problems(config, run, training, validation + held_out)
+    problems, longest = fitting_problems(config, run, training, validation + held_out)
     log = open_log(config.log_to if first else None, config.out, asdict(config))
     ranks.on_rank0(partial(run.write_config, {"data": training, "validation_data": validation, "eval_data": held_out}))
     if config.resume:
         run.restore()
+    if run.plan_memory(longest):  # after config.json, in which slots stay open: another machine has another memory
+        run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
     return config, run, problems, validation, held_out, log
 
 

@@ -1,30 +1,33 @@
-"""What only a GPU can show, in one run of a few minutes: is it exact there, and how fast is it.
+"""What only a GPU can show, in one run of about five minutes: is it exact there, and how fast is it.
 
-    python -m bench.gpu [--json FILE]     # make bench-gpu
-    python -m bench.gpu --small           # tiny numbers, seconds on the CPU: what runs where there is no CUDA
+    python -m bench.gpu [--json FILE]        # make bench-gpu
+    python -m bench.gpu --small              # tiny numbers, seconds on the CPU: what runs where there is no CUDA
+    python -m bench.gpu --memory 24          # as on a card of 24 GB, with the options that the paper's run needs there
 
 The shape is Qwen2.5-1.5B's, with random weights in bfloat16, so nothing is downloaded. A script decides prompts,
 feedback and the length of every attempt (bench/rollout.py). A section that fails stops no other; the exit code is 1.
 
+    decode    steps with every slot busy at one length of context, as a share of the bound by memory bandwidth: all
+              weights, all keys and values, and the logits written and read once. Before it, a device copy
+    step      two steps of train.py by the paper's preset with 128 dialogues, then one with all 1024: the speed of each
+              stage, and the most memory beside the plan. It has its own optimisers and critic
+    resume    a small run that is resumed: the metrics of its last step beside those of the run that went through
     exact     in float32: is every token the one that the full forward pass and the dialogue's uniform numbers give, and
               how far are the log-probabilities apart? In bfloat16: the same up to ties, where the probability between a
               uniform number and its token is small; then without graphs, and without flash attention
-    copy      bytes read and written per second by a device copy
-    decode    steps with every slot busy at one length of context, as a share of the bound by memory bandwidth: all
-              weights, all keys and values, and the logits written and read once
-    rollout   1024 dialogues up to 4096 tokens
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
-    update    an optimiser step of PPO on 128 made-up dialogues, and the two forward passes before it, critic and all.
-              A step of the paper is the rollout and eight times that: computed, not run
 """
 
 import argparse
 import gc
+import json
 import math
 import sys
 import time
 import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from unittest import mock
 
@@ -32,33 +35,36 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-import ppo
 import rollout
 import train
-from bench.rollout import COMMON, Script, play_generate, play_ours, random_model, run_engine
+from bench.rollout import COMMON, Script, play_generate, play_ours, random_model, run_engine, scripted
+from data.miniature import build_tokenizer, draw_riddles
+from support.cuda import compilations, fuse_layers
 from support.files import save_json
 from support.memory import QWEN25, SHAPE
-from support.models import cache_bytes
+from support.models import cache_bytes, save_model
+from support.plots import read_metrics
 
-SMALL_SHAPE = COMMON | dict(zip(SHAPE, (64, 96, 2, 4, 2, 512)), initializer_range=0.3)
+SMALL_SHAPE = COMMON | dict(zip(SHAPE, (64, 96, 2, 4, 2, 1024)), initializer_range=0.3)
+LENGTHS = dict(prompt=(60, 300), length=(8, 2000), median=450, longest=2900, feedback=30)
 FULL = dict(
     shape=COMMON | QWEN25["1.5B"],
     decode=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)],
-    slots=256,
-    rollout=dict(dialogues=1024, prompt=(60, 300), length=(8, 2000), median=450, longest=3700, feedback=30),
+    steps=[(128, 2, LENGTHS), (1024, 1, LENGTHS)],
+    options="",
     generate=dict(dialogues=32, prompt=(60, 300), length=(8, 1200), median=450, attempts=1),
-    update=dict(count=128, mean=1500, longest=4000),
 )
+SMALL_LENGTHS = dict(prompt=(4, 8), length=(2, 12), median=5, longest=60, feedback=5)
 SMALL = dict(
     shape=SMALL_SHAPE,
     decode=[(4, 64)],
-    slots=4,
-    rollout=dict(dialogues=8, prompt=(4, 8), length=(2, 12), median=5, longest=60, feedback=5),
+    steps=[(8, 2, SMALL_LENGTHS)],
+    options="",
     generate=dict(dialogues=4, prompt=(4, 8), length=(2, 6), median=4, attempts=1),
-    update=dict(count=4, mean=48, longest=80),
 )
+SMALL_CARD = dict(options="--offload --gradient_checkpointing --micro_batch_tokens 4096", steps=[(128, 1, LENGTHS)])
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense, per second, from the makers' data sheets
 
 
@@ -69,6 +75,14 @@ def timed(run) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def clear() -> None:
+    """Give the memory of what is gone back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 # -------------------- The sections: each returns {measure: value}
@@ -123,17 +137,23 @@ def against_full_pass(model, script, temperature: float) -> tuple[rollout.Dialog
     return dialogues, apart, distances
 
 
-def copy(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
+def copy_bandwidth(device: str) -> float:
+    """Bytes read and written per second by a device copy."""
     source = torch.zeros(2**32 if device == "cuda" else 2**22, dtype=torch.uint8, device=device)
     target = source.clone()
-    return {"bytes/s": 2 * 10 * len(source) / timed(lambda: [target.copy_(source) for _ in range(10)])}
+    for count in (1, 10):  # the first one warms up
+        seconds = timed(lambda: [target.copy_(source) for _ in range(count)])
+    return 2 * 10 * len(source) / seconds
 
 
 @torch.no_grad()
 def decode(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    bandwidth, results = copy(size, device, dtype)["bytes/s"], {}
+    bandwidth = copy_bandwidth(device)
+    results = {"device copy, bytes/s": bandwidth}
     model = random_model(Qwen2Config(**size["shape"]), device, dtype)
     model.set_attn_implementation("engine")
+    if device == "cuda":
+        fuse_layers(model)
     for slots, context in size["decode"]:  # nothing is prefilled: the time does not depend on what the cache holds
         engine = rollout.Engine(model, slots, context + 64, temperature=1.0)
         engine.dialogues = [rollout.LiveDialogue(row, None, 1, [], 0, row=row) for row in range(slots)]
@@ -149,13 +169,6 @@ def decode(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
     return results
 
 
-def whole_rollout(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    model = random_model(Qwen2Config(**size["shape"]), device, dtype)
-    script = Script(vocabulary=model.config.vocab_size, **size["rollout"])
-    seconds = timed(lambda: run_engine(model, script, size["slots"]))
-    return {"sampled tokens": script.tokens, "seconds": seconds, "sampled tokens/s": script.tokens / seconds}
-
-
 def generate(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
     model = random_model(Qwen2Config(**size["shape"]), device, dtype)
     script = Script(vocabulary=model.config.vocab_size, **size["generate"])
@@ -164,60 +177,81 @@ def generate(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
     return {"ours, tokens/s": ours, "generate, tokens/s": theirs, "times as fast as generate": ours / theirs}
 
 
-def update(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    kinds, config = (AutoModelForCausalLM, AutoModelForTokenClassification), Qwen2Config(**size["shape"], num_labels=1)
-    actor, critic = (random_model(config, device, dtype, kind) for kind in kinds)
-    actor.set_attn_implementation("engine")
-    dialogues, config = made_up(**size["update"], vocabulary=config.vocab_size), train.Config(minibatches=1)
-    optimizers = [ppo.Optimizer(model, 1e-6, 0, 100, 1.0) for model in (actor, critic)]
-    reference_DT, value_DT = dialogues.logp_DT - 0.1, torch.zeros(dialogues.logp_DT.shape)
-    for _ in range(2):  # the first time loads kernels
-        forward = timed(lambda: ppo.reference_logps_and_values(dialogues, actor, critic, config))
-        seconds = timed(
-            lambda: ppo.update(actor, critic, optimizers, dialogues, reference_DT, value_DT, config, seed=0)
-        )
-    results = {"seconds": seconds, "tokens/s": int(dialogues.length_D.sum()) / seconds, "forward, seconds": forward}
-    if device == "cuda":
-        results["share of peak"] = share_of_peak(actor, dialogues, seconds)
-        results["bytes at most"] = torch.cuda.max_memory_allocated()
+STAGES = "rollout_tokens_per_second", "score_tokens_per_second", "update_tokens_per_second", "ratio"
+
+
+def step(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
+    results = {}
+    with TemporaryDirectory() as folder:
+        save_base(Path(folder), size["shape"], device, dtype)
+        for dialogues, steps, lengths in size["steps"]:
+            script, out = Script(dialogues, 4000, **lengths), f"{folder}/{dialogues}"
+            minibatches = max(1, dialogues // 128)
+            settings = f"--steps {steps} --dialogues {dialogues} --minibatches {minibatches} {size['options']}"
+            clear()
+            compiled = compilations()
+            with mock.patch.object(train.Run, "save"), mock.patch.object(train, "save_model"):  # 40 GB
+                run_training(script, *data_options(folder), "--out", out, *settings.split())
+            row, name = read_metrics(Path(out))[-1], f"{dialogues} dialogues"
+            results |= {f"{name}, {key}": row[key] for key in ("seconds", *STAGES)}
+            results[f"{name}: kernels compiled"] = compilations() - compiled
+            if device == "cuda":
+                results[f"{name}: share of bf16 peak in the update"] = share_of_peak(folder, row)
+                results[f"{name}: most memory"] = row["device_memory"]
+                results[f"{name}: most memory, by the plan"] = row["planned_memory"]
     return results
 
 
-def made_up(count: int, mean: float, longest: int, vocabulary: int) -> SimpleNamespace:
-    """Dialogues of random tokens, a prompt and then alternately 40 sampled and 40 forced ones; lognormal lengths."""
-    generator = torch.Generator().manual_seed(0)
-    length_D = (math.log(mean) - 0.125 + 0.5 * torch.randn(count, generator=generator)).exp().clamp(32, longest).long()
-    inside_DT = torch.arange(int(length_D.max())) < length_D[:, None]
-    sampled_DT = inside_DT & (torch.arange(inside_DT.shape[1]) // 40 % 2 == 1)
-    reward_DT = torch.zeros(inside_DT.shape)
-    sampled_DT[torch.arange(count), length_D - 1] = True
-    reward_DT[torch.arange(count), length_D - 1] = torch.randn(count, generator=generator).sign()
-    tokens_DT = torch.randint(vocabulary, inside_DT.shape, generator=generator) * inside_DT
-    known = dict(logp_DT=-9.0 * sampled_DT, reward_DT=reward_DT, truncated_D=torch.zeros(count, dtype=torch.bool))
-    return SimpleNamespace(tokens_DT=tokens_DT, sampled_DT=sampled_DT, length_D=length_D, **known)
+def save_base(folder: Path, shape: dict, device: str, dtype: torch.dtype) -> None:
+    """A model folder with random weights and the miniature's tokenizer, and questions of numbers."""
+    save_model(
+        random_model(LlamaConfig(**shape), device, dtype), build_tokenizer(draw_riddles("train")), folder / "base"
+    )
+    questions = [" ".join(map(str, range(i, i + 60 + i % 60))) for i in range(200)]
+    lines = [json.dumps({"question": question, "answer": "5"}) for question in questions]
+    (folder / "questions.jsonl").write_text("\n".join(lines))
 
 
-def share_of_peak(actor, dialogues, seconds: float) -> float:
+def data_options(folder: str) -> list[str]:
+    return ["--model", f"{folder}/base", "--data", f"{folder}/questions.jsonl", "--eval_data", "none"]
+
+
+def run_training(script: Script, *options: str) -> None:
+    """train.py by the paper's preset, on the script's attempts. What it prints goes to stderr."""
+    with scripted(script), mock.patch.object(train, "check_model"), redirect_stdout(sys.stderr):
+        train.main(list(options))
+
+
+def resume(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
+    options = (
+        "--steps 3 --save_every 1 --keep_checkpoints 3 --dialogues 24 --minibatches 2 --max_new_tokens 90 --lr 1e-4"
+    )
+    script = Script(24, 1000, **SMALL_LENGTHS)
+    with TemporaryDirectory() as folder:
+        save_base(Path(folder), SMALL_SHAPE, device, dtype)
+        out = Path(folder, "run")
+        run_training(script, *data_options(folder), "--out", str(out), *options.split())
+        straight = read_metrics(out)[-1]
+        (out / "checkpoint-000003.pt").unlink()
+        run_training(script, "--out", str(out), "--resume")
+        resumed = read_metrics(out)[-1]
+    return {f"difference in {key}": abs(resumed[key] - straight[key]) for key in ("reward", "kl", "grad_norm")}
+
+
+def share_of_peak(folder: str, row: dict) -> float:
     """Of the GPU's bf16 peak, for forward and backward pass of actor and critic: 6 operations a weight and token, the
     output weights only at actions, and causal attention. What is computed a second time does not count."""
-    shape, tokens, actions = actor.config, int(dialogues.length_D.sum()), int(dialogues.sampled_DT.sum())
+    shape = LlamaConfig.from_pretrained(f"{folder}/base")
     head = shape.vocab_size * shape.hidden_size
-    body = sum(weight.numel() for weight in actor.base_model.parameters()) - head  # without the embedding
-    attention = 6 * shape.num_hidden_layers * shape.hidden_size * int((dialogues.length_D**2).sum())
+    with torch.device("meta"):
+        body = AutoModelForCausalLM.from_config(shape).num_parameters() - head
     peak = next((peak for chip, peak in BF16_PEAK.items() if chip in torch.cuda.get_device_name()), math.nan)
-    return (2 * (6 * body * tokens + attention) + 6 * head * actions) / seconds / peak
+    attention = shape.num_hidden_layers * shape.hidden_size * row["tokens_total"]
+    a_token = 2 * 6 * (body + attention) + 6 * head * row["tokens_sampled"] / row["tokens_total"]
+    return row["update_tokens_per_second"] * a_token / peak
 
 
-def step(sections: dict, size: dict) -> dict[str, float]:
-    """The seconds of a step of the paper, from what its parts took."""
-    if not all("seconds" in sections.get(name, ()) for name in ("rollout", "update")):
-        return {}
-    minibatch = sections["update"]["seconds"] + sections["update"]["forward, seconds"]
-    minibatches = size["rollout"]["dialogues"] / size["update"]["count"]
-    return {"the paper's step, from its parts: seconds": sections["rollout"]["seconds"] + minibatches * minibatch}
-
-
-SECTIONS = dict(exact=exact, copy=copy, decode=decode, rollout=whole_rollout, generate=generate, update=update)
+SECTIONS = dict(decode=decode, step=step, resume=resume, exact=exact, generate=generate)
 
 
 def written(value: float) -> str:
@@ -233,11 +267,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--small", action="store_true", help="tiny numbers, as without CUDA")
+    parser.add_argument("--memory", type=float, help="GB of the card to use: only a step, with the options that help")
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()
     cuda = torch.cuda.is_available()
     size = SMALL if options.small or not cuda else FULL
+    if options.memory and cuda:
+        fraction = 0.985 * options.memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(fraction)  # CUDA reports 98.5% of a card's memory
+        size, options.sections = FULL | SMALL_CARD, ["step"]
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
     machine = torch.cuda.get_device_name() if cuda else "CPU, small numbers: nothing here says anything about a GPU"
     figures = {"device": machine, "torch": torch.__version__, "transformers": transformers.__version__, "sections": {}}
@@ -247,19 +286,14 @@ def main(argv: list[str] | None = None) -> int:
         start = time.perf_counter()
         try:
             results = SECTIONS[name](size, device, dtype)
-        except Exception as error:  # one run on a GPU may be all there is: the other sections still run
+        except (Exception, SystemExit) as error:  # one run on a GPU may be all there is: the other sections still run
             traceback.print_exc()
             results = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         figures["sections"][name] = results | {"seconds of the section": time.perf_counter() - start}
-        figures["step"] = step(figures["sections"], size)
         show(name, figures["sections"][name])
         if options.json:
             save_json(figures, options.json)
-        gc.collect()
-        if cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-    show("step", figures["step"])
+        clear()
     return int(any("failed" in results for results in figures["sections"].values()))
 
 

@@ -73,7 +73,7 @@ def control(folder: Path, name: str, arm: Path) -> None:
     """One control of a finished run on its test questions, unless it is there already."""
     if not (folder / "results.json").exists():
         config = read(arm / "config.json")
-        same = ("seed", "slots", "max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype")
+        same = ("seed", "max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype")
         options = {"model": config["model"] if name.startswith("base") else arm / "model", "data": config["eval_data"]}
         options |= {"attempts": config["eval_attempts"]} | {key: config[key] for key in same}
         process(["evaluate.py", *(f"--{key}={value}" for key, value in options.items()), *CONTROLS[name][1]], folder)

@@ -14,6 +14,8 @@ tokens of the script per CPU-second: the median of the turns with the lowest and
 import operator
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil, inf
 from types import SimpleNamespace
 from unittest import mock
@@ -61,12 +63,10 @@ class Script:
         self.budget = max(sum(lengths) + feedback * (len(lengths) - 1) for lengths in self.lengths)  # after the prompt
 
 
-# -------------------- The sides: (model, script, dialogues at a time) -> tokens of every attempt of every dialogue
-def run_engine(model, script: Script, slots: int, temperature: float = 1.0) -> rollout.Dialogues:
-    """The script played by the engine: the only place that knows its inside. An attempt ends where its budget does,
-    which is its scripted length; `find_end` then gives it an answer, right for the last attempt of a dialogue."""
-    chat = SimpleNamespace(feedback_after=lambda *_: script.feedback)
-    chat.prompt = lambda question, allowed: list(script.prompts[int(question)])
+@contextmanager
+def scripted(script: Script) -> Iterator[None]:
+    """Rollouts play the script's attempts: the only place that knows the engine's inside. An attempt ends where its
+    budget does, which is its scripted length; `find_end` then gives it an answer, right for a dialogue's last one."""
 
     def open_attempt(live, config) -> None:
         live.start = live.n_scanned = len(live.tokens)
@@ -76,13 +76,22 @@ def run_engine(model, script: Script, slots: int, temperature: float = 1.0) -> r
         if len(live.tokens) < live.end_before:
             return None
         last = len(live.attempts) + 1 == len(script.lengths[live.index])
-        return rollout.Attempt(live.start, live.end_before, "", "right" if last else "wrong", truncated=False)
+        answer = live.problem.answer if last else "wrong"
+        return rollout.Attempt(live.start, live.end_before, "", answer, truncated=False)
 
+    open_scripted = mock.patch.object(rollout.LiveDialogue, "open_attempt", open_attempt)
+    with open_scripted, mock.patch.object(rollout, "find_end", find_end):
+        yield
+
+
+# -------------------- The sides: (model, script, dialogues at a time) -> tokens of every attempt of every dialogue
+def run_engine(model, script: Script, slots: int, temperature: float = 1.0) -> rollout.Dialogues:
+    chat = SimpleNamespace(feedback_after=lambda *_: script.feedback)
+    chat.prompt = lambda question, allowed: list(script.prompts[int(question)])
     problems = [Problem(str(i), "right") for i in range(len(script.prompts))]
     rules = rollout.Rules(None, operator.eq, lambda attempts, gold: [float(attempt.correct) for attempt in attempts])
     config = train.Config(slots=slots, max_new_tokens=script.budget)
-    scripted = mock.patch.object(rollout.LiveDialogue, "open_attempt", open_attempt)
-    with scripted, mock.patch.object(rollout, "find_end", find_end):
+    with scripted(script):
         return rollout.rollout(model, chat, problems, script.allowed, rules, config, temperature)
 
 

@@ -3,16 +3,16 @@
 import torch
 
 SMOLLM2_SIZE = (
-    "--steps 40 --dialogues 512 --slots 512 --micro_batch_tokens 16384"
+    "--steps 40 --dialogues 512 --micro_batch_tokens 16384 --compile false"
     if torch.cuda.is_available()
-    else "--steps 64 --dialogues 64 --slots 64 --micro_batch_tokens 1024"
+    else "--steps 64 --dialogues 64 --micro_batch_tokens 1024"
 )
 PRESETS = {
     "paper": "",
     "miniature": """
         --model runs/miniature/base --data riddles-train --validation_data riddles-validation --eval_data riddles-test
         --steps 100 --dialogues 512 --minibatches 4 --lr 6e-4 --critic_lr 2e-3 --gae_lambda 0.95 --kl_coef 0.02
-        --max_new_tokens 160 --slots 512 --micro_batch_tokens 2048 --save_every 50""",
+        --max_new_tokens 160 --micro_batch_tokens 2048 --save_every 50""",
     "smollm2": """
         --model runs/smollm2/base --data mawps-easy-train --validation_data mawps-easy-validation
         --eval_data mawps-easy-test,svamp-easy --max_attempts 3 --group_size 8 --drop_uniform_groups --minibatches 2

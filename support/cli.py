@@ -73,11 +73,12 @@ def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
 
 
 def converter(kind: type, valid: tuple | None) -> Callable[[str], object]:
-    """From a word of the command line to a value of this type in its range; "none" is None where the type has it."""
+    """From a word of the command line to a value of this type in its range; "none" and "auto" are None where the type
+    has it."""
     (base,), optional = [t for t in get_args(kind) or (kind,) if t is not type(None)], type(None) in get_args(kind)
 
     def convert(word: str):
-        if optional and word.lower() == "none":
+        if optional and word.lower() in ("none", "auto"):
             return None
         if base is bool and word.lower() not in ("true", "false"):
             raise ValueError

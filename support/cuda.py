@@ -1,10 +1,15 @@
-"""What only CUDA needs: flash attention for a decode step, and CUDA graphs. On the CPU the tests play both."""
+"""What only CUDA needs: flash attention for a decode step, CUDA graphs, fused kernels, copies beside the computation.
 
-from collections.abc import Callable
+On the CPU the tests play all of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import cycle
 
 import torch
 
-from support.models import head_size
+from support.models import decoder_layers, head_size
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
@@ -42,3 +47,54 @@ def capture(run: Callable[[], None], other: torch.cuda.CUDAGraph | None) -> torc
     with torch.cuda.graph(graph, pool=other.pool() if other else None):
         run()
     return graph
+
+
+def fuse_layers(*models) -> None:
+    """Let torch.compile fuse what is element-wise in the decoder layers: norms, rotary embedding, the gated product.
+
+    Without gradients a whole layer is compiled, around its attention. With them only its norms and its MLP are: the
+    rest would gain 4% and take minutes to compile. All layers share the code, which is good for every size from 2 on;
+    a single row, or a single token, is compiled apart.
+    """
+    torch._dynamo.config.recompile_limit = 64
+    torch.fx.experimental._config.use_duck_shape = False  # sizes that are equal by chance would be taken as one
+    for layer in decoder_layers(*models):
+        for part in layer.children():
+            if not hasattr(part, "layer_idx"):  # the attention has one
+                part.compile(dynamic=True)
+        eager, compiled = layer.forward, torch.compile(layer.forward, dynamic=True)
+        layer.forward = partial(without_gradients, compiled, eager)
+
+
+def without_gradients(compiled: Callable, eager: Callable, *args, **kwargs):
+    return (eager if torch.is_grad_enabled() else compiled)(*args, **kwargs)
+
+
+def compilations() -> int:
+    """How many kernels' graphs have been compiled so far in this process."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@contextmanager
+def streams(device: torch.device) -> Iterator[Callable]:
+    """Yields borrow(tensors), a context in which tensors of host memory are on the device; changes are copied back.
+    On CUDA the borrowings take turns on two streams, so that copies of one are under way while another computes."""
+    cuda = device.type == "cuda"
+    turns = cycle([torch.cuda.Stream(device), torch.cuda.Stream(device)] if cuda else [None])
+
+    @contextmanager
+    def borrow(tensors: list[torch.Tensor]) -> Iterator[None]:
+        stream = next(turns) if tensors else None
+        if stream:
+            stream.wait_stream(torch.cuda.default_stream(device))
+        with torch.cuda.stream(stream):
+            hosts = [x.data for x in tensors]
+            for x in tensors:
+                x.data = x.to(device, copy=True, non_blocking=True)
+            yield
+            for x, host in zip(tensors, hosts):
+                x.data = host.copy_(x, non_blocking=True)
+
+    yield borrow
+    if cuda:
+        torch.cuda.synchronize(device)

@@ -2,7 +2,7 @@
 
 from transformers import Qwen2Config
 
-from support.models import cache_bytes, head_size
+from support.models import cache_bytes, head_size, key_heads
 
 PREFILL_TOKENS = 16384  # tokens of prompts or feedback in one forward pass of the rollout, padding included
 RESERVE = 2e9  # bytes that belong to no tensor: CUDA's own, the libraries' workspaces, gaps between tensors
@@ -14,7 +14,8 @@ QWEN25 = {
     "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
 }
 PARAMETERS = {"0.5B": 494_032_768, "1.5B": 1_543_714_304, "7B": 7_615_616_512}
-PAPER = dict(element=2, slots=192, capacity=4096, micro_batch_tokens=4096)  # bfloat16; train.py's defaults
+PAPER = dict(element=2, slots=64, capacity=4096, micro_batch_tokens=8192, compiled=True)  # bfloat16, at least 64 slots
+DIALOGUES = 1024  # of a step
 
 
 def actions_at_once(vocabulary: int) -> int:
@@ -33,26 +34,32 @@ def memory_plan(
     critic: bool = True,
     offload: bool = False,
     gradient_checkpointing: bool = False,
+    compiled: bool = False,
+    keep_engine: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Bytes on each device, by phase of a step and by what they hold. `shape` is the model's config, `parameters` the
-    actor's, `element` the bytes of a weight. Activations are those of layers like Llama's and Qwen2's."""
+    actor's, `element` the bytes of a weight. With `keep_engine` the cache stays during the update. Activations are
+    those of layers like Llama's and Qwen2's."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
-    queries, keys = (heads * head_size(shape) for heads in (shape.num_attention_heads, shape.num_key_value_heads))
+    wide = getattr(shape, "intermediate_size", None) or 4 * E
+    queries, keys = (heads * head_size(shape) for heads in (shape.num_attention_heads, key_heads(shape)))
     output_weights = 0 if shape.tie_word_embeddings else V * E  # the critic has none
     trained = parameters + critic * (parameters - output_weights)
-    masters, moments = 4 * trained if element < 4 else 0, 8 * trained / processes
+    states = 0 if offload else (4 * (element < 4) + 8) * trained / processes
     reference = 0 if offload else element * parameters
 
     # bytes a token: two norms (also in float32), inputs of the linear layers, queries, keys, values, the gated product
-    layer = 2 * E * (4 + element) + element * (2 * E + 2 * queries + 2 * keys + 4 * shape.intermediate_size)
+    layer = 2 * E * (4 + element) + element * (2 * E + 2 * queries + 2 * keys + 4 * wide)
+    if compiled:  # what is element-wise is computed again in the backward pass
+        layer = element * (4 * E + 3 * queries + 2 * keys + 3 * wide)
     kept = element * E if gradient_checkpointing else layer  # with checkpointing each layer's input alone
     logits = actions_at_once(V) * V * 12 + 2 * element * V * E  # a chunk in float32 thrice, its weights' gradient twice
+    cache = cache_bytes(shape, slots, capacity, element)
     plan = {  # in the rollout, in the update
         "actor and critic": (element * trained, element * trained),
-        "float32 masters": (0 if offload else masters, masters),
-        "moments": (0 if offload else moments, moments),
+        "masters and moments": (states, states),
         "reference": (reference, reference),
-        "cache": (cache_bytes(shape, slots, capacity, element), 0),
+        "cache": (cache, cache if keep_engine else 0),
         "gradients": (0, 4 * trained),
         "activations": (layer * PREFILL_TOKENS, (kept * L + layer) * micro_batch_tokens),
         "logits": (slots * V * (element + 12), max(logits, layer * micro_batch_tokens)),
@@ -66,11 +73,24 @@ def needed(plan: dict[str, dict[str, float]]) -> float:
     return max(sum(phase.values()) for phase in plan.values())
 
 
+FEW_SLOTS = 64  # with fewer, a rollout would be slow
+
+
+def most_slots(available: float, most: int, **settings) -> int:
+    """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case."""
+
+    def fit(n: int) -> bool:
+        return sum(memory_plan(**settings | {"slots": n})["rollout"].values()) <= 0.95 * available
+
+    return max([min(FEW_SLOTS, most), *filter(fit, range(1, most + 1))])
+
+
 def mildest(available: float, **settings) -> dict | None:
     """The mildest changes of `settings` with which the plan fits, those that only cost time first; None: none helps."""
-    recompute, offload = {"gradient_checkpointing": True}, {"offload": True}
+    recompute, offload, short = {"gradient_checkpointing": True}, {"offload": True}, {"micro_batch_tokens": 4096}
     fewer = [{"slots": max(1, settings["slots"] // part)} for part in (2, 4, 8)]
-    changes = [{}, recompute, offload, *fewer, recompute | offload, *(recompute | offload | few for few in fewer)]
+    changes = [{}, short, recompute, offload, *fewer, recompute | offload, recompute | offload | short]
+    changes += [recompute | offload | few for few in fewer]
     changes += [{"critic": False} | change for change in changes]
     return next((change for change in changes if needed(memory_plan(**settings | change)) <= available), None)
 
@@ -97,13 +117,15 @@ def explain_memory(available: float, **settings) -> str:
 
 
 def main() -> None:
-    print("| model | GPU | needed, GB | with |\n|---|---|---|---|")
+    print("| model | GPU | with | slots | needed, GB |\n|---|---|---|---|---|")
     for size, parameters in PARAMETERS.items():
         settings = PAPER | {"shape": Qwen2Config(**QWEN25[size]), "parameters": parameters}
         for memory in (24, 40, 80):
-            changes = mildest(0.985 * memory * 2**30, **settings)  # CUDA reports 98.5% of a card's memory
-            bytes_needed = needed(memory_plan(**settings | (changes or {})))
-            print(f"| {size} | {memory} GB | {bytes_needed / 1e9:.0f} | {as_options(changes)} |")
+            available = 0.985 * memory * 2**30  # CUDA reports 98.5% of a card's memory
+            changes = mildest(available, **settings)
+            slots = most_slots(available, DIALOGUES, **settings | (changes or {}))
+            bytes_needed = needed(memory_plan(**settings | (changes or {}) | {"slots": slots}))
+            print(f"| {size} | {memory} GB | {as_options(changes)} | {slots} | {bytes_needed / 1e9:.0f} |")
 
 
 if __name__ == "__main__":

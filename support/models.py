@@ -125,6 +125,10 @@ def own_logits(model, outputs, hidden: torch.Tensor) -> torch.Tensor:
         del layers.forward  # the class's own again
 
 
+def decoder_layers(*models) -> list[torch.nn.Module]:
+    return [part for model in models for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+
 @contextmanager
 def recompute_activations(*models):
     """Inside, layers do not keep their activations for the backward pass but compute them again.
@@ -132,14 +136,14 @@ def recompute_activations(*models):
     transformers does so in layers in training mode, which brings dropout back and refuses a key/value cache; here the
     layers stay as they are.
     """
-    layers = [part for model in models for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    before = [(layer, layer.forward) for layer in decoder_layers(*models)]
+    for layer, forward in before:
+        layer.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward  # the class's own again
+        for layer, forward in before:
+            layer.forward = forward
 
 
 @torch.no_grad()
@@ -172,6 +176,14 @@ def cache_bytes(config, rows: int, capacity: int, element: int) -> int:
     return rows * capacity * a_position
 
 
+def device_memory(device: torch.device) -> int:
+    """The bytes of the device that this process may use; of the CPU, the machine's memory."""
+    if device.type == "cuda":
+        share = torch.cuda.get_per_process_memory_fraction(device)
+        return int(share * torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros for a key/value cache, not empty memory: a masked NaN would still poison sums. ValueError in one sentence
     when there is not enough memory."""
@@ -180,7 +192,7 @@ def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.dev
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free = torch.cuda.mem_get_info(device)[0] + held
     elif device.type == "cpu":  # the system promises more than it has, and ends the process when it is used
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = device_memory(device)
     try:
         if takes > free:
             raise RuntimeError

@@ -66,6 +66,22 @@ def all_reduce_sum(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def broadcast(x: torch.Tensor, source: int) -> None:
+    """Give all ranks the values that `source` has, in place."""
+    if count() > 1:
+        with together():
+            dist.broadcast(x, source)
+
+
+def gather_on_rank0(thing) -> list:
+    """What every rank has, in their order, on rank 0; elsewhere only its own."""
+    things = [thing] * count()
+    if count() > 1:
+        with together():
+            dist.gather_object(thing, things if rank() == 0 else None)
+    return things
+
+
 def gather(thing) -> list:
     """What every rank has, in their order."""
     things = [thing] * count()

@@ -21,8 +21,8 @@ from support import ranks
 from support.cli import parse
 from support.files import atomic_write, output_folder, remove, save_json, save_text
 from support.journal import fingerprint
-from support.memory import explain_memory
-from support.models import move, recompute_activations, save_model
+from support.memory import RESERVE, explain_memory, memory_plan, most_slots, needed
+from support.models import device_memory, move, recompute_activations, save_model
 from support.plots import plot_training, read_metrics
 from support.show import as_text
 from support.statistics import repeated_share
@@ -37,33 +37,45 @@ class Run:
         self.optimizers = [each for each in (actor_optimizer, critic_optimizer) if each is not None]
         parts = dict(actor=actor, critic=critic, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
         self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
-        self.offload(reference, *self.optimizers)
-
-    def offload(self, *things) -> None:
-        """With --offload, these models or optimisers go to host memory."""
-        if self.config.offload:
-            move(tensors_of(things), torch.device("cpu"))
+        self.engine = None  # of the rollouts, where memory allows to keep it from step to step
+        if config.offload:
+            move(reference.parameters(), torch.device("cpu"))
 
     @contextmanager
-    def on_device(self, *things):
-        """With --offload, these models or optimisers are on the device inside, and in host memory after it."""
+    def on_device(self, model):
+        """With --offload, this model is on the device inside, and in host memory after it."""
         if self.config.offload:
-            move(tensors_of(things), self.actor.device)
+            move(model.parameters(), self.actor.device)
         yield
-        self.offload(*things)  # an optimiser has more tensors after its first step
+        if self.config.offload:
+            move(model.parameters(), torch.device("cpu"))
 
     def recomputing(self):
         """The context of the update that --gradient_checkpointing asks for."""
         models = [model for model in (self.actor, self.critic) if model is not None]
         return recompute_activations(*models) if self.config.gradient_checkpointing else nullcontext()
 
-    def memory_plan(self, available: int, capacity: int) -> str:
-        """In words, for the long work to come: what fits into a device of `available` bytes."""
-        config, model = self.config, self.actor
+    def plan_memory(self, capacity: int) -> bool:
+        """Choose the slots, if the options leave that open, and print what the long work to come needs on CUDA. Returns
+        whether the engine can stay in memory during the update."""
+        config, model, available = self.config, self.actor, device_memory(self.actor.device)
         settings = {name: getattr(config, name) for name in ("micro_batch_tokens", "offload", "gradient_checkpointing")}
-        settings |= dict(slots=min(config.slots, config.dialogues), capacity=capacity, critic=self.critic is not None)
+        settings |= dict(capacity=capacity, critic=self.critic is not None, processes=ranks.count())
         settings |= dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
-        return explain_memory(available, processes=ranks.count(), **settings)
+        settings |= dict(compiled=config.compile and model.device.type == "cuda")
+        config.slots = config.slots or most_slots(available, config.dialogues, **settings)
+        settings |= dict(slots=min(config.slots, config.dialogues))
+        settings |= dict(keep_engine=needed(memory_plan(**settings, keep_engine=True)) <= available)
+        self.planned_memory = needed(memory_plan(**settings)) - RESERVE
+        if model.device.type == "cuda" and ranks.rank() == 0:
+            print(explain_memory(available, **settings))
+        return settings["keep_engine"]
+
+    def memory(self) -> dict:
+        """On CUDA the most bytes that tensors took so far, and what the plan said."""
+        if self.actor.device.type != "cuda":
+            return {}
+        return {"device_memory": torch.cuda.max_memory_allocated(), "planned_memory": self.planned_memory}
 
     def save(self) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()} | {"step": self.step}
@@ -94,9 +106,8 @@ class Run:
         if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
             state = torch.load(path, map_location="cpu", weights_only=True)
             try:
-                with self.on_device(*self.optimizers):
-                    for name, part in self.parts.items():
-                        part.load_state_dict(state[name])
+                for name, part in self.parts.items():
+                    part.load_state_dict(state[name])
                 self.step = state["step"]
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
                 why = str(error).splitlines()[0]
@@ -166,12 +177,6 @@ def held_folder(out: str) -> Iterator[None]:
         if not any(folder.iterdir()):
             folder.rmdir()
         os.close(lock)
-
-
-def tensors_of(things):
-    """All tensors of models, and of optimisers those that only the update needs."""
-    for thing in things:
-        yield from thing.parameters() if isinstance(thing, torch.nn.Module) else thing.offloadable()
 
 
 def save_checkpoint(state: dict, folder: Path, keep: int) -> None:

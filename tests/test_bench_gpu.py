@@ -1,14 +1,13 @@
 """The GPU benchmark with its small numbers on the CPU: every section runs, one that fails does not stop the others."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import LlamaConfig
 
 from bench import gpu
-from bench.rollout import COMMON, random_model
+from bench.rollout import COMMON
 from support.memory import SHAPE
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the numbers are those of the CPU")
@@ -22,10 +21,10 @@ def test_all_sections_in_small(tmp_path, capsys):
     assert [value for name, value in sections["exact"].items() if "that differ" in name] == [0, 0, 0, 0]
     rounding = ("of a log-probability", "between a uniform number and its token")
     assert all(value < 1e-4 for name, value in sections["exact"].items() if any(what in name for what in rounding))
-    minibatch = sum(sections["update"][name] for name in ("seconds", "forward, seconds"))
-    assert list(figures["step"].values()) == [sections["rollout"]["seconds"] + 2 * minibatch]
     assert 0 < sections["decode"]["4 slots, 64 tokens of context: share of the bound"] < 1
-    assert sections["generate"]["times as fast as generate"] > 0 and sections["copy"]["bytes/s"] > 0
+    assert sections["generate"]["times as fast as generate"] > 0 and sections["decode"]["device copy, bytes/s"] > 0
+    assert sections["step"]["8 dialogues, ratio"] == pytest.approx(1, abs=1e-5)
+    assert set(sections["resume"].values()) == {0, sections["resume"]["seconds of the section"]}
     out = capsys.readouterr().out
     assert "nothing here says anything about a GPU" in out and "failed" not in out
 
@@ -46,17 +45,18 @@ def test_a_section_that_fails_is_named_and_the_others_run(monkeypatch, capsys):
         raise RuntimeError("CUDA error: of some kind\nand more")
 
     monkeypatch.setitem(gpu.SECTIONS, "decode", broken)
-    assert gpu.main(["--small", "--sections", "decode", "copy"]) == 1
+    assert gpu.main(["--small", "--sections", "decode", "generate"]) == 1
     out, err = capsys.readouterr()
     assert "| decode | failed | RuntimeError: CUDA error: of some kind |" in out and "Traceback" in err
-    assert "| copy | bytes/s | " in out
+    assert "| generate | ours, tokens/s | " in out
 
 
-def test_the_share_of_the_peak_by_hand(monkeypatch):
-    """One layer of 4 x 8 x 8 + 3 x 8 x 16 weights, and norms of 3 x 8: 664. A token costs 6 operations a weight, twice
-    for the two models; an action 6 x 16 x 8 more; a dialogue of T tokens 6 x 8 x T^2 for the attention, twice."""
-    actor = random_model(LlamaConfig(**COMMON, **dict(zip(SHAPE, (8, 16, 1, 2, 2, 16)))))
-    dialogues = SimpleNamespace(length_D=torch.tensor([40, 20]), sampled_DT=torch.ones(2, 15))
+def test_the_share_of_the_peak_by_hand(monkeypatch, tmp_path):
+    """One layer of 4 x 8 x 8 + 3 x 8 x 16 weights, and norms of 3 x 8: 664. A token of dialogues of 30 costs 6
+    operations a weight and 6 x 8 x 30 for the attention, twice for the two models. Every second token is an action,
+    which costs 6 x 16 x 8 more."""
+    LlamaConfig(**COMMON, **dict(zip(SHAPE, (8, 16, 1, 2, 2, 16)))).save_pretrained(tmp_path / "base")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
-    operations = 2 * (6 * 664 * 60 + 6 * 8 * (40**2 + 20**2)) + 6 * 16 * 8 * 30
-    assert gpu.share_of_peak(actor, dialogues, seconds=2.0) == pytest.approx(operations / 2 / 989e12)
+    row = {"tokens_sampled": 15, "tokens_total": 30, "update_tokens_per_second": 1e6}
+    operations = 2 * 6 * (664 + 8 * 30) + 6 * 16 * 8 / 2
+    assert gpu.share_of_peak(str(tmp_path), row) == pytest.approx(1e6 * operations / 989e12)

@@ -46,7 +46,7 @@ def assert_close(a: Path, b: Path = Path("run")) -> None:
                 assert row[name] == pytest.approx(other[name], abs=1e-6, rel=1e-6), f"{name} of step {row['step']}"
     states = [torch.load(folder / f"checkpoint-{len(rows):06d}.pt") for folder in (a, b)]
     for state in states:
-        moments = state.pop("actor_optimizer")["adamw"]["state"]
+        moments = state.pop("actor_optimizer")["states"]
         state["moments"] = {i: moment["exp_avg"] for i, moment in moments.items()}
     assert states[0].keys() == states[1].keys()
     for part in states[0].keys() - {"step", "critic_optimizer"}:

@@ -38,7 +38,8 @@ RULES = Rules(extract_boxed, lambda answer, gold: len(answer) % 3 == 1, reward) 
 def run(model, tokenizer, temperature=1.0, problems=PROBLEMS, allowed=ALLOWED, seed=(0,), schedule=None, **options):
     """A rollout with the options of the tests, except where others are given."""
     chat, config = Chat(model, tokenizer, "chatml"), train.Config(**OPTIONS | options)
-    return rollout(model, chat, problems, allowed, RULES, config, temperature, seed, schedule=schedule)
+    engine = schedule and Engine(model, config.slots, 400, temperature, schedule)
+    return rollout(model, chat, problems, allowed, RULES, config, temperature, seed, engine=engine)
 
 
 def plain_form(dialogues, d: int) -> tuple[list[int], list[bool], list[Attempt]]:
@@ -147,7 +148,7 @@ def test_compact_rows_keeps_what_a_row_holds(model):
     """Random rows, some without a dialogue: each keeps its own cache, tokens and numbers wherever it is moved."""
     rng = np.random.default_rng(0)
     for _ in range(50):
-        engine = Engine(model, rows=12, capacity=100, temperature=1.0)
+        engine = Engine(model, rows=12, longest=98, temperature=1.0)
         there = rng.random(12) < 0.7
         active, length = there & (rng.random(12) < 0.7), rng.integers(1, 99, size=12)
         engine.active_S[:], engine.length_S[:] = active, length
@@ -305,15 +306,15 @@ class Scripted:
     def set_attn_implementation(self, name):
         assert name == "engine"
 
-    def base_model(self, input_ids, past_key_values, **unused):
+    def base_model(self, input_ids, cache, **unused):
         keys = torch.zeros(len(input_ids), 2, input_ids.shape[1], 4)
-        past_key_values.update(keys, keys, 0)
+        cache.update(keys, keys, 0)
 
-    def __call__(self, input_ids, position_ids=None, past_key_values=None, **unused):
-        if past_key_values is None:  # whole dialogues
+    def __call__(self, input_ids, position_ids=None, cache=None, **unused):
+        if cache is None:  # whole dialogues
             position_ids = torch.arange(input_ids.shape[1])[None]
         else:
-            self.base_model(input_ids, past_key_values)
+            self.base_model(input_ids, cache)
         logits = torch.full((*input_ids.shape, self.config.vocab_size), -50.0)
         return SimpleNamespace(logits=logits.scatter(-1, self.script[position_ids + 1][..., None], 0.0))
 
@@ -336,7 +337,7 @@ def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=re
         tokens, sampled = tokens + encode(attempt), sampled + [True] * len(encode(attempt))
     model = Scripted(tokens + encode(" \\boxed{5}"), len(tokenizer))
     chat, config = Chat(model, tokenizer, "chatml", feedback), train.Config(**dict(max_new_tokens=200) | options)
-    batch = rollout(model, chat, [problem], [allowed], rules, config, schedule=schedule)
+    batch = rollout(model, chat, [problem], [allowed], rules, config, engine=Engine(model, 1, 400, 1.0, schedule))
     length = batch.length_D.item()
     assert plain_form(batch, 0)[:2] == (tokens[:length], sampled[:length])
     assert plain_form(batch, 0) == rollout_one(model, chat, problem, allowed, rules, config)
@@ -455,7 +456,7 @@ def test_one_sentence_for_what_does_not_fit(tokenizer, tmp_path):
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model, monkeypatch):
     """On the CPU it is compared with all memory; on CUDA with what is free for everybody and what torch holds unused:
     here 1200 bytes."""
-    assert cache_bytes(model.config, 24, 147, 4) == Engine(model, 24, 147, 1.0).cache.kv.nbytes
+    assert cache_bytes(model.config, 24, 147, 4) == Engine(model, 24, 145, 1.0).cache.kv.nbytes
     with pytest.raises(ValueError, match="cache takes 1.44e.08 GB, more than is free: lower --slots or --max_new_tok"):
         KVCache(SimpleNamespace(**SHAPE), 2**30, 2**20, torch.float32, torch.device("cpu"), flash=False)
     for name, value in (("mem_get_info", (1000, 9999)), ("memory_reserved", 700), ("memory_allocated", 500)):
