@@ -56,7 +56,7 @@ def evaluate(
     max_attempt_tokens."""
     journal = journal or Journal()
     missing = journal.missing(problems, allowed)
-    chunk = config.slots * (CHUNK_CPU if model.device.type == "cpu" else CHUNK)
+    chunk = (config.slots or len(problems)) * (CHUNK_CPU if model.device.type == "cpu" else CHUNK)
     for start in range(0, len(missing), chunk):
         asked, numbers = zip(*missing[start : start + chunk])
         label = progress and f"{progress}, {start} of {len(missing)} finished"

@@ -500,7 +500,7 @@ def rollout(
         dialogues.append(LiveDialogue(index, problem, n, prompt, end_of_budget=len(prompt) + config.max_new_tokens))
         dialogues[-1].open_attempt(config)
     longest = check_fit(model, max(live.start for live in dialogues), config.max_new_tokens)
-    engine = engine or Engine(model, min(config.slots, len(dialogues)), longest, temperature)
+    engine = engine or Engine(model, min(config.slots or len(dialogues), len(dialogues)), longest, temperature)
     # the dialogues that may become longest go first, so that few rows are left alone at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
     waiting, in_flight, finished, solved = [], deque(), 0, 0
