@@ -7,9 +7,6 @@ What deviates from textbook PPO, all of it the paper's (section 4 and the author
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
 
-The logits of a whole batch never exist: log-probabilities are computed only where a token was sampled, in chunks
-whose logits are recomputed in the backward pass.
-
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
         E hidden size; Q questions of G dialogues each. Entry t of a tensor _DT or _BT belongs to choosing token t.
 """
@@ -35,7 +32,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`.
 
     The distribution is that of sampling: softmax(logits / temperature). The rows are right-padded, so causal attention
-    needs no mask."""
+    needs no mask. Logits are computed for actions alone, in chunks, and once more in the backward pass."""
     outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
     hidden_AE = outputs.last_hidden_state[:, :-1][sampled_BT[:, 1:]]
@@ -82,22 +79,23 @@ def trim(dialogues, rows: torch.Tensor, device: torch.device) -> tuple[torch.Ten
 
 
 @torch.no_grad()
-def reference_logps_and_values(dialogues, reference, critic, config):
-    """Once per rollout: the reference model's log-probabilities and the critic's values, (D, T) float32 on the CPU; the
-    values are None without a critic."""
-    reference_DT = torch.zeros_like(dialogues.logp_DT)
-    value_DT = None if critic is None else torch.zeros_like(dialogues.logp_DT)
-    results = []
-    for rows in micro_batches(dialogues.length_D, config.micro_batch_tokens):
-        tokens_BT, sampled_BT = trim(dialogues, rows, reference.device)
+def of_all_actions(function, dialogues, device: torch.device, token_budget: int) -> torch.Tensor:
+    """function(tokens_BT, sampled_BT), which gives a number for every action, of all dialogues: (D, T) on the CPU."""
+    x_DT, found = torch.zeros_like(dialogues.logp_DT), []
+    for rows in micro_batches(dialogues.length_D, token_budget):
+        tokens_BT, sampled_BT = trim(dialogues, rows, device)
         row_A, t_A = sampled_BT.nonzero().T
-        where = rows[row_A], t_A
-        results.append((reference_DT, where, action_logps(reference, tokens_BT, sampled_BT, config.temperature)[0]))
-        if critic is not None:
-            results.append((value_DT, where, action_values(critic, tokens_BT, sampled_BT)))
-    for out_DT, where, result_A in results:  # only now: to read waits for the device
-        out_DT[where] = result_A.cpu()
-    return ranks.all_reduce_sum(reference_DT), None if critic is None else ranks.all_reduce_sum(value_DT)
+        found.append((rows[row_A], t_A, function(tokens_BT, sampled_BT)))
+    for d_A, t_A, x_A in found:  # only now: to read waits for the device
+        x_DT[d_A, t_A] = x_A.cpu()
+    return ranks.all_reduce_sum(x_DT)
+
+
+def reference_logps_and_values(dialogues, reference, critic, config):
+    """Once per rollout: the reference model's log-probabilities and the critic's values, None without a critic."""
+    batches = dict(dialogues=dialogues, device=reference.device, token_budget=config.micro_batch_tokens)
+    logps_DT = of_all_actions(lambda *batch: action_logps(reference, *batch, config.temperature)[0], **batches)
+    return logps_DT, None if critic is None else of_all_actions(partial(action_values, critic), **batches)
 
 
 # -------------------- Advantages
@@ -127,8 +125,7 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
         advantage_t = delta_t + gamma lambda advantage_{t+1},    return_t = advantage_t + value_t
 
     t + 1 is the next *action*: feedback is skipped. The value after the last one is 0, for a truncated dialogue too (no
-    bootstrap, as in the paper). Returns advantages and returns, (D, T), 0 where no token was sampled.
-    """
+    bootstrap, as in the paper). Returns advantages and returns, (D, T), 0 where no token was sampled."""
     advantage_DT = torch.zeros_like(value_DT)
     next_value_D = next_advantage_D = torch.zeros(len(value_DT))
     for t in reversed(range(value_DT.shape[1])):
@@ -147,14 +144,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     later attempts, because it includes the dialogues that were solved before. Nothing is divided by the group's
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
     2503.20783). For n dialogues it is (n - 1) / n times the leave-one-out baseline of RLOO (arXiv 2402.14740).
-
-    `calibrated`: what follows a wrong attempt counts with its mean over the group (CAL-GRPO, arXiv 2604.17912; derived
-    here). If attempt i succeeds with probability p_i, then of 1 - (1 - p_1) ... (1 - p_K), success within K attempts,
-    the derivative by p_i is the chance to come to attempt i times w_i = (1 - p_i+1) ... (1 - p_K). So the weight of an
-    attempt's own success must be w_i. Of n dialogues that came to attempt i let m fail it and F fail all. A right one
-    gets F / n = F / m (1 - q), a wrong one F / n - F / m = -F / m q, with q = 1 - m / n: F / m estimates w_i, q the
-    mean p_i. It is unbiased where it does not matter how an attempt was wrong, and without each dialogue's own luck.
-    """
+    `calibrated`: what follows a wrong attempt counts with its mean over the group (CAL-GRPO, docs/forking.md)."""
     advantage_DT, to_go_D = torch.zeros(dialogues.tokens_DT.shape), torch.zeros(len(dialogues.attempts)).double()
     for group in torch.arange(len(to_go_D)).split(group_size):
         for i in reversed(range(int(dialogues.used_D[group].max()))):
@@ -216,9 +206,8 @@ def kl_k3(logp_A, reference_A) -> torch.Tensor:
 
 # -------------------- One PPO update
 def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, config, seed) -> dict:
-    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each. The reference's and the
-    critic's numbers are from `reference_logps_and_values`, before the update; without a critic, it and they are None.
-    Returns the metrics. "learned" is how many dialogues were learned from; where it is 0, there is no other metric."""
+    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each, with the numbers that
+    `reference_logps_and_values` gave before. Returns the metrics: of "learned" dialogues, and without any, no other."""
     trained_DT = trained_actions(dialogues, config)
     trained = trained_DT.any(1).nonzero()[:, 0]
     if len(trained) == 0:
@@ -246,7 +235,6 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
     sums = add_up(ranks.gather(add_up(parts)))
     if norms:
         n_actions = sums.pop("actions")
-        metrics["padding"] = 1 - sums.pop("tokens") / sums.pop("cells")
         metrics |= {name: value / n_actions for name, value in sums.items()}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
     return metrics
@@ -288,8 +276,6 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, rows: torch.
         "clipfrac": clipped_A.sum(),
         "ratio": (logp_A.detach() - known["old_logp"]).exp().sum(),
         "actions": torch.tensor(len(dialogue_A)),
-        "tokens": dialogues.length_D[rows].sum(),
-        "cells": torch.tensor(tokens_BT.numel()),
     }
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
@@ -326,13 +312,10 @@ def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
 
 
 class Optimizer:
-    """AdamW with `lr_schedule` and gradient clipping, over float32 masters of the weights.
-
-    At a learning rate of 5e-7 a bfloat16 weight would hardly ever move, and gradients of many micro-batches would be
-    rounded as they are added up: so masters and gradients are float32. A float32 weight is its own master. With several
-    ranks each has the masters and moments of its share of the weights, steps those, and hands the weights to the others
-    (ZeRO stage 1, arXiv 1910.02054). With `offload`, masters and moments are in host memory, except in their own step.
-    """
+    """AdamW with `lr_schedule` and gradient clipping, over float32 masters of the weights: at a learning rate of 5e-7 a
+    bfloat16 weight would hardly ever move. Gradients are added up in float32 as well. A float32 weight is its own
+    master. Each rank has masters and moments of its share of the weights, steps those, and hands the weights to the
+    others (ZeRO stage 1, arXiv 1910.02054). With `offload` they are in host memory, except in their own step."""
 
     def __init__(self, model, lr, warmup_steps: int, total_steps: int, max_grad_norm: float, offload=False):
         self.weights = list(model.parameters())
@@ -354,8 +337,7 @@ class Optimizer:
             move(self.offloaded(n), torch.device("cpu"))
 
     @property
-    def lr(self) -> float:
-        """The learning rate of the next step."""
+    def lr(self) -> float:  # of the next step
         return self.learning_rate(self.steps)
 
     def offloaded(self, n: int) -> list[torch.Tensor]:
@@ -371,13 +353,12 @@ class Optimizer:
 
     def clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before that."""
-        if ranks.count() > 1:
-            for i, weight in enumerate(self.weights):
-                mine = torch.zeros_like(weight, dtype=torch.float32) if self.gradients[i] is None else self.gradients[i]
-                self.gradients[i] = ranks.all_reduce_sum(mine)
-        gradients = [gradient for gradient in self.gradients if gradient is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        torch._foreach_mul_(gradients, torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
+        for i, weight in enumerate(self.weights):
+            if self.gradients[i] is None:  # as of an expert that no token came to
+                self.gradients[i] = torch.zeros_like(weight, dtype=torch.float32)
+            ranks.all_reduce_sum(self.gradients[i])
+        norm = torch.nn.utils.get_total_norm(self.gradients)
+        torch._foreach_mul_(self.gradients, torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
         return norm.item()
 
     @torch.no_grad()
@@ -386,8 +367,6 @@ class Optimizer:
         with streams(self.weights[0].device) as borrowed:
             for n, adamw in self.adamws.items():
                 i, k, part = self.parts[n]
-                if self.gradients[i] is None:  # as of an expert that no token came to
-                    continue
                 master = self.states[n]["master"]
                 with borrowed(self.offloaded(n)):
                     master.grad, adamw.param_groups[0]["lr"] = self.gradients[i].reshape(-1).split(PART)[k], self.lr
@@ -409,7 +388,7 @@ class Optimizer:
 
     def state_dict(self) -> dict:
         """Whole on rank 0, whatever the number of ranks; elsewhere without the other ranks' masters and moments."""
-        states = {n: state for share in ranks.gather_on_rank0(self.states) for n, state in share.items()}
+        states = dict(pair for share in ranks.gather_on_rank0(list(self.states.items())) for pair in share)
         return {"steps": self.steps, "skipped": self.skipped, "states": states}
 
     @torch.no_grad()

@@ -329,7 +329,7 @@ def test_micro_batches_and_padding_change_nothing(loss_mean, actor, critic, dial
     for budget in (1, 150, 400):
         others, *found = gradients(actor, critic, dialogues, three(micro_batch_tokens=budget))
         assert_same_gradients(found, expected)
-        assert others | {"padding": 0} == pytest.approx(metrics | {"padding": 0}, abs=2e-5)
+        assert others == pytest.approx(metrics, abs=2e-5)
 
 
 @pytest.mark.parametrize("loss_mean", ["tokens", "dialogues"])
@@ -363,7 +363,7 @@ def test_gradient_of_the_update_is_that_of_the_plain_formula(loss_mean, actor, c
 def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues):
     config = with_config(group_size=4, kl_coef=0.0)
     metrics, found = gradients(actor, None, dialogues, config)
-    names = "learned policy_loss kl entropy approx_kl clipfrac ratio padding skipped grad_norm lr"
+    names = "learned policy_loss kl entropy approx_kl clipfrac ratio skipped grad_norm lr"
     assert set(metrics) == set(names.split())  # none of the critic's
 
     reward, advantages = dialogues.reward_D.tolist(), []
@@ -379,14 +379,12 @@ def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues
     assert_same_gradients(found, [torch.autograd.grad(-(ratio_A * advantage_A).mean(), list(actor.parameters()))])
 
 
-def test_ratio_and_padding(actor, critic, dialogues):
+def test_the_ratio(actor, critic, dialogues):
     metrics, *_ = gradients(actor, critic, dialogues, with_config(micro_batch_tokens=1))
-    assert metrics["ratio"] == pytest.approx(1, abs=1e-5) and metrics["padding"] == 0
+    assert metrics["ratio"] == pytest.approx(1, abs=1e-5)
     moved = replace(dialogues, logp_DT=dialogues.logp_DT - math.log(1.5))
     metrics, *_ = gradients(actor, critic, moved, CONFIG)
     assert metrics["ratio"] == pytest.approx(1.5, abs=1e-4) and metrics["clipfrac"] == 1
-    length_D = dialogues.length_D.float()
-    assert metrics["padding"] == pytest.approx(1 - (length_D.mean() / length_D.max()).item())
 
 
 @pytest.mark.parametrize("processes", [1, 8])
