@@ -6,9 +6,8 @@ r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (s
     4. `Engine`                 many dialogues side by side: prefill, decode
     5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
 
-Tokens in, tokens out: text is decoded to be graded and shown, and never encoded again. Randomness belongs to the
-dialogue: position t of dialogue d always uses the same uniform number. So, up to rounding, a seed
-gives the same dialogues with 1 row or with 256, in whatever order they are written.
+Tokens in, tokens out: text is decoded to be graded and shown, and never encoded again. Position t of dialogue d always
+uses the same uniform number. So, up to rounding, a seed gives the same dialogues, whatever the number of rows.
 
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
         S rows of the engine, C cache positions of a row, R rows of a call, N new tokens of each
@@ -192,8 +191,7 @@ def engine_attention(module, query, key, value, attention_mask, scaling, cache: 
     hand through to it what their caller gives as `cache`.
 
     Decoding and the prefill of feedback read the cache, under a mask or, on CUDA, up to the rows' lengths. Prompts and
-    training have neither: causal attention over right-padded rows, where nothing looks at the padding after it.
-    """
+    training have neither: causal attention over right-padded rows, where nothing looks at the padding after it."""
     if cache is not None:
         key, value = cache.update(key, value, module.layer_idx)
     if cache is not None and cache.lengths is not None:
@@ -249,12 +247,11 @@ class Engine:
     attempt is rolled back by resetting its position: what the cache holds after it is never read.
 
     Attention reads as far as the longest row, under a mask. On CUDA with 16-bit weights a step is a CUDA graph, and
-    flash attention reads each row up to its own length.
-    """
+    flash attention reads each row up to its own length."""
 
     def __init__(self, model, rows: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
-        """For dialogues of at most `longest` tokens. By `schedule`, (stride, ahead), the host reads every `stride`
-        steps and keeps `ahead` calls in flight. ValueError when the cache does not fit."""
+        """For dialogues of at most `longest` tokens; ValueError when the cache does not fit. By `schedule`, (stride,
+        ahead), the host reads every `stride` steps and keeps `ahead` calls in flight."""
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
         self.stride, self.ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
         # room for tokens that will be discarded, and for the padding of a prefill
@@ -262,8 +259,7 @@ class Engine:
         self.cache = KVCache(model.config, rows, capacity, model.dtype, self.device, self.flash)
         self.uniform_SC = torch.zeros(rows, capacity, device=self.device)
         self.logp_S = torch.zeros(rows, device=self.device)  # of `token`
-        self.token_S = torch.zeros(rows, dtype=torch.long, device=self.device)
-        self.position_S = torch.zeros_like(self.token_S)
+        self.token_S, self.position_S = (torch.zeros_like(self.logp_S, dtype=torch.long) for _ in range(2))
         self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # rows that move on in a step
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of rows
         # the host's side
@@ -491,8 +487,8 @@ def rollout(
     """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3). Of `config` it
     reads slots (rows of the engine), max_new_tokens (budget for all after the prompt, feedback included) and
     max_attempt_tokens (for one attempt). Temperature 0 is greedy. `seed` and a dialogue's index, from `first` on, make
-    its random numbers. `progress` labels a progress bar. An `engine` of an earlier rollout saves its preparation.
-    ValueError when model, prompts or cache do not fit."""
+    its random numbers. `progress` labels a progress bar. `engine` is one that was used before. ValueError when model,
+    prompts or cache do not fit."""
     model.set_attn_implementation("engine")
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first):

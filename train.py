@@ -135,20 +135,17 @@ def build_run(config: Config) -> Run:
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
     reference = copy.deepcopy(actor).requires_grad_(False)
     total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
-    warmup_steps = int(config.lr_warmup * total_steps)
-    settings = dict(warmup_steps=warmup_steps, total_steps=total_steps)
-    settings |= dict(max_grad_norm=config.max_grad_norm, offload=config.offload)
+    schedule = dict(warmup_steps=int(config.lr_warmup * total_steps), total_steps=total_steps)
+    settings = schedule | dict(max_grad_norm=config.max_grad_norm, offload=config.offload)
     actor_optimizer = Optimizer(actor, config.lr, **settings)
     critic = critic_optimizer = None
     if config.group_size == 1:
         critic = copy.deepcopy(actor.base_model)
-        width = actor.get_output_embeddings().weight.shape[1]
-        critic.score = torch.nn.Linear(width, 1, device=device, dtype=dtype)
+        critic.score = torch.nn.Linear(actor.get_output_embeddings().weight.shape[1], 1, device=device, dtype=dtype)
         torch.nn.init.zeros_(critic.score.weight), torch.nn.init.zeros_(critic.score.bias)
         critic_optimizer = Optimizer(critic, config.critic_lr, **settings)
-    torch.compiler.set_stance("default" if config.compile else "force_eager")
     if config.compile and device.type == "cuda":
-        fuse_layers(*(model for model in (actor, critic, reference) if model is not None))
+        fuse_layers(*filter(None, (actor, critic, reference)))
     check_model(actor, chat, rollout, action_logps)
     return Run(config, chat, actor, critic, reference, actor_optimizer, critic_optimizer)
 
@@ -206,8 +203,7 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
     """The question of each dialogue of a step, and how many attempts it is allowed.
 
     Every pass over the questions is a new permutation and asks each once; a step may span two passes. The dialogues of
-    a group are neighbours and agree in both.
-    """
+    a group are neighbours and agree in both."""
     questions = config.dialogues // config.group_size
     first_pass, position = divmod((step - 1) * questions, len(problems))
     seeds = [(config.seed, first_pass + i, 0, Stream.QUESTIONS) for i in range(2 + questions // len(problems))]
@@ -236,8 +232,8 @@ def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem
     require(config, "group_size", f"divide --dialogues {config.dialogues}", lambda n: config.dialogues % n == 0)
     for name in ("drop_uniform_groups", "calibrated"):
         require(config, name, "be false without --group_size", lambda on: not on or config.group_size > 1)
-    processes, groups = ranks.count(), config.dialogues // config.group_size
-    require(config, "dialogues", f"give each of {processes} processes a question", lambda _: groups >= processes)
+    each = f"give each of {ranks.count()} processes a question"
+    require(config, "dialogues", each, lambda n: n // config.group_size >= ranks.count())
     training = load(config.data)
     known, held_out = {question_key(p.question) for p in training}, []
     validation_data = config.eval_every and config.validation_data
@@ -270,8 +266,8 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
         results = {}
         for name, model in (("base", run.reference), ("trained", run.actor)):
             model.to(run.actor.device)
-            allowed = range(1, config.eval_attempts + 1)
-            records = evaluate(model, run.chat, held_out, allowed, config, progress=f"evaluate {name}")
+            numbers = range(1, config.eval_attempts + 1)
+            records = evaluate(model, run.chat, held_out, numbers, config, progress=f"evaluate {name}")
             results[name] = accuracy_at_k(records) | {"dialogues": sum(records, [])}
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
@@ -279,14 +275,13 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
 
 
 def start(argv: list[str] | None, at_end: ExitStack) -> tuple[Config, Run, list, list, list, Callable]:
-    """All that can go wrong before the first step, and the folder of the run, which is ours until `at_end`."""
+    """All that can go wrong before the first step. The folder of the run is ours until `at_end`."""
     ranks.join()
-    first = ranks.rank() == 0
     config, training, validation, held_out = ranks.on_rank0(partial(prepare, argv))
     ranks.on_rank0(lambda: at_end.enter_context(held_folder(config.out)))
     run = build_run(config)
     problems, longest = fitting_problems(config, run, training, validation + held_out)
-    log = open_log(config.log_to if first else None, config.out, asdict(config))
+    log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, asdict(config))
     ranks.on_rank0(partial(run.write_config, {"data": training, "validation_data": validation, "eval_data": held_out}))
     if config.resume:
         run.restore()
@@ -297,12 +292,11 @@ def start(argv: list[str] | None, at_end: ExitStack) -> tuple[Config, Run, list,
 
 def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ExitStack() as at_end:
+    with ExitStack() as at_end:  # then the folder of the run is free for others
         command(argv, at_end)
 
 
 def command(argv: list[str] | None, at_end: ExitStack) -> None:
-    """A whole run. Its folder is free for others `at_end`."""
     try:
         config, run, problems, validation, held_out, log = start(argv, at_end)
     except (ValueError, OSError) as error:

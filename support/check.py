@@ -53,6 +53,7 @@ def compare(model, chat, problems: list, rollout, action_logps) -> dict[str, flo
     model.set_attn_implementation("eager")
     own = []
     for tokens_T, sampled_T, length in zip(tokens_DT, sampled_DT, dialogues.length_D.tolist()):
-        logp_TV = model(input_ids=tokens_T[None, :length], use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        with torch.compiler.set_stance("force_eager"):
+            logp_TV = model(input_ids=tokens_T[None, :length], use_cache=False).logits[0, :-1].float().log_softmax(-1)
         own.append(logp_TV.gather(-1, tokens_T[1:length, None])[sampled_T[1:length], 0].cpu())
     return {what: (logp_A - torch.cat(own)).abs().mean().item() for what, logp_A in logps.items()}
