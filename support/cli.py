@@ -9,7 +9,7 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, field, fields
+from dataclasses import MISSING, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn, get_args, get_type_hints
@@ -48,17 +48,17 @@ def require(options, name: str, words: str, valid: Callable[[object], bool]) -> 
 
 def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
     """The options that the command line gives, by name. Whatever is wrong ends the program with one sentence."""
-    usage = "%(prog)s --OPTION VALUE ..."  # argparse's own does not survive options without a metavar
-    parser = ArgumentParser(None, usage, about, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    how = dict(usage="%(prog)s --OPTION VALUE ...", formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = ArgumentParser(description=about, argument_default=SUPPRESS, **how)
     parser.error = lambda message: fail(message.removeprefix("argument "))
     groups, types = {"options": parser}, get_type_hints(kind)
     for each in fields(kind):
-        title, default = each.metadata["group"], "required" if each.default is MISSING else f"default: {each.default}"
+        text, valid, title = each.metadata.values()
+        default = "required" if each.default is MISSING else f"default: {each.default}"
         group = groups[title] = groups.get(title) or parser.add_argument_group(title)
         flag = dict(nargs="?", const=True, metavar="true") if types[each.name] is bool else dict(metavar="")
-        convert = converter(types[each.name], each.metadata["valid"])
-        text = f"{each.metadata['help']} ({default})"
-        group.add_argument(f"--{each.name}", help=text, type=convert, default=SUPPRESS, **flag)
+        convert = converter(types[each.name], valid)
+        group.add_argument(f"--{each.name}", help=f"{text} ({default})", type=convert, **flag)
     argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
     given, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -75,14 +75,12 @@ def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
 def converter(kind: type, valid: tuple | None) -> Callable[[str], object]:
     """From a word of the command line to a value of this type in its range; "none" and "auto" are None where the type
     has it."""
-    (base,), optional = [t for t in get_args(kind) or (kind,) if t is not type(None)], type(None) in get_args(kind)
+    base, *optional = get_args(kind) or (kind,)
 
     def convert(word: str):
         if optional and word.lower() in ("none", "auto"):
             return None
-        if base is bool and word.lower() not in ("true", "false"):
-            raise ValueError
-        value = word.lower() == "true" if base is bool else base(word)
+        value = ["false", "true"].index(word.lower()) == 1 if base is bool else base(word)
         if valid and not valid[1](value):
             raise ArgumentTypeError(f"must {valid[0]}, not {value}")
         return value
@@ -116,24 +114,17 @@ def saved_options(kind: type, given: dict):
     if not path.exists():
         raise FileNotFoundError(f"there is no run to resume in {out}: {path} is missing")
     try:
-        saved = asdict(kind()) | json.loads(path.read_text()) | {"resume": True, "out": out}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    saved.pop("made_with", None)  # see support/run.py
-    if given.get("steps", 0) > saved["steps"]:  # the steps so far keep their learning rates
-        saved |= {"lr_steps": saved["lr_steps"] or saved["steps"], "steps": given["steps"]}
-    if unknown := saved.keys() - {each.name for each in fields(kind)}:
-        raise ValueError(
-            f"{path} has options that this version lacks ({', '.join(sorted(unknown))}): resume with its own"
-        )
-    other = [
-        f"{name} ({saved[name]} there, {given[name]} here)"
-        for name in saved
-        if given.get(name, saved[name]) != saved[name]
-    ]
-    if other:
+        saved = json.loads(path.read_text())
+        saved.pop("made_with")  # see support/run.py
+        options = kind(**saved | {"resume": True, "out": out})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read by this version: {error}") from error
+    if given.get("steps", 0) > options.steps:  # the steps so far keep their learning rates
+        options.lr_steps, options.steps = options.lr_steps or options.steps, given["steps"]
+    there = vars(options)
+    if other := [f"{name} ({there[name]} there, {given[name]} here)" for name in given if given[name] != there[name]]:
         raise ValueError(f"the run in {out} has other options: {', '.join(other)}; leave these out")
-    return kind(**saved)
+    return options
 
 
 # -------------------- Ctrl-C

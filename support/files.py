@@ -37,6 +37,14 @@ def save_json(result, path: str | Path) -> None:
     save_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", path)
 
 
+def append_lines(rows: list[dict], path: str | Path) -> None:
+    """Append a line of JSON for each row, on the disk before this returns."""
+    with open(path, "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def output_folder(out: str) -> Path:
     """The folder, made where it is not there. OSError in one sentence when nothing can be written into it."""
     try:

@@ -14,12 +14,13 @@ from types import SimpleNamespace
 
 import torch
 
+from support.files import append_lines
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def journal_settings(model, chat, options) -> dict:
-    """All that decides the answers and the verdicts. What is asked (--data, --limit, --attempts, --samples) and how
-    fast (--slots, --device) is not among it."""
+    """All that decides the answers and the verdicts; not what is asked, nor how fast."""
     feedback = chat.feedback_after(-1, 1, SimpleNamespace(answer="3", text="\\boxed{3}"), "2")
     prompt, feedback = map(chat.text, (chat.prompt("How much is 1 + 1?", 2), feedback))
     budgets = {name: getattr(options, name) for name in ("max_new_tokens", "max_attempt_tokens")}
@@ -63,8 +64,9 @@ class Journal:
             raise ValueError(f"{path} is damaged ({error!r}): delete it, and its questions are asked again") from None
         if keys:
             changed = ", ".join(f"{key} ({there.get(key)!r:.50} there, {settings.get(key)!r:.50} here)" for key in keys)
-            why = f"{path} holds an evaluation with other settings, {changed}"
-            raise ValueError(f"{why}: choose another --out, or delete it")
+            raise ValueError(
+                f"{path} holds an evaluation with other settings, {changed}: choose another --out, or delete it"
+            )
 
     def missing(self, problems: list[tuple], allowed: Sequence[int]) -> list[tuple]:
         """(problem, attempts allowed) of every dialogue that is not there. A journal that was written with a shorter or
@@ -84,9 +86,6 @@ class Journal:
         """Keep these records, on the disk before this returns."""
         records = [{key: value for key, value in record.items() if key not in self.left_out} for record in records]
         if self.path:
-            with open(self.path, "a") as file:
-                lines = records if file.tell() else [self.settings, *records]
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
+            begun = self.path.exists() and self.path.stat().st_size
+            append_lines(records if begun else [self.settings, *records], self.path)
         self.keep(records)

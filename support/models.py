@@ -40,12 +40,12 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def load_model(name: str, device: torch.device, dtype: torch.dtype):
     """(model, tokenizer) from a model folder or a hub name, dropout off. OSError or ValueError in one sentence."""
-    folder, cannot = Path(name), f"the model {name} cannot be loaded: "
-    if not folder.is_dir() and (name.count("/") != 1 or name[0] in "./~" or name.startswith("runs/")):
+    config, cannot = Path(name, "config.json"), f"the model {name} cannot be loaded: "
+    if not config.parent.is_dir() and (name.count("/") != 1 or name[0] in "./~" or name.startswith("runs/")):
         built = re.fullmatch("runs/(miniature|smollm2)/base", name)
         what = f"build it: make {name}" if built else "give a folder with a config.json, or a hub name"
         raise FileNotFoundError(f"there is no model folder {name}: {what}")
-    if (folder / "config.json").exists() and '"preset"' in (folder / "config.json").read_text():
+    if config.exists() and '"preset"' in config.read_text():
         raise FileNotFoundError(f"{name} is the folder of a run: its model is {name}/model, written when the run ends")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -58,10 +58,7 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
         raise OSError(cannot + why) from error
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(f"{cannot}{len(missing)} of its weights are missing, {missing[0]} first")
-    tokens, embeddings = (
-        max(tokenizer.get_vocab().values(), default=-1) + 1,
-        model.get_input_embeddings().weight.shape[0],
-    )
+    tokens, embeddings = max(tokenizer.get_vocab().values(), default=-1) + 1, len(model.get_input_embeddings().weight)
     if tokens > embeddings:
         raise ValueError(f"{cannot}its tokenizer has {tokens} tokens, but the model embeds {embeddings}")
     return model.to(device).eval(), tokenizer
@@ -107,10 +104,9 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
 
     positions = getattr(config, "max_position_embeddings", None)
     if positions and 0 < positions < capacity + (0 if rope else SURPLUS):  # learned positions end there
-        raise ValueError(
-            f"the longest prompt ({longest_prompt} tokens) and max_new_tokens {max_new_tokens} exceed the model's "
-            f"{positions} positions: lower max_new_tokens or leave out long questions"
-        )
+        lengths = f"the longest prompt ({longest_prompt} tokens) and max_new_tokens {max_new_tokens}"
+        advice = "lower max_new_tokens or leave out long questions"
+        raise ValueError(f"{lengths} exceed the model's {positions} positions: {advice}")
     return capacity
 
 
@@ -131,19 +127,15 @@ def decoder_layers(*models) -> list[torch.nn.Module]:
 
 @contextmanager
 def recompute_activations(*models):
-    """Inside, layers do not keep their activations for the backward pass but compute them again.
-
-    transformers does so in layers in training mode, which brings dropout back and refuses a key/value cache; here the
-    layers stay as they are.
-    """
-    before = [(layer, layer.forward) for layer in decoder_layers(*models)]
-    for layer, forward in before:
+    """Inside, layers do not keep their activations for the backward pass but compute them again. transformers does so
+    in training mode alone, which brings dropout back."""
+    layers = decoder_layers(*models)
+    forwards = [layer.forward for layer in layers]
+    for layer, forward in zip(layers, forwards):
         layer.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
-    try:
-        yield
-    finally:
-        for layer, forward in before:
-            layer.forward = forward
+    yield
+    for layer, forward in zip(layers, forwards):
+        layer.forward = forward
 
 
 @torch.no_grad()
@@ -172,8 +164,7 @@ def key_heads(config) -> int:
 
 def cache_bytes(config, rows: int, capacity: int, element: int) -> int:
     """Of the rollout's key/value cache: this many rows of this many positions, `element` bytes a number."""
-    a_position = config.num_hidden_layers * 2 * key_heads(config) * head_size(config) * element
-    return rows * capacity * a_position
+    return rows * capacity * config.num_hidden_layers * 2 * key_heads(config) * head_size(config) * element
 
 
 def device_memory(device: torch.device) -> int:
@@ -187,17 +178,11 @@ def device_memory(device: torch.device) -> int:
 def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros for a key/value cache, not empty memory: a masked NaN would still poison sums. ValueError in one sentence
     when there is not enough memory."""
-    takes, free = math.prod(shape) * dtype.itemsize, float("inf")
-    if device.type == "cuda":  # torch still holds memory of tensors that are gone: that is free as well
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + held
-    elif device.type == "cpu":  # the system promises more than it has, and ends the process when it is used
-        free = device_memory(device)
-    try:
-        if takes > free:
+    gigabytes = math.prod(shape) * dtype.itemsize / 1e9
+    try:  # the system of a CPU promises more than it has, and ends the process when it is used
+        if device.type == "cpu" and gigabytes > device_memory(device) / 1e9:
             raise RuntimeError
         return torch.zeros(shape, dtype=dtype, device=device)
     except RuntimeError as error:
-        raise ValueError(
-            f"the key/value cache takes {takes / 1e9:.3g} GB, more than is free: lower --slots or --max_new_tokens"
-        ) from error
+        takes = f"the key/value cache takes {gigabytes:.3g} GB"
+        raise ValueError(f"{takes}, more than is free: lower --slots or --max_new_tokens") from error

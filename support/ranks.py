@@ -26,7 +26,6 @@ def join() -> None:
 
 
 def leave() -> None:
-    """The ranks have nothing more to say to each other."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -48,7 +47,7 @@ def own_slice(dialogues: int, group_size: int) -> slice:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Around whatever the ranks do jointly: ConnectionError when one of them is gone."""
+    """Decorates whatever the ranks do jointly: ConnectionError when one of them is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -58,62 +57,59 @@ def together() -> Iterator[None]:
         raise ConnectionError(f"rank {rank()} lost another process of the run ({why})") from error
 
 
+@together()
 def all_reduce_sum(x: torch.Tensor) -> torch.Tensor:
     """The sum over the ranks, in place."""
     if count() > 1:
-        with together():
-            dist.all_reduce(x)
+        dist.all_reduce(x)
     return x
 
 
+@together()
 def broadcast(x: torch.Tensor, source: int) -> None:
     """Give all ranks the values that `source` has, in place."""
     if count() > 1:
-        with together():
-            dist.broadcast(x, source)
+        dist.broadcast(x, source)
 
 
+@together()
 def gather_on_rank0(thing) -> list:
     """What every rank has, in their order, on rank 0; elsewhere only its own."""
     things = [thing] * count()
     if count() > 1:
-        with together():
-            dist.gather_object(thing, things if rank() == 0 else None)
+        dist.gather_object(thing, things if rank() == 0 else None)
     return things
 
 
+@together()
 def gather(thing) -> list:
     """What every rank has, in their order."""
     things = [thing] * count()
     if count() > 1:
-        with together():
-            dist.all_gather_object(things, thing)
+        dist.all_gather_object(things, thing)
     return things
 
 
 def on_rank0(function: Callable):
     """What function() returns on rank 0, which alone calls it, on every rank. After a mistake all end, but only rank 0
     says why."""
-    result = error = code = None
+    result = error = None
     if rank() == 0:
         try:
             result = function()
         except (ValueError, OSError, SystemExit) as mistake:
-            error, code = mistake, getattr(mistake, "code", 2)
-    result, code = gather((result, code))[0]
-    if error:
-        raise error
-    if code is not None:
-        raise SystemExit(code)
+            error = mistake
+    result, code = gather((result, error and getattr(error, "code", 2)))[0]
+    if error or code is not None:
+        raise error or SystemExit(code)
     return result
 
 
 def gather_rows(batch):
     """A dataclass of tensors and lists with a row for each dialogue: the rows of all ranks, padded alike."""
-    parts = gather(batch)
+    parts, joined = gather(batch), {}
     if count() == 1:
         return batch
-    joined = {}
     for name, value in vars(batch).items():
         rows = [row for part in parts for row in getattr(part, name)]
         joined[name] = pad_sequence(rows, batch_first=True) if name.endswith("_DT") else rows

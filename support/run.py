@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from hashlib import sha256
@@ -19,7 +19,7 @@ import transformers
 
 from support import ranks
 from support.cli import parse
-from support.files import atomic_write, output_folder, remove, save_json, save_text
+from support.files import append_lines, atomic_write, output_folder, remove, save_json, save_text
 from support.journal import fingerprint
 from support.memory import RESERVE, explain_memory, memory_plan, most_slots, needed
 from support.models import device_memory, move, recompute_activations, save_model
@@ -88,18 +88,19 @@ class Run:
     def write_config(self, questions: dict[str, list]) -> None:
         """All options, and what decides the run as well: versions, and fingerprints of base model and questions.
         ValueError when a run goes on with another base model or other questions than it began with."""
-        path, commit = self.folder / "config.json", ""
-        with suppress(OSError):  # no git
-            command = "git describe --always --dirty --abbrev=40".split()
-            commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-        made_with = {"torch": torch.__version__, "transformers": transformers.__version__, "commit": commit}
+        path = self.folder / "config.json"
         hashes = {name: sha256(repr(problems).encode()).hexdigest()[:16] for name, problems in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
         if self.config.resume:
-            made_with = json.loads(path.read_text()).get("made_with") or made_with | hashes
-            if differ := [f"--{name}" for name in hashes if made_with[name] != hashes[name]]:
+            began = json.loads(path.read_text())["made_with"]
+            if differ := [f"--{name}" for name in hashes if began[name] != hashes[name]]:
                 raise ValueError(f"the run in {self.folder} began with other contents of {' and '.join(differ)}")
-        save_json(asdict(self.config) | {"resume": False, "made_with": made_with | hashes}, path)
+        else:
+            git = "git describe --always --dirty --abbrev=40"  # prints nothing where there is no git
+            git = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
+            versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+            began = versions | {"commit": git.stdout.strip()} | hashes
+        save_json(asdict(self.config) | {"resume": False, "made_with": began}, path)
 
     def restore(self) -> None:
         """Continue from the last checkpoint."""
@@ -129,16 +130,13 @@ class Run:
     def record(self, metrics: dict, dialogue: dict) -> None:
         """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue as text
         and, where there is no terminal for a progress bar, print a line."""
-        steps, left = self.config.steps, timedelta(seconds=round(metrics["seconds"] * (self.config.steps - self.step)))
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(metrics) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # before the checkpoint that counts on it
-        if self.step in (1, steps) or self.step % self.config.show_every == 0:
-            (self.folder / "dialogues").mkdir(exist_ok=True)
-            save_text(as_text(dialogue) + "\n", self.folder / "dialogues" / f"step-{self.step:06d}.txt")
-        if not sys.stderr.isatty() and (self.step in (1, steps) or self.step % max(1, steps // 20) == 0):
-            print(f"step {self.step} of {steps}: {in_brief(metrics)}, about {left} left", file=sys.stderr, flush=True)
+        append_lines([metrics], self.folder / "metrics.jsonl")  # before the checkpoint that counts on it
+        step, steps = self.step, self.config.steps
+        if step in (1, steps) or step % self.config.show_every == 0:
+            save_text(as_text(dialogue) + "\n", output_folder(self.folder / "dialogues") / f"step-{step:06d}.txt")
+        if not sys.stderr.isatty() and (step in (1, steps) or step % max(1, steps // 20) == 0):
+            left = timedelta(seconds=round(metrics["seconds"] * (steps - step)))
+            print(f"step {step} of {steps}: {in_brief(metrics)}, about {left} left", file=sys.stderr, flush=True)
 
     def last_dialogue(self) -> str:
         text = (self.folder / "dialogues" / f"step-{self.step:06d}.txt").read_text(encoding="utf-8")
@@ -148,14 +146,13 @@ class Run:
         """What went wrong in the run, a sentence each."""
         rows = read_metrics(self.folder)
         truncated, skipped = fmean(row["truncated"] for row in rows), sum(row.get("skipped", 0) for row in rows)
-        found = []
-        if truncated > 0.5:
-            found.append(f"warning: {truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens")
-        if skipped:
-            found.append(f"warning: {skipped} optimiser steps were skipped, as a gradient was not finite")
-        if idle := sum(row["learned"] == 0 for row in rows):
-            found.append(f"warning: {idle} of {len(rows)} steps had nothing to learn from, as all rewards were equal")
-        return found
+        idle = sum(row["learned"] == 0 for row in rows)
+        sentences = {
+            f"{truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens": truncated > 0.5,
+            f"{skipped} optimiser steps were skipped, as a gradient was not finite": skipped,
+            f"{idle} of {len(rows)} steps had nothing to learn from, as all rewards were equal": idle,
+        }
+        return [f"warning: {sentence}" for sentence, applies in sentences.items() if applies]
 
 
 @contextmanager
@@ -262,25 +259,19 @@ def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], No
     """The function that takes each step's metrics to "tensorboard" or "wandb" (Weights & Biases), or nowhere.
     ValueError when the package is not installed."""
     try:
+        if log_to == "wandb":
+            import wandb
+
+            runs = sorted(Path(out).glob("wandb/*run-*"))  # of the same run before it was resumed: run-TIME-ID
+            settings = dict(dir=out, id=runs[-1].name.split("-")[-1] if runs else None, resume="allow")
+            wandb.init(project="multi-attempt", name=Path(out).name, config=options, **settings)
+            return lambda metrics: wandb.log(metrics, step=metrics["step"])
         if log_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
             writer = SummaryWriter(out)
-        elif log_to == "wandb":
-            import wandb
-
-            runs = sorted(Path(out).glob("wandb/*run-*"))  # of the same run before it was resumed: run-TIME-ID
-            settings = dict(dir=output_folder(out), id=runs[-1].name.split("-")[-1] if runs else None, resume="allow")
-            wandb.init(project="multi-attempt", name=Path(out).name, config=options, **settings)
+            numbers = (int, float)
+            return lambda row: [writer.add_scalar(k, x, row["step"]) for k, x in row.items() if isinstance(x, numbers)]
     except ImportError as error:
         raise ValueError(f"--log_to {log_to} needs a package that is not installed: {error}") from error
-
-    def log(metrics: dict) -> None:
-        if log_to == "wandb":
-            wandb.log(metrics, step=metrics["step"])
-        elif log_to == "tensorboard":
-            for name, value in metrics.items():
-                if isinstance(value, (int, float)):
-                    writer.add_scalar(name, value, metrics["step"])
-
-    return log
+    return lambda metrics: None

@@ -1,6 +1,6 @@
 """Shares of questions: intervals, means over data sets, pass@k, and the comparison of two models.
 
-A record is what evaluate.py keeps of a dialogue; `allowed`, `correct`, `truncated` and `tokens` are read here.
+A record is what evaluate.py keeps of a dialogue.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,9 +24,8 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
 
 
 def gain(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
-    """How much larger the solved share of the same questions is in `second`, with its 95% interval. It is narrower than
-    the intervals of the two shares suggest, since a question with the same outcome in both adds no width. It is Wald's
-    interval after half a question is added to each of the four outcomes, sound near 0 and 1 (Agresti and Min, 2005)."""
+    """How much larger the solved share of the same questions is in `second`, with its 95% interval: Wald's for pairs,
+    after half a question is added to each of the four outcomes, sound near 0 and 1 (Agresti and Min, 2005)."""
     outcomes = list(zip(first, second, strict=True))
     gained, lost, n = outcomes.count((False, True)) + 0.5, outcomes.count((True, False)) + 0.5, len(outcomes) + 2
     middle = (gained - lost) / n
@@ -49,8 +48,7 @@ def repeated_share(dialogues: list[list[str | None]]) -> float | None:
 def mean_over(by_data: dict[str, dict]) -> dict:
     """The results of several data sets -> their means, each set with the same weight, as in the paper; the results of a
     single set as they are. The sets are independent, so their variances add up. Each end of the 95% interval has its
-    own variance, recovered from that end of the sets' intervals (Zou and Donner, 2008). The binomial p (1 - p) / n
-    would call 0 of 30 solved certain."""
+    own variance, recovered from that end of the sets' intervals (Zou and Donner, 2008)."""
     if len(by_data) == 1:
         return next(iter(by_data.values()))
     means = []
@@ -60,9 +58,8 @@ def mean_over(by_data: dict[str, dict]) -> dict:
         found |= {"attempts": same[0]["attempts"], "questions": sum(columns["questions"])}
         for key, low, high in (("accuracy", "low", "high"), ("gain", "gain_low", "gain_high")):
             if key in columns:
-                middle = fmean(columns[key])
                 below, above = (dist(columns[key], columns[end]) / len(same) for end in (low, high))
-                found |= {key: middle, low: middle - below, high: middle + above}
+                found |= {low: found[key] - below, high: found[key] + above}
         means.append(found)
     return {"questions": means[0]["questions"], "by_attempts": means, "by_data": by_data}
 
@@ -74,10 +71,8 @@ def pass_chance(right: int, samples: int, k: int) -> float:
 
 def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
     """The control for attempts with feedback: what do k independent answers solve, k = 1 .. attempts? `asked` holds n
-    records of every question, sampled with 1 attempt allowed. If c of them are correct, k of them include a correct one
-    with probability 1 - C(n - c, k) / C(n, k), an unbiased estimate (Chen et al., arXiv 2107.03374). The 95% interval
-    is Wilson's, as if each question were solved or not; probabilities vary less, so it is rather too wide. `right` has
-    the c of every question."""
+    records of every question, sampled with 1 attempt allowed; `right` counts the correct ones. The estimate is unbiased
+    (Chen et al., arXiv 2107.03374), the interval Wilson's, as if each question were solved or not: rather too wide."""
     n, rows = len(asked[0]), []
     right = [sum(record["correct"] for record in same) for same in asked]
     truncated, tokens = (fmean(record[key] for same in asked for record in same) for key in ("truncated", "tokens"))

@@ -253,13 +253,9 @@ def edited(old: str, new: str):
 
 METRICS = "run/metrics.jsonl: line {} should be that of step {}, but is missing or torn"
 CHANGES = [  # in which file of the run or its inputs, which, and the sentence
-    ("run/config.json", edited(".*", "{"), "run/config.json cannot be read: "),
-    ("run/config.json", edited(".*", "[1]"), "run/config.json cannot be read: "),
-    (
-        "run/config.json",
-        edited("{", '{"kl_estimator": "k3",'),
-        "that this version lacks (kl_estimator): resume with its",
-    ),
+    ("run/config.json", edited(".*", "{"), "run/config.json cannot be read by this version: "),
+    ("run/config.json", edited(".*", "[1]"), "run/config.json cannot be read by this version: "),
+    ("run/config.json", edited("{", '{"kl_estimator": "k3",'), "unexpected keyword argument 'kl_estimator'"),
     ("run/metrics.jsonl", Path.unlink, METRICS.format(1, 1)),
     ("run/metrics.jsonl", edited('(?<="step": 2, ).*?\n', "\n"), METRICS.format(2, 2)),
     ("run/metrics.jsonl", edited('{"step": 1,.*?\n', ""), METRICS.format(1, 1)),
