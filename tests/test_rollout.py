@@ -2,7 +2,6 @@
 
 import operator
 import re
-from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 from unittest import mock
