@@ -25,7 +25,7 @@ import math
 import sys
 import time
 import traceback
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -268,6 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--small", action="store_true", help="tiny numbers, as without CUDA")
     parser.add_argument("--memory", type=float, help="GB of the card to use: only a step, with the options that help")
+    parser.add_argument("--profile", action="store_true", help="print the kernels that take the most time")
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()
@@ -284,13 +285,18 @@ def main(argv: list[str] | None = None) -> int:
     print("| section | measure | value |\n|---|---|---|")
     for name in options.sections:
         start = time.perf_counter()
+        profiler = torch.profiler.profile() if options.profile else nullcontext()
         try:
-            results = SECTIONS[name](size, device, dtype)
+            with profiler:
+                results = SECTIONS[name](size, device, dtype)
         except (Exception, SystemExit) as error:  # one run on a GPU may be all there is: the other sections still run
             traceback.print_exc()
             results = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         figures["sections"][name] = results | {"seconds of the section": time.perf_counter() - start}
         show(name, figures["sections"][name])
+        if options.profile:
+            by = f"self_{'cuda' if cuda else 'cpu'}_time_total"
+            print(profiler.key_averages().table(sort_by=by, row_limit=25), file=sys.stderr)
         if options.json:
             save_json(figures, options.json)
         clear()
