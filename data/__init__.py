@@ -24,6 +24,7 @@ import json
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,76 +37,69 @@ class Problem(NamedTuple):
 
 
 # ---- Row readers: one row of a file -> (question, answer). A ValueError says what is wrong with the row.
+Reader = Callable[[dict], tuple[str, str]]
 
 
-def _text(row: dict, key: str, expected: str = "text") -> str:
-    if not isinstance(row.get(key), str):
-        raise ValueError(f"'{key}' is {json.dumps(row[key]) if key in row else 'missing':.60} (expected {expected})")
-    return row[key]
-
-
-def _text_or_number(row: dict, key: str) -> str:
+def text(row: dict, key: str, or_number: bool = False) -> str:
     """27.0 becomes "27" and 1e-3 "0.001": no model would write the answer as Python prints it."""
     value = row.get(key)
-    if type(value) in (int, float):  # isinstance would let true and false through
-        number = Decimal(repr(value + 0))  # + 0 turns -0.0 into 0.0
-        if number.is_finite():  # 1e999 is read as infinity
-            return format(number, "f").removesuffix(".0")
-    return _text(row, key, "text or a number")
+    if isinstance(value, str):
+        return value
+    if or_number and type(value) in (int, float) and abs(value) < inf:  # isinstance would let true and false through
+        return format(Decimal(repr(value + 0)), "f").removesuffix(".0")  # + 0 turns -0.0 into 0.0
+    found = json.dumps(value) if key in row else "missing"
+    raise ValueError(f"'{key}' is {found:.60} (expected text{' or a number' if or_number else ''})")
 
 
-def _columns(question: str, answer: str) -> Callable[[dict], tuple[str, str]]:
-    return lambda row: (_text(row, question), _text_or_number(row, answer))
+def columns(questions: str, answer: str, final: Callable[[str], str] = str) -> Reader:
+    """Reads the question from these columns, and makes the final answer from the text of the answer's."""
+    return lambda row: (
+        " ".join(text(row, key).strip() for key in questions.split()),
+        final(text(row, answer, or_number=True)),
+    )
 
 
-_yours, _contest, _mawps = _columns("question", "answer"), _columns("problem", "answer"), _columns("input", "target")
+def without_unit(answer: str) -> str:
+    """As in "9 (apples)". Clock times (3:30 p.m.) and answers of several parts stay as they are."""
+    number = re.fullmatch(r"([^(]*?)\s*\([^()]*\)", answer)
+    return number[1] if number else answer
 
 
-def _gsm8k(row: dict) -> tuple[str, str]:
-    _, mark, answer = _text(row, "answer").rpartition("####")
-    if not mark:
-        raise ValueError("'answer' has no '####' (expected the final answer after it)")
-    return _text(row, "question"), answer
+def last_box(solution: str) -> str:
+    r"""The content of the last \boxed{...}; `\{` and `\}` are characters to print, not braces."""
+    _, box, content = solution.rpartition("\\boxed{")
+    depth = 1
+    for brace in re.finditer(r"\\.|[{}]", content, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if box and depth == 0:
+            return content[: brace.start()]
+    raise ValueError(r"the solution has no \boxed{...}, or its last one is not closed")
 
 
-def _svamp(row: dict) -> tuple[str, str]:
-    return f"{_text(row, 'Body').strip()} {_text(row, 'Question')}", _text_or_number(row, "Answer")
-
-
-def _asdiv(row: dict) -> tuple[str, str]:
-    """The unit goes, as in "9 (apples)". Clock times (3:30 p.m.) and answers of several parts stay as they are."""
-    answer = re.fullmatch(r"([^(]*?)(\s*\([^()]*\))?", text := _text(row, "answer"))
-    return f"{_text(row, 'body').strip()} {_text(row, 'question')}", answer[1] if answer else text
-
-
-def _boxed(row: dict) -> tuple[str, str]:
-    r"""The answer is in the solution's last closed \boxed{...}; `\{` and `\}` are characters to print, not braces."""
-    for content in reversed(re.split(r"\\boxed\s*\{", _text(row, "solution"))[1:]):
-        depth = 1
-        for brace in re.finditer(r"\\.|[{}]", content, re.DOTALL):
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0:
-                return _text(row, "problem"), content[: brace.start()]
-    raise ValueError(r"'solution' has no closed \boxed{...} (expected the final answer in it)")
-
-
-def _olympiad(row: dict) -> tuple[str, str]:
+def olympiad(row: dict) -> tuple[str, str]:
     answers = row.get("final_answer")
     if not (isinstance(answers, list) and answers and isinstance(answers[0], str)):
         raise ValueError("'final_answer' is not a list that starts with text")
     # The context is null in every row that we have seen. A question that has one would make no sense without it.
-    context = _text(row, "context") + "\n" if row.get("context") else ""
+    question = f"{row.get('context') or ''}\n{text(row, 'question')}"
     # One text may hold several answers, as in "$69$,$84$": every $ goes, not only the outer two.
-    return context + _text(row, "question"), re.sub(r"(?<!\\)\$", "", answers[0])
+    return question, re.sub(r"(?<!\\)\$", "", answers[0])
 
 
-def _math(row: dict) -> tuple[str, str]:
+def level3to5(row: dict) -> tuple[str, str]:
     # We had no copy of this file. The authors' code puts `input` into the chat template, so it should be the bare
     # question. In their "_processed_with_qwen_prompt" file it is the whole chat text, and `question` is the bare one.
-    question = _text(row, "question" if "question" in row else "input")
+    question = text(row, "question" if "question" in row else "input")
     if "<|im_start|>" in question:
         raise ValueError("the question holds chat markup (expected the bare question)")
-    return question, _text_or_number(row, "ground_truth_answer")
+    return question, text(row, "ground_truth_answer", or_number=True)
+
+
+yours, contest = columns("question", "answer"), columns("problem", "answer")
+gsm8k = columns("question", "answer", lambda solution: solution.rpartition("####")[2])
+minerva = columns("problem", "solution", last_box)
+mawps, svamp = columns("input", "target"), columns("Body Question", "Answer")
+asdiv = columns("body question", "answer", without_unit)
 
 
 # ---- The tables: where each file comes from, and which part of which file a name means.
@@ -114,7 +108,7 @@ def _math(row: dict) -> tuple[str, str]:
 class Source(NamedTuple):
     address: str  # on GitHub: owner/repository/commit/path
     blob_id: str  # of the content, see data/download.py
-    read: Callable[[dict], tuple[str, str]]
+    read: Reader
 
 
 OPENAI = "openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/{}.jsonl".format
@@ -122,18 +116,19 @@ AUTHORS = "DualityRL/multi-attempt/44fed9c7dfd8bbf5162344921e100986151643df/"
 MATH = AUTHORS + "train/data/math_level3to5_data.json"
 BENCHMARK = (AUTHORS + "eval/meval/data/{}/test.jsonl").format
 SOURCES = {
-    "gsm8k_train.jsonl": Source(OPENAI("train"), "7d97154b91aef28d01c3301741c81ce90039a4b1", _gsm8k),
-    "gsm8k_test.jsonl": Source(OPENAI("test"), "e4c2ff4942b9a78bd74f04141224c11e28d12dc9", _gsm8k),
-    "math_level3to5_data.json": Source(MATH, "78943d9d052860ebfbb93bce4bb38bc3a9b7f53f", _math),
-    "math500.jsonl": Source(BENCHMARK("math500"), "2376b9a194b46c0790e197c91b7249e5f88ac09b", _boxed),
-    "aime24.jsonl": Source(BENCHMARK("aime24"), "bb72e176e8d30c09cd67037e17cfc41e6ff48f70", _contest),
-    "amc23.jsonl": Source(BENCHMARK("amc23"), "6894ad7c49a0b3a64210af32954f4d049d934ea0", _contest),
-    "minerva_math.jsonl": Source(BENCHMARK("minerva_math"), "123c5cd351cac2b8ead5413bc084629d7ff651de", _boxed),
-    "olympiadbench.jsonl": Source(BENCHMARK("olympiadbench"), "ec36280b1de8f5bbee92da696c2ae84f5f6e6beb", _olympiad),
-    "mawps.jsonl": Source(BENCHMARK("mawps"), "c8993aec190a715ade7d66e6c78063b5823d4866", _mawps),
-    "svamp.jsonl": Source(BENCHMARK("svamp"), "4bf27bca0eaa5c641c288c9f08da822bf330e37b", _svamp),
-    "asdiv.jsonl": Source(BENCHMARK("asdiv"), "8ab1df3b44f76a9a793b81b664ffc62954fd1d4c", _asdiv),
+    "gsm8k_train.jsonl": Source(OPENAI("train"), "7d97154b91aef28d01c3301741c81ce90039a4b1", gsm8k),
+    "gsm8k_test.jsonl": Source(OPENAI("test"), "e4c2ff4942b9a78bd74f04141224c11e28d12dc9", gsm8k),
+    "math_level3to5_data.json": Source(MATH, "78943d9d052860ebfbb93bce4bb38bc3a9b7f53f", level3to5),
+    "math500.jsonl": Source(BENCHMARK("math500"), "2376b9a194b46c0790e197c91b7249e5f88ac09b", contest),
+    "aime24.jsonl": Source(BENCHMARK("aime24"), "bb72e176e8d30c09cd67037e17cfc41e6ff48f70", contest),
+    "amc23.jsonl": Source(BENCHMARK("amc23"), "6894ad7c49a0b3a64210af32954f4d049d934ea0", contest),
+    "minerva.jsonl": Source(BENCHMARK("minerva_math"), "123c5cd351cac2b8ead5413bc084629d7ff651de", minerva),
+    "olympiadbench.jsonl": Source(BENCHMARK("olympiadbench"), "ec36280b1de8f5bbee92da696c2ae84f5f6e6beb", olympiad),
+    "mawps.jsonl": Source(BENCHMARK("mawps"), "c8993aec190a715ade7d66e6c78063b5823d4866", mawps),
+    "svamp.jsonl": Source(BENCHMARK("svamp"), "4bf27bca0eaa5c641c288c9f08da822bf330e37b", svamp),
+    "asdiv.jsonl": Source(BENCHMARK("asdiv"), "8ab1df3b44f76a9a793b81b664ffc62954fd1d4c", asdiv),
 }
+PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # its benchmarks, of which it takes the mean
 ALL = range(100)
 # name: (file, which of the 100 buckets that its questions are hashed into, file whose questions are left out)
 SETS: dict[str, tuple[str, range, str | None]] = {
@@ -143,29 +138,23 @@ SETS: dict[str, tuple[str, range, str | None]] = {
     "mawps-train": ("mawps.jsonl", range(30, 100), None),
     "mawps-validation": ("mawps.jsonl", range(20, 30), None),
     "mawps-test": ("mawps.jsonl", range(20), None),
-    "svamp": ("svamp.jsonl", ALL, None),
     "asdiv": ("asdiv.jsonl", ALL, "mawps.jsonl"),
     "math-train": ("math_level3to5_data.json", range(5, 100), "math500.jsonl"),
     "math-validation": ("math_level3to5_data.json", range(5), "math500.jsonl"),
-    "math500": ("math500.jsonl", ALL, None),
-    "aime24": ("aime24.jsonl", ALL, None),
-    "amc23": ("amc23.jsonl", ALL, None),
-    "minerva": ("minerva_math.jsonl", ALL, None),
-    "olympiadbench": ("olympiadbench.jsonl", ALL, None),
+    **{name: (f"{name}.jsonl", ALL, None) for name in ("svamp", *PAPER)},
 }
-PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # its benchmarks, of which it takes the mean
 RIDDLES = tuple(f"{kind}-{split}" for kind in ("riddles", "riddles-cue") for split in ("train", "validation", "test"))
-# the questions that one operation answers, see data/smollm2.py
-EASY = {f"mawps-easy-{split}": f"mawps-{split}" for split in ("train", "validation", "test")}
-EASY |= {f"{name}-easy": name for name in ("svamp", "asdiv")}
+# the questions of a set without "-easy" that one operation answers, see data/smollm2.py
+EASY = ("mawps-easy-train", "mawps-easy-validation", "mawps-easy-test", "svamp-easy", "asdiv-easy")
 
 
-def load(name: str, cache: str | Path | None = None, base_url: str | None = None) -> list[Problem]:
+def load(name: str | Path) -> list[Problem]:
     """The problems of a set, or of several separated by commas, always in the same order. Whatever is wrong is one
     sentence in a ValueError or OSError."""
-    if "," in str(name):
-        return sum(load_sets(name, cache, base_url).values(), [])
-    if str(name).endswith(".jsonl"):
+    name = str(name)
+    if "," in name:
+        return sum(load_sets(name).values(), [])
+    if name.endswith(".jsonl"):
         return _your_file(Path(name).expanduser())
     if name in RIDDLES:
         from data.miniature import draw_riddles  # imported here because it needs PyTorch, which the rest does not
@@ -175,26 +164,26 @@ def load(name: str, cache: str | Path | None = None, base_url: str | None = None
     if name in EASY:
         from data.smollm2 import easy  # as above
 
-        return easy(load(EASY[name], cache, base_url))
+        return easy(load(name.replace("-easy", "")))
     if name not in SETS:
         names = [*RIDDLES, *EASY, *SETS]
-        near = difflib.get_close_matches(str(name), names, n=1)
+        near = difflib.get_close_matches(name, names, n=1)
         raise ValueError(
             f"no data set is called '{name}'{f' (did you mean {near[0]}?)' if near else ''}: expected a "
             f"path that ends in .jsonl, or one of {', '.join(names)}"
         )
     file, buckets, test_file = SETS[name]
-    tested = {question_key(p.question) for p in _published(test_file, cache, base_url)} if test_file else set()
-    problems = [p for p in _published(file, cache, base_url) if _bucket(p.question) in buckets]
+    tested = {question_key(p.question) for p in _published(test_file)} if test_file else set()
+    problems = [p for p in _published(file) if _bucket(p.question) in buckets]
     return [p for p in problems if question_key(p.question) not in tested]
 
 
-def load_sets(names: str, cache: str | Path | None = None, base_url: str | None = None) -> dict[str, list[Problem]]:
+def load_sets(names: str) -> dict[str, list[Problem]]:
     """The problems of several sets by name; `names` are separated by commas, and "paper" means all of PAPER."""
     listed = [part for name in names.split(",") for part in (PAPER if name.strip() == "paper" else [name.strip()])]
     if "" in listed or len(set(listed)) < len(listed):
         raise ValueError(f"data sets must be named each once, separated by commas, not '{names}'")
-    return {name: load(name, cache, base_url) for name in listed}
+    return {name: load(name) for name in listed}
 
 
 def question_key(question: str) -> str:
@@ -212,7 +201,7 @@ def _your_file(path: Path) -> list[Problem]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing or no file (expected an object with question and answer a line)")
     problems: dict[str, tuple[str, Problem]] = {}
-    for where, problem in _read(path, path.read_bytes(), _yours):
+    for where, problem in _read(path, path.read_bytes(), yours):
         first, kept = problems.setdefault(problem.question, (where, problem))
         if kept.answer != problem.answer:
             both = f"{problem.answer!r}, there {kept.answer!r}"
@@ -220,9 +209,9 @@ def _your_file(path: Path) -> list[Problem]:
     return [problem for _, problem in problems.values()]
 
 
-def _published(file: str, cache: str | Path | None, base_url: str | None) -> list[Problem]:
+def _published(file: str) -> list[Problem]:
     source = SOURCES[file]
-    path, content = fetch(file, source.address, source.blob_id, cache, base_url)
+    path, content = fetch(file, source.address, source.blob_id)
     problems, disputed = {}, set()
     for _, problem in _read(path, content, source.read):
         key = question_key(problem.question)
@@ -231,7 +220,7 @@ def _published(file: str, cache: str | Path | None, base_url: str | None) -> lis
     return [problem for key, problem in problems.items() if key not in disputed]
 
 
-def _read(path: Path, content: bytes, read: Callable[[dict], tuple[str, str]]) -> list[tuple[str, Problem]]:
+def _read(path: Path, content: bytes, read: Reader) -> list[tuple[str, Problem]]:
     """Every problem with its place ("line 3"). Blank lines are skipped; a .json file is one list of rows."""
     if path.suffix == ".json":
         rows = [(f"row {i}", row) for i, row in enumerate(json.loads(content), 1)]
@@ -243,11 +232,11 @@ def _read(path: Path, content: bytes, read: Callable[[dict], tuple[str, str]]) -
             row = json.loads(row) if isinstance(row, bytes) else row
             if not isinstance(row, dict):
                 raise ValueError(f"{json.dumps(row):.60} is no object {{...}}")
-            problem = Problem(*(text.strip() for text in read(row)))
-            for what, text in zip(Problem._fields, problem):
-                if not text:
+            problem = Problem(*(part.strip() for part in read(row)))
+            for what, part in zip(Problem._fields, problem):
+                if not part:
                     raise ValueError(f"the {what} is empty")
-                text.encode()  # ValueError for half of a \uXXXX\uXXXX pair, which no tokenizer takes
+                part.encode()  # ValueError for half of a \uXXXX\uXXXX pair, which no tokenizer takes
         except (ValueError, RecursionError) as error:
             not_json = "not JSON: " if isinstance(row, bytes) else ""  # bytes still: json.loads failed
             raise ValueError(f"{path}, {where}: {not_json}{error}") from None

@@ -92,8 +92,8 @@ def feedback_text(template: ChatTemplate, words: str) -> str:
 
 def own_template(tokenizer) -> ChatTemplate:
     """The chat template that the tokenizer brings along (`apply_chat_template`). Feedback is what it writes between an
-    assistant turn and the next one. Where it has no system turn, or none in the middle of a dialogue, the user says it
-    instead. ValueError when there is no such template, or a dialogue of this kind cannot be written with it."""
+    assistant turn and the next one. Where it writes no system turns in both places, the user says it all instead.
+    ValueError when there is no such template, or a dialogue of this kind cannot be written with it."""
 
     def write(*turns: tuple[str, str]) -> str:
         messages = [{"role": role, "content": content} for role, content in turns]
@@ -103,21 +103,21 @@ def own_template(tokenizer) -> ChatTemplate:
 
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template of its own: choose another --chat_template than auto")
-    specials, error = special_tokens(tokenizer), None
-    for opening in ([("system", "{system}"), ("user", "{question}")], [("user", "{system}\n\n{question}")]):
-        for role in ("system", "user"):
-            try:
-                prompt = write(*opening)
-                before, _, after = write(*opening, ("assistant", CUT), (role, "{feedback}")).partition(CUT)
-            except (TemplateError, TypeError) as refusal:
-                error = refusal
-                continue
-            end = next((token for token in specials if after.lstrip().startswith(token)), None)
-            whole = all(text in prompt for text in ("{system}", "{question}")) and "{feedback}" in after
-            if whole and end and before.rstrip() == prompt.rstrip():
-                return ChatTemplate(prompt, end, after.lstrip().removeprefix(end))
-    why = f": {error}" if error else ", in which a special token ends the assistant's turn"
-    raise ValueError(f"the tokenizer's own chat template cannot write a dialogue of several attempts{why}")
+    why = "no special token ends the assistant's turn, or a text is left out"
+    turns = {"system": [("system", "{system}"), ("user", "{question}")], "user": [("user", "{system}\n\n{question}")]}
+    for role, opening in turns.items():
+        try:
+            prompt = write(*opening)
+            before, _, after = write(*opening, ("assistant", CUT), (role, "{feedback}")).partition(CUT)
+        except (TemplateError, TypeError) as refusal:
+            why = refusal
+            continue
+        after = after.lstrip()
+        end = next((token for token in special_tokens(tokenizer) if after.startswith(token)), None)
+        whole = "{system}" in prompt and "{question}" in prompt and "{feedback}" in after
+        if whole and end and before.rstrip() == prompt.rstrip():
+            return ChatTemplate(prompt, end, after.removeprefix(end))
+    raise ValueError(f"the tokenizer's own chat template cannot write a dialogue of several attempts: {why}")
 
 
 def special_tokens(tokenizer) -> list[str]:

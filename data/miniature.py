@@ -33,23 +33,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data.chat import (
-    CHAT_TEMPLATES,
-    FEEDBACK_HELP,
-    Chat,
-    Feedback,
-    feedback_text,
-    feedback_words,
-    find_feedback,
-    prompt_text,
-)
+from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, Chat, feedback_text, feedback_words, find_feedback, prompt_text
 from data.sft import WorkedDialogue, boxed, supervised_warm_up, worked_dialogue
 from support.cli import fail
 from support.models import save_model
 
-QUESTION = (
-    "I am thinking of a number below {bound}. Divided by {modulus} it leaves {remainder}.{cue} What is my number?"
-)
 # A candidate's probability of being the hidden number, relative to the candidate before it, for each cue.
 DECAYS = {"": 0.7, " It is a small one.": 0.5, " It is a large one.": 2.0}
 MODULI = range(3, 13)
@@ -57,7 +45,8 @@ _, *CUES = DECAYS
 CANDIDATES = (2, 3, 4, 5)
 STOP = 0.6  # probability with which the base model's teacher stops at a candidate in place of going on to the next
 ATTEMPTS = 5  # allowed in a worked dialogue at most
-SPLITS = {"test": 150, "validation": 75, "train": 420}  # questions for each number of candidates
+# which of the shuffled riddles, the same for each number of candidates
+SPLITS = {"test": range(150), "validation": range(150, 225), "train": range(225, 645)}
 SEED = 2503_04808  # only of the problem sets, which are the same in every run
 
 
@@ -75,7 +64,8 @@ class Riddle(NamedTuple):
 
     @property
     def question(self) -> str:
-        return QUESTION.format_map(self._asdict())
+        clues = f"below {self.bound}. Divided by {self.modulus} it leaves {self.remainder}.{self.cue}"
+        return f"I am thinking of a number {clues} What is my number?"
 
     @property
     def chances(self) -> np.ndarray:
@@ -94,8 +84,7 @@ def draw_riddles(split: str, cued: bool = False) -> list[tuple[Riddle, int]]:
     """The riddles of a split with their hidden numbers, equally many of 2, 3, 4 and 5 candidates. No riddle is in two
     splits. A training riddle is in the set five times, each time with another draw of the hidden number and of the cue,
     so there is nothing to learn by heart."""
-    start = sum(list(SPLITS.values())[: list(SPLITS).index(split)])  # after the splits named before it
-    drawn = []
+    places, drawn = SPLITS[split], []
     for count in CANDIDATES:
         group = [
             Riddle(bound, modulus, remainder)
@@ -105,41 +94,37 @@ def draw_riddles(split: str, cued: bool = False) -> list[tuple[Riddle, int]]:
             for bound in range(remainder + (count - 1) * modulus + 1, remainder + count * modulus + 1)
         ]
         order = np.random.default_rng((SEED, count)).permutation(len(group))  # the same for every split
-        rng = np.random.default_rng((SEED, count, start))
-        for i in np.repeat(order[start : start + SPLITS[split]], 5 if split == "train" else 1):
+        rng = np.random.default_rng((SEED, count, places.start))
+        for i in np.repeat(order[places], 5 if split == "train" else 1):
             riddle = group[i]._replace(cue=CUES[rng.integers(2)]) if cued else group[i]
             drawn.append((riddle, riddle.candidates[rng.choice(count, p=riddle.chances)]))
-    return [drawn[i] for i in np.random.default_rng((SEED, 0, start)).permutation(len(drawn))]
+    return [drawn[i] for i in np.random.default_rng((SEED, 0, places.start)).permutation(len(drawn))]
 
 
 def neutral_attempts(riddle: Riddle, hidden: int, allowed: int, rng: np.random.Generator) -> list[str]:
     """The attempts of a solver that does not look back, until one is right or `allowed` are used up."""
     *others, final = riddle.candidates
-    attempts = []
-    while len(attempts) < allowed:
-        answer = next((candidate for candidate in others if rng.random() < STOP), final)
-        attempts.append(solution(riddle.candidates, answer))
-        if answer == hidden:
-            break
-    return attempts
+    answers = []
+    while len(answers) < allowed and hidden not in answers:
+        answers.append(next((candidate for candidate in others if rng.random() < STOP), final))
+    return [solution(riddle.candidates, answer) for answer in answers]
 
 
-def build_tokenizer(problems: list[tuple[Riddle, int]], feedback: Feedback = "paper") -> PreTrainedTokenizerFast:
+def build_tokenizer(problems: list[tuple[Riddle, int]], feedback: str = "paper") -> PreTrainedTokenizerFast:
     """Byte-level BPE in which a number is one token, trained on the text of the dialogues. Text is cut only at numbers,
     so whole phrases of the chat become single tokens and dialogues stay short. Any text can be written all the same."""
     tokenizer = Tokenizer(models.BPE())
     numbers = pre_tokenizers.Split(Regex(r"\d+"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([numbers, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    special, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
+    tokens = dict(special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"], vocab_size=4000)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(**tokens, initial_alphabet=alphabet, show_progress=False)
     chat, feedback = CHAT_TEMPLATES["chatml"], find_feedback(feedback)
     texts = list(map(str, range(100)))
     for riddle, hidden in problems:
         solved = solution(riddle.candidates, hidden)
-        words = feedback_words(feedback, 1, boxed(solution(riddle.candidates, riddle.candidates[0])), str(hidden))
+        words = feedback_words(feedback, 1, boxed(solved), str(hidden))
         texts += prompt_text(chat, riddle.question, 1), solved, feedback_text(chat, words)
     tokenizer.train_from_iterator((piece for text in texts for piece in re.split(r"<\|im_\w+\|>", text)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
@@ -149,10 +134,9 @@ def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausal
     """Llama architecture, random weights. (For a Qwen2 folder AutoTokenizer would not keep our tokenizer's rules.)"""
     torch.manual_seed(seed)
     sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
-    sizes |= dict(vocab_size=vocab_size, max_position_embeddings=4096)
-    tokens = dict(eos_token_id=eos_token_id, bos_token_id=None, tie_word_embeddings=True)
-    config = LlamaConfig(**sizes, **tokens, initializer_range=0.06)
-    return LlamaForCausalLM(config)
+    sizes |= dict(vocab_size=vocab_size, max_position_embeddings=4096, tie_word_embeddings=True)
+    tokens = dict(eos_token_id=eos_token_id, bos_token_id=None)
+    return LlamaForCausalLM(LlamaConfig(**sizes, **tokens, initializer_range=0.06))
 
 
 def worked_dialogues(chat: Chat, problems: list, count: int, rng: np.random.Generator) -> list[WorkedDialogue]:
@@ -183,9 +167,8 @@ def main(argv: list[str] | None = None) -> None:
         fail(error)
     model = build_model(len(tokenizer), tokenizer.eos_token_id, args.seed)
     rng = np.random.default_rng(args.seed)
-    dialogues = worked_dialogues(
-        Chat(model, tokenizer, "chatml", args.feedback), problems, args.steps * args.batch, rng
-    )
+    chat = Chat(model, tokenizer, "chatml", args.feedback)
+    dialogues = worked_dialogues(chat, problems, args.steps * args.batch, rng)
     supervised_warm_up(model, dialogues, args.batch, args.lr, rng)
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")

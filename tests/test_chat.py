@@ -91,7 +91,7 @@ FAMILIES = {
     "system turns go to the top": (
         HOISTING,
         "<|user|> <|assistant|> <|end|>",
-        "S\n<|user|>Q<|end|><|assistant|>",
+        "<|user|>S\n\nQ<|end|><|assistant|>",
         "<|end|><|user|>F<|end|><|assistant|>",
     ),
     "system turns are left out": (
@@ -137,7 +137,7 @@ REFUSED = {
     "cannot write a dialogue of several attempts: one question only": (
         "{{ raise_exception('one question only') if messages | length > 2 }}{{ messages[0].content }}"
     ),
-    "in which a special token ends the assistant's turn": (
+    "no special token ends the assistant's turn": (
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
     ),
 }

@@ -20,25 +20,33 @@ from data.smollm2 import easy
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="no copies of the real files")
 NOWHERE = "http://127.0.0.1:1"  # nothing listens there: a test that tries to download fails at once
 
 
 @pytest.fixture(autouse=True)
-def no_outside(monkeypatch, tmp_path):
-    """No test sees the user's cache or reaches the network."""
+def cache(monkeypatch, tmp_path):
+    """An empty folder: no test sees the user's cache or reaches the network."""
     monkeypatch.setenv("MULTI_ATTEMPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", NOWHERE)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path / "cache"
 
 
 @pytest.fixture
-def publish(monkeypatch):
-    """Gives a file of the table another content and writes it into a folder; only its blob id has to follow."""
+def real(monkeypatch):
+    if not REAL.is_dir():
+        pytest.skip("no copies of the real files")
+    monkeypatch.setenv("MULTI_ATTEMPT_CACHE", str(REAL))
 
-    def publish(file: str, content: bytes, folder: Path) -> None:
+
+@pytest.fixture
+def publish(monkeypatch, cache):
+    """Gives a file of the table another content and writes it into the cache; only its blob id has to follow."""
+
+    def publish(file: str, content: bytes) -> None:
         monkeypatch.setitem(data.SOURCES, file, data.SOURCES[file]._replace(blob_id=git_blob_id(content)))
-        (folder / file).write_bytes(content)
+        cache.mkdir(exist_ok=True)
+        (cache / file).write_bytes(content)
 
     return publish
 
@@ -67,12 +75,10 @@ def assert_disjoint(splits):
     assert all(splits) and len(set(keys)) == len(keys)
 
 
-@real
 @pytest.mark.parametrize("family", COUNTS)
-def test_real_splits(family):
-    splits = [load(f"{family}-{split}", REAL) for split in ("train", "validation", "test")]
-    assert list(map(len, splits)) == COUNTS[family]
-    assert load(f"{family}-train", str(REAL)) == splits[0]  # the same order, with a path as text too
+def test_real_splits(family, real):
+    splits = [load(f"{family}-{split}") for split in ("train", "validation", "test")]
+    assert list(map(len, splits)) == COUNTS[family] and load(f"{family}-train") == splits[0]  # in the same order
     assert_disjoint(splits)
     if family == "mawps":  # the same story with other numbers is on the same side
         train, validation, test = [{re.sub(r"[\W\d_]", "", p.question).casefold() for p in s} for s in splits]
@@ -82,69 +88,64 @@ def test_real_splits(family):
         assert not any(answer.endswith(".0") or "e" in answer for answer in answers)
 
 
-@real
-def test_real_answers():
+def test_real_answers(real):
     names = ("gsm8k-train", "gsm8k-test", "mawps-train", "math500", "aime24", "amc23")
-    gsm8k, gsm8k_test, mawps, math500, aime24, amc23 = [[p.answer for p in load(name, REAL)] for name in names]
+    gsm8k, gsm8k_test, mawps, math500, aime24, amc23 = [[p.answer for p in load(name)] for name in names]
     assert gsm8k[0] == "72" and mawps[0] == "43" and "1,450,000" in gsm8k_test
     assert len(aime24) == 30 and aime24[0] == "204" and "025" in aime24  # as published: 25 is the grader's matter
     assert len(amc23) == 40 and amc23[0] == "27" and amc23[15] == "-1"
-    published = [json.loads(line)["answer"] for line in (REAL / "math500.jsonl").read_bytes().splitlines()]
-    assert math500 == published and len(math500) == 500  # the last boxes are the answers
+    solutions = [json.loads(line)["solution"] for line in (REAL / "math500.jsonl").read_bytes().splitlines()]
+    assert len(math500) == 500 and math500 == list(map(data.last_box, solutions))
 
 
-@real
-def test_questions_that_one_operation_answers():
+def test_questions_that_one_operation_answers(real):
     """MAWPS has 1086 without the one whose copies disagree. ASDiv has 870: a clock time, 3:30 p.m., is no number."""
-    mawps, svamp, asdiv = (easy(data._published(f"{name}.jsonl", REAL, None)) for name in ("mawps", "svamp", "asdiv"))
+    mawps, svamp, asdiv = (easy(data._published(f"{name}.jsonl")) for name in ("mawps", "svamp", "asdiv"))
     assert [len(mawps), len(svamp), len(asdiv)] == [1086, 793, 870]
     keys = [{data.question_key(p.question) for p in problems} for problems in (mawps, svamp, asdiv)]
     assert len(keys[0] & keys[2]) == 154 and not keys[1] & (keys[0] | keys[2])
-    assert (len(load("svamp-easy", REAL)), len(load("asdiv-easy", REAL)), len(load("svamp", REAL))) == (793, 715, 1000)
-    assert_disjoint([load(name, REAL) for name in ("mawps-train", "mawps-validation", "mawps-test", "asdiv", "svamp")])
-    both = load("mawps-easy-test,svamp-easy", REAL)
-    assert both == load("mawps-easy-test", REAL) + svamp and len(both) == 1012
+    assert (len(load("svamp-easy")), len(load("asdiv-easy")), len(load("svamp"))) == (793, 715, 1000)
+    assert_disjoint([load(name) for name in ("mawps-train", "mawps-validation", "mawps-test", "asdiv", "svamp")])
+    both = load("mawps-easy-test,svamp-easy")
+    assert both == load("mawps-easy-test") + svamp and len(both) == 1012
 
 
-@real
-def test_minerva_and_olympiadbench_rows():
+def test_minerva_and_olympiadbench_rows(real):
     """Of these there are only the first 20 rows, which are no published file: the row readers are tested on them."""
 
-    def answers(file):
-        lines = (REAL / file.replace(".", "_first20.")).read_bytes().splitlines()
-        return [data.SOURCES[file].read(json.loads(line))[1] for line in lines]
+    def answers(name, reader):
+        return [reader(json.loads(line))[1] for line in (REAL / f"{name}_first20.jsonl").read_bytes().splitlines()]
 
-    minerva = answers("minerva_math.jsonl")
+    minerva, olympiad = answers("minerva_math", data.minerva), answers("olympiadbench", data.olympiad)
     assert minerva[:6] == ["1.6", "4.5e33", "41.8", "20.39", "0.006", "np.arcsin(10/13)"] and len(minerva) == 20
-    olympiad = answers("olympiadbench.jsonl")
     assert olympiad[:3] == ["2", r"\frac{1}{2 n+2}", "2^{1009}"] and len(olympiad) == 20
     assert {"69,84", "(1,8,19), (2,7,13), (4,5,7)", "f(n)=n, g(n)=1"} <= set(olympiad)
     assert not any("$" in answer for answer in olympiad)
 
 
-def test_training_leaves_out_test_questions_and_copies(publish, tmp_path):
+def test_training_leaves_out_test_questions_and_copies(publish):
     train = [{"input": f"What is ${i}+{'x' * i}$?", "target": "-", "ground_truth_answer": str(i)} for i in range(200)]
     copy = train[5] | {"input": " what is  $5+XXXXX$?"}
     disputed = train[6] | {"ground_truth_answer": "7"}
-    publish("math_level3to5_data.json", json.dumps([*train, copy, disputed]).encode(), tmp_path)
+    publish("math_level3to5_data.json", json.dumps([*train, copy, disputed]).encode())
     # it never trains on what may be test questions
-    assert "math500.jsonl is missing" in refused(lambda: load("math-train", tmp_path), FileNotFoundError)
-    publish("math500.jsonl", rows({"problem": "WHAT IS $7 + xxxxxxx$ ?", "solution": r"\boxed{7}"}), tmp_path)
-    splits = [load(name, tmp_path) for name in ("math-train", "math-validation", "math500")]
+    assert "math500/test.jsonl cannot be read" in refused(lambda: load("math-train"), OSError)
+    publish("math500.jsonl", rows({"problem": "WHAT IS $7 + xxxxxxx$ ?", "answer": "7"}))
+    splits = [load(name) for name in ("math-train", "math-validation", "math500")]
     assert_disjoint(splits)
     assert splits[0][0] == Problem("What is $0+$?", "0") and len(splits[0]) > len(splits[1])
     answers = sorted((p.answer for p in splits[0] + splits[1]), key=int)
     assert answers == [str(i) for i in range(200) if i not in (6, 7)]
 
 
-def test_question_alone_decides_the_split(publish, tmp_path):
+def test_question_alone_decides_the_split(publish):
     """Other rows, or another order, send no question from validation to training."""
     row = [{"question": f"{'q' * i} {i}?", "answer": f"#### {i}"} for i in range(100)]
-    publish("gsm8k_test.jsonl", rows(row[0]), tmp_path)
-    publish("gsm8k_train.jsonl", rows(*row), tmp_path)
-    before = load("gsm8k-validation", tmp_path)
-    publish("gsm8k_train.jsonl", rows(*row[:0:-2]), tmp_path)
-    assert before and set(load("gsm8k-validation", tmp_path)) == {p for p in before if int(p.answer) % 2}
+    publish("gsm8k_test.jsonl", rows(row[0]))
+    publish("gsm8k_train.jsonl", rows(*row))
+    before = load("gsm8k-validation")
+    publish("gsm8k_train.jsonl", rows(*row[:0:-2]))
+    assert before and set(load("gsm8k-validation")) == {p for p in before if int(p.answer) % 2}
 
 
 def test_cut_shares_are_disjoint_and_complete():
@@ -155,59 +156,48 @@ def test_cut_shares_are_disjoint_and_complete():
         assert {left_out for _, _, left_out in parts} == {test_file}
 
 
-BOXES = [
-    (r"\boxed{1} and \boxed{2}", "2"),
-    (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-    (r"\boxed {3}", "3"),
-    (r"\boxed{\{1,2\}}", r"\{1,2\}"),
-    (r"\boxed{\left\{1\right.}", r"\left\{1\right."),
-    (r"\boxed{1} \boxed{2", "1"),
-    (r"\boxed{\boxed{3}}", "3"),
-]
-PECULIAR = [
-    *(("math500.jsonl", {"problem": "q", "solution": text}, ("q", box)) for text, box in BOXES),
-    ("olympiadbench.jsonl", {"question": "q", "context": "C.", "final_answer": [r"$\$5$", "6"]}, ("C.\nq", r"\$5")),
-    ("math_level3to5_data.json", {"input": "<|im_start|>", "question": "q", "ground_truth_answer": 1}, ("q", "1")),
-    ("svamp.jsonl", {"Body": "There are 3. ", "Question": "How many?", "Answer": 3.0}, ("There are 3. How many?", "3")),
+BOXES = {
+    r"\boxed{1} and \boxed{2}": "2",
+    r"\boxed{\frac{1}{2}}.": r"\frac{1}{2}",
+    r"\boxed{\{1,2\}}": r"\{1,2\}",
+    r"\boxed{\left\{1\right.}": r"\left\{1\right.",
+}
+UNITS = {"9 (apples)": "9", "14  (seats)": "14", "1/2": "1/2", "3:30 p.m.": "3:30 p.m.", "8 (cups); 3 (pots)": ...}
+ROWS = [
+    *((data.minerva, {"problem": "q", "solution": text}, ("q", box)) for text, box in BOXES.items()),
+    (data.olympiad, {"question": "q", "context": "C.", "final_answer": [r"$\$5$", "6"]}, ("C.\nq", r"\$5")),
+    (data.level3to5, {"input": "<|im_start|>", "question": "q", "ground_truth_answer": 1}, ("q", "1")),
+    (data.svamp, {"Body": "It has 3. ", "Question": "How many?", "Answer": 3.0}, ("It has 3. How many?", "3")),
     *(
-        ("asdiv.jsonl", {"body": "b", "question": "q", "answer": text}, ("b q", answer))
-        for text, answer in [
-            ("9 (apples)", "9"),
-            ("14  (seats)", "14"),
-            ("1/2", "1/2"),
-            ("3:30 p.m.", "3:30 p.m."),
-            ("8 (cups); 3 (pots)", "8 (cups); 3 (pots)"),
-        ]
+        (data.asdiv, {"body": "b", "question": "q", "answer": text}, ("b q", text if number is ... else number))
+        for text, number in UNITS.items()
     ),
 ]
 
 
-@pytest.mark.parametrize("file, row, problem", PECULIAR)
-def test_peculiar_row(file, row, problem):
-    assert data.SOURCES[file].read(row) == problem
+@pytest.mark.parametrize("read, row, problem", ROWS)
+def test_peculiar_row(read, row, problem):
+    assert read(row) == problem
 
 
-NO_MARK = "'answer' has no '####' (expected the final answer after it)"
-NO_BOX = r"'solution' has no closed \boxed{...} (expected the final answer in it)"
-MARKUP = "the question holds chat markup (expected the bare question)"
 BAD_ROWS = [
-    ("gsm8k_test.jsonl", {"question": "q", "answer": "18"}, NO_MARK),
     ("gsm8k_test.jsonl", {"question": "q", "answer": "so ####"}, "the answer is empty"),
     ("amc23.jsonl", {"problem": "q", "answer": None}, "'answer' is null (expected text or a number)"),
-    ("mawps.jsonl", {"input": ["q"], "target": 1.0}, """'input' is ["q"] (expected text)"""),
     ("olympiadbench.jsonl", {"final_answer": []}, "'final_answer' is not a list that starts with text"),
-    ("math_level3to5_data.json", {"input": "q"}, "'ground_truth_answer' is missing (expected text or a number)"),
-    ("math_level3to5_data.json", {"input": "<|im_start|>", "ground_truth_answer": "1"}, MARKUP),
-    *(("math500.jsonl", {"solution": text}, NO_BOX) for text in ("no box", r"\boxed 3", r"\boxed{3", "}")),
+    ("math_level3to5_data.json", {"input": "<|im_start|>", "ground_truth_answer": "1"}, "the question holds chat "),
+    *(
+        ("minerva.jsonl", {"problem": "q", "solution": text}, r"the solution has no \boxed")
+        for text in (r"\boxed{3", "}")
+    ),
 ]
 
 
 @pytest.mark.parametrize("file, row, message", BAD_ROWS)
-def test_bad_published_row(file, row, message, publish, tmp_path):
+def test_bad_published_row(file, row, message, publish, cache):
     in_list = file.endswith(".json")
-    publish(file, json.dumps([row]).encode() if in_list else b"\n" + rows(row), tmp_path)
-    sentence = refused(lambda: data._published(file, tmp_path, None))
-    assert sentence == f"{tmp_path / file}, {'row 1' if in_list else 'line 2'}: {message}"
+    publish(file, json.dumps([row]).encode() if in_list else b"\n" + rows(row))
+    sentence = refused(lambda: data._published(file))
+    assert sentence.startswith(f"{cache / file}, {'row 1' if in_list else 'line 2'}: {message}")
 
 
 GOOD = b'{"question": "q", "answer": "1"}\n'
@@ -226,22 +216,24 @@ def test_numbers_as_answers(own):
     assert [p.answer for p in load(str(own))] == answers
 
 
-AGAIN = ", line 3: the question of line 1 again, with another answer ('2', there '1')"
 BAD_LINES = [
     (GOOD + b'{"question": "r"}', ", line 2: 'answer' is missing (expected text or a number)"),
     (b'\n\n{"answer": 1}', ", line 3: 'question' is missing (expected text)"),
     (b'{"question": 5, "answer": 1}', ", line 1: 'question' is 5 (expected text)"),
-    (b'{"question": "q", "answer": true}', ", line 1: 'answer' is true (expected text or a number)"),
-    (b'{"question": "q", "answer": ["1"]}', """, line 1: 'answer' is ["1"] (expected text or a number)"""),
-    (b'{"question": "q", "answer": 1e999}', ", line 1: 'answer' is Infinity (expected text or a number)"),
-    (b'{"question": "q", "answer": NaN}', ", line 1: 'answer' is NaN (expected text or a number)"),
+    *(
+        (b'{"question": "q", "answer": %s}' % value.encode(), f", line 1: 'answer' is {shown} (expected text or a")
+        for value, shown in {"true": "true", '["1"]': '["1"]', "1e999": "Infinity", "NaN": "NaN"}.items()
+    ),
     (b'{"question": "q", "answer": "  "}', ", line 1: the answer is empty"),
     (b'"' + b"q" * 99 + b'"', f''', line 1: "{"q" * 59} is no object {{...}}'''),
-    (GOOD + b'{"question": "r", ', ", line 2: not JSON: Expecting property name enclosed in double quotes: "),
+    (GOOD + b'{"question": "r", ', ", line 2: not JSON: Expecting property name"),
     (GOOD + b"[" * 100_000, ", line 2: not JSON: maximum recursion depth exceeded"),
     (GOOD + b'{"question": "caf\xe9", "answer": 1}', ", line 2: not JSON: 'utf-8' codec can't decode byte 0xe9 in "),
     (b'{"question": "\\ud83d", "answer": "1"}', ", line 1: 'utf-8' codec can't encode character '\\ud83d' in "),
-    (GOOD + GOOD + b'{"question": " q ", "answer": 2}', AGAIN),
+    (
+        GOOD + GOOD + b'{"question": " q ", "answer": 2}',
+        ", line 3: the question of line 1 again, with another answer (",
+    ),
     (b" \n\r\n", " holds no problems: expected one a line"),
 ]
 
@@ -266,10 +258,9 @@ def test_own_file(own):
 
 
 def test_own_file_missing_or_folder(own):
-    expected = f"{own} is missing or no file (expected an object with question and answer a line)"
-    assert refused(lambda: load(str(own)), FileNotFoundError) == expected
+    assert f"{own} is missing or no file" in refused(lambda: load(str(own)), FileNotFoundError)
     own.mkdir()
-    assert refused(lambda: load(str(own)), FileNotFoundError) == expected
+    assert f"{own} is missing or no file" in refused(lambda: load(str(own)), FileNotFoundError)
 
 
 def test_unknown_name(own):
@@ -280,27 +271,18 @@ def test_unknown_name(own):
     assert refused(lambda: load("zzzzz")) == f"no data set is called 'zzzzz': {expected}"
 
 
-def test_several_sets(own):
+def test_several_sets(own, publish):
     own.write_bytes(GOOD)
     found = data.load_sets(f"{own}, riddles-test")
     assert list(found) == [str(own), "riddles-test"] and found[str(own)] == [Problem("q", "1")]
     assert load(f"{own},riddles-test") == [*found[str(own)], *found["riddles-test"]]
-
-
-def test_paper_means_its_five_benchmarks(publish, tmp_path):
-    for i, name in enumerate(data.PAPER):
-        file = data.SETS[name][0]
-        row = {"problem": "q", "question": "q", "answer": i, "solution": rf"\boxed{{{i}}}", "final_answer": [f"${i}$"]}
-        publish(file, rows(row), tmp_path)
-    sets = data.load_sets("paper", tmp_path)
-    assert list(sets) == ["aime24", "math500", "amc23", "minerva", "olympiadbench"]
-    assert list(sets.values()) == [[Problem("q", str(i))] for i in range(5)]
-
-
-def test_sets_named_not_at_all_or_twice():
     for names in "", "amc23,", "amc23,amc23", "paper,amc23", "amc23, amc23":
-        expected = f"data sets must be named each once, separated by commas, not '{names}'"
-        assert refused(lambda: data.load_sets(names)) == expected
+        assert f"must be named each once, separated by commas, not '{names}'" in refused(lambda: data.load_sets(names))
+    for i, name in enumerate(data.PAPER):
+        row = {"problem": "q", "question": "q", "answer": i, "solution": rf"\boxed{{{i}}}", "final_answer": [f"${i}$"]}
+        publish(f"{name}.jsonl", rows(row))
+    benchmarks = ["aime24", "math500", "amc23", "minerva", "olympiadbench"]  # the paper's, in this order
+    assert data.load_sets("paper") == {name: [Problem("q", str(i))] for i, name in enumerate(benchmarks)}
 
 
 # ---- Cache and download
@@ -311,7 +293,7 @@ TWO = [Problem("1+1?", "2")]
 
 
 @pytest.fixture
-def server(publish, tmp_path):
+def server(publish, monkeypatch, cache):
     """Answers every request with `.status` and `.body`; `.paths` are those that were asked for."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -325,70 +307,69 @@ def server(publish, tmp_path):
             self.end_headers()
             self.wfile.write(httpd.body)
 
-    publish("amc23.jsonl", AMC, tmp_path)
+    publish("amc23.jsonl", AMC)
+    (cache / "amc23.jsonl").unlink()
+    cache.rmdir()
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as httpd:
         httpd.status, httpd.body, httpd.paths, httpd.url = 200, AMC, [], f"http://127.0.0.1:{httpd.server_port}"
+        monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", httpd.url + "/")
         threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
         yield httpd
         httpd.shutdown()
 
 
 def test_downloads_once(server, monkeypatch, tmp_path):
-    cache = tmp_path / "new" / "cache"
-    assert load("amc23", cache, server.url + "/") == load("amc23", cache, server.url) == TWO
-    assert server.paths == ["/" + AMC_PATH] and os.listdir(cache) == ["amc23.jsonl"]
-    monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", server.url)
-    monkeypatch.setenv("MULTI_ATTEMPT_CACHE", "~/here")
+    monkeypatch.setenv("MULTI_ATTEMPT_CACHE", "~/new/cache")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert load("amc23") == TWO and os.listdir(tmp_path / "here") == ["amc23.jsonl"]
+    assert load("amc23") == load("amc23") == TWO
+    assert server.paths == ["/" + AMC_PATH] and os.listdir(tmp_path / "new" / "cache") == ["amc23.jsonl"]
 
 
 ALTERED = f" is not the published file (git blob id {git_blob_id(AMC[::-1])}, expected {git_blob_id(AMC)}): "
 FAULTS = {  # status and body of the answer, and the sentence
-    "altered": (200, AMC[::-1], f"{ALTERED}get that "),
-    "cut": (200, AMC[:10], " could not be downloaded (IncompleteRead(10 bytes read, 25 more expected)): get it "),
-    "not there": (404, AMC, " could not be downloaded (HTTP Error 404: Not Found): get it "),
+    "altered": (200, AMC[::-1], ALTERED),
+    "cut": (200, AMC[:10], " cannot be read (IncompleteRead(10 bytes read, 25 more expected)): get it "),
+    "not there": (404, AMC, " cannot be read (HTTP Error 404: Not Found): get it "),
     "no server": (200, AMC, "refused>): get it "),
-    "no address": (200, AMC, f" could not be downloaded (unknown url type: 'mirror/{AMC_PATH}'): get it "),
+    "no address": (200, AMC, f" cannot be read (unknown url type: 'mirror/{AMC_PATH}'): get it "),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_failed_download(fault, server, tmp_path):
+def test_failed_download(fault, server, monkeypatch, cache):
     """Nothing is in the cache afterwards, and the next try starts from nothing and succeeds."""
     server.status, server.body, expected = FAULTS[fault]
     url = {"no server": NOWHERE, "no address": "mirror"}.get(fault, server.url)
-    path = tmp_path / "cache" / "amc23.jsonl"
-    sentence = refused(lambda: load("amc23", path.parent, url), ValueError if fault == "altered" else FileNotFoundError)
-    assert f"{url}/{AMC_PATH} " in sentence and expected in sentence and str(path) in sentence
-    assert not path.parent.exists()
+    monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", url)
+    sentence = refused(lambda: load("amc23"), (ValueError, OSError))
+    assert f"{url}/{AMC_PATH} " in sentence and expected in sentence and str(cache / "amc23.jsonl") in sentence
+    assert not cache.exists()
     server.status, server.body = 200, AMC
-    assert load("amc23", path.parent, server.url) == TWO
+    monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", server.url)
+    assert load("amc23") == TWO
 
 
-def test_interrupted_write(server, monkeypatch, tmp_path):
+def test_interrupted_write(server, monkeypatch, cache):
     """Stopped between writing and naming the file: nothing stays, not even the temporary one."""
     monkeypatch.setattr(os, "replace", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        load("amc23", tmp_path / "cache", server.url)
-    assert os.listdir(tmp_path / "cache") == []
+        load("amc23")
+    assert os.listdir(cache) == []
 
 
-def test_cache_that_cannot_be_written(server, tmp_path):
-    cache = tmp_path / "cache"
+def test_cache_that_cannot_be_written(server, cache):
     cache.write_text("a file, not a folder")
-    sentence = refused(lambda: load("amc23", cache, server.url), OSError)
-    assert sentence == f"{cache / 'amc23.jsonl'} cannot be written (File exists): name another cache folder"
+    expected = f"{cache / 'amc23.jsonl'} cannot be written (File exists): name another cache folder"
+    assert refused(lambda: load("amc23"), OSError) == expected
 
 
-def test_damaged_file_in_the_cache(publish, tmp_path):
+def test_damaged_file_in_the_cache(publish, cache):
     """Also what a wrong file gets that was put there by hand. It is neither used nor deleted."""
     assert git_blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # git's well-known empty blob
-    path = tmp_path / "amc23.jsonl"
-    publish("amc23.jsonl", AMC, tmp_path)
-    path.write_bytes(AMC[::-1])
-    assert refused(lambda: load("amc23", tmp_path)) == f"{path}{ALTERED}delete it, and it is downloaded again"
-    assert path.read_bytes() == AMC[::-1]
+    publish("amc23.jsonl", AMC)
+    (cache / "amc23.jsonl").write_bytes(AMC[::-1])
+    assert f"{cache / 'amc23.jsonl'}{ALTERED}" in refused(lambda: load("amc23"))
+    assert (cache / "amc23.jsonl").read_bytes() == AMC[::-1]
 
 
 def test_command_line(own):
