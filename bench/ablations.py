@@ -5,27 +5,24 @@
     python -m bench.ablations --draw SUMMARY.json OUT     # the same from a summary
 
 In the end nearly every variant solves the riddles, so what tells them apart is the way there. Every second step the
-validation riddles are answered greedily with five attempts allowed. A riddle has at most five candidates, so the best
-possible is 100%. The tables say how many dialogues, and sampled tokens, a variant trains on until its accuracy is
-within 10 points of that, what share of its answers is repeated then, and what it solves at the end of the run. On
-riddles with a cue the first attempt can get better too. All runs of a kind have the same steps, dialogues and learning
-rates, which were chosen for the paper's recipe.
-
-Processes of one thread run side by side; what is finished is not repeated. Written into --out: summary.json (the
-learning curves, enough to draw the rest), table.md, and a plot for each kind of riddle.
+validation riddles are answered greedily with five attempts allowed; the best possible is 100%. The tables say how much
+a variant trains on until it solves 90%, and what it solves at the end. Steps, dialogues and learning rates are the same
+for all; they were chosen for the paper's recipe. Processes of one thread run side by side; what is finished is not
+repeated. Written into --out: summary.json (the learning curves), table.md, and a plot for each kind of riddle.
 """
 
 import argparse
-import json
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
+from itertools import accumulate, product
 from math import inf
 from pathlib import Path
-from statistics import fmean
+
+import numpy as np
 
 from bench.reproduce import command, process, read, slug
 from support.cli import fail
-from support.plots import COLOURS, markdown, new_panels, percent
+from support.plots import COLOURS, markdown, new_panels, percent, read_metrics
 from support.seeds import t_interval
 from support.statistics import mean
 
@@ -42,8 +39,7 @@ VARIANTS = {
     "Clip-Higher, no KL": "--clip_high 0.28 --kl_coef 0",
     "means over dialogues": "--loss_mean dialogues",
 }
-TASKS = {"miniature": "Number riddles", "cue": "Riddles with a cue"}  # by preset
-STEPS = {"miniature": "32", "cue": "90"}
+TASKS = {"miniature": ("Number riddles", 32), "cue": ("Riddles with a cue", 90)}  # by preset: title and steps
 RUN = "--eval_every 2 --eval_data none --save_every 30 --keep_checkpoints 1"
 TARGET = 0.9  # accuracy at 5 attempts: the best possible is 1
 
@@ -52,39 +48,33 @@ TARGET = 0.9  # accuracy at 5 attempts: the best possible is 1
 def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
     """{preset: {variant: {seed: learning curve}}} of all runs; with --finished of those that are there."""
     jobs = {}
-    for seed in args.seeds:  # the seeds one after another: an interrupted measurement has all variants of the first
-        for preset in TASKS:
-            for name, options in VARIANTS.items():
-                folder = args.out / preset / f"{slug(name)}-{seed}"
-                words = ["--preset", preset, "--seed", str(seed), "--steps", STEPS[preset], *RUN.split()]
-                jobs[preset, name, str(seed)] = folder, [*words, *args.extra, *options.split()]
+    # the seeds one after another: an interrupted measurement has all variants of the first
+    for seed, preset, (name, options) in product(args.seeds, TASKS, VARIANTS.items()):
+        words = f"--preset {preset} --seed {seed} --steps {TASKS[preset][1]} {RUN}".split()
+        folder = args.out / preset / f"{slug(name)}-{seed}"
+        jobs[preset, name, str(seed)] = folder, [*words, *args.extra, *options.split()]
     if not args.finished:
         with ThreadPoolExecutor(args.processes) as processes:
             list(processes.map(run, *zip(*jobs.values())))
     summary = {preset: {name: {} for name in VARIANTS} for preset in TASKS}
     for (preset, name, seed), (folder, _) in jobs.items():
-        if is_finished(folder):
+        if (folder / "model").exists():  # it is written after the last step
             summary[preset][name][seed] = curve(folder)
     if not all(by_name[REFERENCE] for by_name in summary.values()):
         raise ValueError(f"no run of '{REFERENCE}' in {args.out} is finished for {' and '.join(TASKS)}")
     return summary
 
 
-def is_finished(folder: Path) -> bool:
-    return (folder / "model").exists()  # it is written after the last step
-
-
 def run(folder: Path, options: list[str]) -> None:
     """One training run, unless it is there already; one that was cut off is resumed."""
-    if not is_finished(folder):
+    if not (folder / "model").exists():
         process(["train.py", *(["--resume"] if (folder / "config.json").exists() else options)], folder)
 
 
 def curve(folder: Path) -> dict[str, list]:
     """What a run knows at each of its evaluations: dialogues and tokens that the model has sampled so far, and the
     shares of `train.validate`."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    size, points = read(folder / "config.json")["dialogues"], []
+    rows, size, points = read_metrics(folder), read(folder / "config.json")["dialogues"], []
     for row, tokens in zip(rows, accumulate(row["tokens_sampled"] for row in rows)):
         if "validation_accuracy" in row:
             shares = (row[f"validation_{key}"] for key in ("accuracy", "accuracy_first", "repeated"))
@@ -95,60 +85,54 @@ def curve(folder: Path) -> dict[str, list]:
 # -------------------- Tables and plots
 def when_reached(curve: dict[str, list]) -> dict[str, float] | None:
     """The first point of a curve at which the accuracy is the target's or more; None when it never is."""
-    at = next((i for i, accuracy in enumerate(curve["accuracy"]) if accuracy >= TARGET), None)
-    return None if at is None else {key: values[at] for key, values in curve.items()}
+    points = (dict(zip(curve, values)) for values in zip(*curve.values()))
+    return next((point for point in points if point["accuracy"] >= TARGET), None)
 
 
-def cell(values: list[float], form: str, least: float = 0.0, most: float = inf) -> str:
+def cell(values: Iterable[float], form: str, least: float = 0.0, most: float = inf) -> str:
     """Mean and 95% t interval over the seeds, within what is possible."""
-    if not values:
+    if not (values := list(values)):
         return "-"
-    ends = [form.format(min(max(x, least), most)) for x in t_interval(values)]
-    return form.format(fmean(values)) + (" ({} - {})".format(*ends) if len(values) > 1 else "")
+    middle, *ends = (form.format(x) for x in (mean(values), *np.clip(t_interval(values), least, most)))
+    return middle + (" ({} - {})".format(*ends) if len(values) > 1 else "")
 
 
 def rows_of(by_name: dict[str, dict[str, dict]]) -> list[list[str]]:
     """The table of one kind of riddle, a row for each variant. A difference is paired by seed."""
     heads = "variant|option|thousand dialogues|less the paper|million tokens|repeated then|solved at the end"
-    lines, reference = [[*heads.split("|"), "by the first attempt"]], by_name[REFERENCE]
-    for name, curves in by_name.items():
+    lines, reference = [[*heads.split("|"), "by the first attempt"]], {}
+    for name, curves in by_name.items():  # the paper's recipe comes first
         if not curves:
             continue
-        points = {seed: when_reached(curve) for seed, curve in curves.items()}
-        there = {seed: point for seed, point in points.items() if point}
-        missing = f", {len(there)} of {len(curves)} seeds" if len(there) < len(curves) else ""
-        pairs = [(point, when_reached(reference[seed])) for seed, point in there.items() if seed in reference]
-        apart = [(one["dialogues"] - other["dialogues"]) / 1e3 for one, other in pairs if other]
-        repeated = percent(mean(point["repeated"] for point in there.values()))
-        ends = [[100 * curve[key][-1] for curve in curves.values()] for key in ("accuracy", "first")]
-        lines.append([name, f"`{VARIANTS[name]}`" if VARIANTS[name] else ""])
-        lines[-1] += [cell([point["dialogues"] / 1e3 for point in there.values()], "{:.1f}") + missing]
-        lines[-1] += ["" if name == REFERENCE else cell(apart, "{:+.1f}", -inf)]
-        lines[-1] += [cell([point["tokens"] / 1e6 for point in there.values()], "{:.2f}"), repeated]
-        lines[-1] += [cell(end, "{:.1f}", most=100) for end in ends]
+        points = {seed: point for seed, curve in curves.items() if (point := when_reached(curve))}
+        thousands = {seed: point["dialogues"] / 1e3 for seed, point in points.items()}
+        reference = thousands if name == REFERENCE else reference
+        apart = [thousands[seed] - reference[seed] for seed in thousands if seed in reference]
+        missing = f", {len(points)} of {len(curves)} seeds" if len(points) < len(curves) else ""
+        line = [name, f"`{VARIANTS[name]}`" if VARIANTS[name] else "", cell(thousands.values(), "{:.1f}") + missing]
+        line += ["" if name == REFERENCE else cell(apart, "{:+.1f}", -inf)]
+        line += [cell((point["tokens"] / 1e6 for point in points.values()), "{:.2f}")]
+        line += [percent(mean(point["repeated"] for point in points.values()))]
+        for key in ("accuracy", "first"):
+            line += [cell((100 * curve[key][-1] for curve in curves.values()), "{:.1f}", most=100)]
+        lines.append(line)
     return lines
 
 
 def plot(title: str, by_name: dict[str, dict[str, dict]], path: Path) -> None:
-    """A panel for each variant: its learning curves, one for each seed and their mean, over the grey ones of the
-    paper's recipe."""
+    """A panel for each variant: the curve of each seed and their mean, over the grey ones of the paper's recipe."""
     names = [name for name, curves in by_name.items() if curves and name != REFERENCE] or [REFERENCE]
-    rows = [names[i : i + 3] for i in range(0, len(names), 3)]
-    rows[-1] += ["."] * (len(rows[0]) - len(rows[-1]))
-    figure, panels = new_panels(rows, 10, 0.6 + 2.2 * len(rows))
+    names += ["."] * (-len(names) % 3)  # panels that stay empty
+    figure, panels = new_panels(np.reshape(names, (-1, 3)).tolist(), 10, 0.6 + 2.2 * len(names) / 3)
     for name, axes in panels.items():
         for shown, colour in ((REFERENCE, "0.6"), (name, COLOURS[0])):
-            curves = list(by_name.get(shown, {}).values())
-            for each in curves:
-                axes.plot(
-                    [x / 1e3 for x in each["dialogues"]], [100 * y for y in each["accuracy"]], color=colour, lw=0.6
-                )
-            if curves:
-                means = [100 * fmean(same) for same in zip(*(each["accuracy"] for each in curves))]
-                axes.plot([x / 1e3 for x in curves[0]["dialogues"]][: len(means)], means, color=colour, lw=2)
+            curves = by_name[shown].values()
+            thousands = np.array([curve["dialogues"] for curve in curves]) / 1000
+            solved = 100 * np.array([curve["accuracy"] for curve in curves])
+            axes.plot(thousands.T, solved.T, color=colour, lw=0.6)
+            axes.plot(thousands[0], solved.mean(axis=0), color=colour, lw=2)
         axes.axhline(100 * TARGET, color="0.8", lw=0.8, ls=":")
-        axes.set_title(name, fontsize="medium")
-        axes.set(ylim=(None, 102))
+        axes.set(title=name, ylim=(None, 102))
     figure.suptitle(f"{title}: validation riddles solved with five attempts (%)")
     figure.supxlabel("thousand dialogues trained on")
     figure.savefig(path)
@@ -161,9 +145,9 @@ def draw(summary: dict[str, dict[str, dict]], out: Path) -> None:
     texts = []
     for preset, by_name in summary.items():
         seeds = ", ".join(dict.fromkeys(seed for curves in by_name.values() for seed in curves))
-        about = f"{TASKS[preset]}: until {100 * TARGET:.0f}% are solved with five attempts. Seeds {seeds}."
+        about = f"{TASKS[preset][0]}: until {100 * TARGET:.0f}% are solved with five attempts. Seeds {seeds}."
         texts += [about, markdown(rows_of(by_name))]
-        plot(TASKS[preset], by_name, out / f"{preset}.png")
+        plot(TASKS[preset][0], by_name, out / f"{preset}.png")
     (out / "table.md").write_text("\n\n".join(texts) + "\n")
     print("\n" + "\n\n".join(texts))
 
