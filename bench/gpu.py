@@ -22,6 +22,7 @@ import argparse
 import gc
 import json
 import math
+import shutil
 import sys
 import time
 import traceback
@@ -48,23 +49,23 @@ from support.models import cache_bytes, save_model
 from support.plots import read_metrics
 
 SMALL_SHAPE = COMMON | dict(zip(SHAPE, (64, 96, 2, 4, 2, 1024)), initializer_range=0.3)
-LENGTHS = dict(prompt=(60, 300), length=(8, 2000), median=450, longest=2900, feedback=30)
 FULL = dict(
     shape=COMMON | QWEN25["1.5B"],
     decode=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)],
-    steps=[(128, 2, LENGTHS), (1024, 1, LENGTHS)],
+    lengths=dict(prompt=(60, 300), length=(8, 2000), median=450, longest=2900, feedback=30),
+    steps={128: 2, 1024: 1},  # dialogues: steps
     options="",
     generate=dict(dialogues=32, prompt=(60, 300), length=(8, 1200), median=450, attempts=1),
 )
-SMALL_LENGTHS = dict(prompt=(4, 8), length=(2, 12), median=5, longest=60, feedback=5)
 SMALL = dict(
     shape=SMALL_SHAPE,
     decode=[(4, 64)],
-    steps=[(8, 2, SMALL_LENGTHS)],
+    lengths=dict(prompt=(4, 8), length=(2, 12), median=5, longest=60, feedback=5),
+    steps={8: 2},
     options="",
     generate=dict(dialogues=4, prompt=(4, 8), length=(2, 6), median=4, attempts=1),
 )
-SMALL_CARD = dict(options="--offload --gradient_checkpointing --micro_batch_tokens 4096", steps=[(128, 1, LENGTHS)])
+SMALL_CARD = dict(options="--offload --gradient_checkpointing --micro_batch_tokens 4096", steps={128: 1})
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense, per second, from the makers' data sheets
 
 
@@ -177,64 +178,55 @@ def generate(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
     return {"ours, tokens/s": ours, "generate, tokens/s": theirs, "times as fast as generate": ours / theirs}
 
 
-STAGES = "rollout_tokens_per_second", "score_tokens_per_second", "update_tokens_per_second", "ratio"
-
-
 def step(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    results = {}
+    results, stages = {}, [f"{stage}_tokens_per_second" for stage in ("rollout", "score", "update")]
     with TemporaryDirectory() as folder:
-        save_base(Path(folder), size["shape"], device, dtype)
-        for dialogues, steps, lengths in size["steps"]:
-            script, out = Script(dialogues, 4000, **lengths), f"{folder}/{dialogues}"
-            minibatches = max(1, dialogues // 128)
-            settings = f"--steps {steps} --dialogues {dialogues} --minibatches {minibatches} {size['options']}"
+        save_base(folder, size["shape"], device, dtype)
+        for dialogues, steps in size["steps"].items():
             clear()
-            compiled = compilations()
+            compiled, minibatches = compilations(), max(1, dialogues // 128)
+            settings = f"--steps {steps} --dialogues {dialogues} --minibatches {minibatches} {size['options']}"
             with mock.patch.object(train.Run, "save"), mock.patch.object(train, "save_model"):  # 40 GB
-                run_training(script, *data_options(folder), "--out", out, *settings.split())
-            row, name = read_metrics(Path(out))[-1], f"{dialogues} dialogues"
-            results |= {f"{name}, {key}": row[key] for key in ("seconds", *STAGES)}
-            results[f"{name}: kernels compiled"] = compilations() - compiled
+                row = run_training(folder, Script(dialogues, 4000, **size["lengths"]), settings)
+            row["kernels compiled"] = compilations() - compiled
+            keys = ["seconds", *stages, "ratio", "kernels compiled"]
             if device == "cuda":
-                results[f"{name}: share of bf16 peak in the update"] = share_of_peak(folder, row)
-                results[f"{name}: most memory"] = row["device_memory"]
-                results[f"{name}: most memory, by the plan"] = row["planned_memory"]
+                row["share of bf16 peak in the update"] = share_of_peak(folder, row)
+                keys += ["share of bf16 peak in the update", "device_memory", "planned_memory"]
+            results |= {f"{dialogues} dialogues, {key}": row[key] for key in keys}
+            shutil.rmtree(f"{folder}/run")
     return results
 
 
-def save_base(folder: Path, shape: dict, device: str, dtype: torch.dtype) -> None:
+def save_base(folder: str, shape: dict, device: str, dtype: torch.dtype) -> None:
     """A model folder with random weights and the miniature's tokenizer, and questions of numbers."""
-    save_model(
-        random_model(LlamaConfig(**shape), device, dtype), build_tokenizer(draw_riddles("train")), folder / "base"
-    )
+    model, tokenizer = random_model(LlamaConfig(**shape), device, dtype), build_tokenizer(draw_riddles("train"))
+    save_model(model, tokenizer, Path(folder, "base"))
     questions = [" ".join(map(str, range(i, i + 60 + i % 60))) for i in range(200)]
     lines = [json.dumps({"question": question, "answer": "5"}) for question in questions]
-    (folder / "questions.jsonl").write_text("\n".join(lines))
+    Path(folder, "questions.jsonl").write_text("\n".join(lines))
 
 
-def data_options(folder: str) -> list[str]:
-    return ["--model", f"{folder}/base", "--data", f"{folder}/questions.jsonl", "--eval_data", "none"]
-
-
-def run_training(script: Script, *options: str) -> None:
-    """train.py by the paper's preset, on the script's attempts. What it prints goes to stderr."""
+def run_training(folder: str, script: Script, options: str) -> dict:
+    """train.py by the paper's preset, on the script's attempts. Returns the last step's metrics; what the run prints
+    goes to stderr."""
+    if options != "--resume":
+        options += f" --model {folder}/base --data {folder}/questions.jsonl --eval_data none"
     with scripted(script), mock.patch.object(train, "check_model"), redirect_stdout(sys.stderr):
-        train.main(list(options))
+        train.main([*options.split(), "--out", f"{folder}/run"])
+    return read_metrics(Path(folder, "run"))[-1]
 
 
 def resume(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    options = (
-        "--steps 3 --save_every 1 --keep_checkpoints 3 --dialogues 24 --minibatches 2 --max_new_tokens 90 --lr 1e-4"
+    script, options = (
+        Script(24, 1000, **SMALL["lengths"]),
+        "--dialogues 24 --minibatches 2 --max_new_tokens 90 --lr 1e-4",
     )
-    script = Script(24, 1000, **SMALL_LENGTHS)
     with TemporaryDirectory() as folder:
-        save_base(Path(folder), SMALL_SHAPE, device, dtype)
-        out = Path(folder, "run")
-        run_training(script, *data_options(folder), "--out", str(out), *options.split())
-        straight = read_metrics(out)[-1]
-        (out / "checkpoint-000003.pt").unlink()
-        run_training(script, "--out", str(out), "--resume")
-        resumed = read_metrics(out)[-1]
+        save_base(folder, SMALL_SHAPE, device, dtype)
+        straight = run_training(folder, script, f"{options} --steps 3 --save_every 1 --keep_checkpoints 3")
+        Path(folder, "run", "checkpoint-000003.pt").unlink()
+        resumed = run_training(folder, script, "--resume")
     return {f"difference in {key}": abs(resumed[key] - straight[key]) for key in ("reward", "kl", "grad_norm")}
 
 
