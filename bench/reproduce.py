@@ -3,16 +3,11 @@
     python -m bench.reproduce --preset cue --seeds 0 1 2 3 4    # or miniature, smollm2; `make reproduce` is shorter
     python -m bench.reproduce --draw SUMMARY.json OUT           # no runs: tables and figure of a finished comparison
 
-All arms train on the same questions from the same base model, and answer the same test questions greedily:
-
-    multi-attempt                          1 to 5 attempts allowed (smollm2: 1 to 3); cue: also discounted per attempt
-    single-attempt                         the paper's baseline: as many steps and dialogues, always one attempt
-    single-attempt, same sampled tokens    the baseline with more steps, until it has sampled as many tokens
-
-Controls: the base model, k independent samples at temperature 1 (pass@k) in place of k attempts, and feedback as long
-as the real one without a word on the answer. Processes of one thread run side by side and share a GPU. What is finished
-is not repeated: give an interrupted command again, or with --finished to see what there is. Written into --out:
-summary.json (all verdicts, enough to draw the rest), table.md, accuracy.png.
+All arms train from the same base model and answer the same test questions greedily. Single-attempt training is the
+paper's baseline; with the same sampled tokens, it has more steps than the others. Controls: k independent samples at
+temperature 1 (pass@k) in place of k attempts, and feedback as long as the real one without a word on the answer.
+Processes of one thread run side by side. What is finished is not repeated: give an interrupted command again, or with
+--finished to see what there is. Written into --out: summary.json (all verdicts), table.md, accuracy.png.
 """
 
 import argparse
@@ -27,16 +22,16 @@ from pathlib import Path
 import numpy as np
 
 from data import load_sets
-from data.miniature import draw_riddles
+from data.miniature import best_possible
 from support.cli import fail
-from support.files import save_json
-from support.plots import markdown, percent, plot_accuracy, table
+from support.files import save_json, save_text
+from support.plots import markdown, percent, plot_accuracy, read_metrics, table
 from support.seeds import crossed_interval, rows_over_seeds
 from support.statistics import mean, pass_chance
 
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
 ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"], SAME_TOKENS: ["--max_attempts", "1"]}  # options of train.py
-DISCOUNTS = {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
+ARMS |= {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
 CONTROLS = {  # name: (arm whose run it belongs to, options of evaluate.py)
     "base, pass@k of 20 samples": (SINGLE, ["--samples", "20"]),
     f"{SINGLE}, pass@k of 20 samples": (SINGLE, ["--samples", "20"]),
@@ -62,11 +57,10 @@ def process(command: list[str], out: Path) -> None:
     print(f"{out} is done", flush=True)
 
 
-def run(folder: Path, options: list[str]) -> list[dict]:
-    """One training run, unless it is there already; one that was cut off is resumed. Returns its rows by attempts."""
+def run(folder: Path, options: list[str]) -> None:
+    """One training run, unless it is there already; one that was cut off is resumed."""
     if not (folder / "evaluation.json").exists():
         process(["train.py", *(["--resume"] if (folder / "config.json").exists() else options)], folder)
-    return read(folder / "evaluation.json")["trained"]["by_attempts"]
 
 
 def control(folder: Path, name: str, arm: Path) -> None:
@@ -83,23 +77,19 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def metrics(folder: Path, key: str) -> list[float | None]:
-    """A value for each step of a run."""
-    return [json.loads(line)[key] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def run_folders(args: argparse.Namespace, seed: int) -> dict[str, Path]:
-    names = [*ARMS, *(DISCOUNTS if args.preset == "cue" else ()), *CONTROLS]
+    """The folder of every run and control of a seed. The discounts are tried on the riddles with a cue."""
+    names = [name for name in (*ARMS, *CONTROLS) if args.preset == "cue" or "discount" not in name]
     return {name: args.out / f"{slug(name)}-{seed}" for name in names}
 
 
 def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> None:
     """The runs of a seed and their controls: first the two on which the others depend."""
     folders, same = run_folders(args, seed), ["--preset", args.preset, "--seed", str(seed), *args.extra]
-    options = {name: [*same, *more] for name, more in (ARMS | DISCOUNTS).items()}
+    options = {name: [*same, *more] for name, more in ARMS.items()}
     list(pool.map(run, (folders[MULTI], folders[SINGLE]), (options[MULTI], options[SINGLE])))
-    multi, single = (sum(metrics(folders[name], "tokens_sampled")) for name in (MULTI, SINGLE))
-    options[SAME_TOKENS] += ["--steps", str(round(read(folders[SINGLE] / "config.json")["steps"] * multi / single))]
+    multi, single = ([row["tokens_sampled"] for row in read_metrics(folders[name])] for name in (MULTI, SINGLE))
+    options[SAME_TOKENS] += ["--steps", str(round(len(single) * sum(multi) / sum(single)))]
     futures = [pool.submit(run, folders[name], options[name]) for name in folders if name in options]
     futures += [pool.submit(control, folders[name], name, folders[arm]) for name, (arm, _) in CONTROLS.items()]
     for future in futures:
@@ -107,32 +97,28 @@ def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> None:
 
 
 # -------------------- The summary
-def optimum(cued: bool, attempts: int) -> list[float]:
-    """The best possible expected accuracy on the test riddles: k attempts at the k likeliest candidates."""
-    chances = [sorted(riddle.chances, reverse=True) for riddle, _ in draw_riddles("test", cued)]
-    return [float(np.mean([sum(likeliest[:k]) for likeliest in chances])) for k in range(1, attempts + 1)]
-
-
 def kept(result: dict, dialogues: list[dict]) -> dict:
-    """What the summary keeps. `solved` has a text for each number of attempts, in it a digit for every question: how
-    many of the `samples` were right (base 36). `first`: was the first attempt right, with the most attempts allowed?"""
+    """What the summary keeps. `solved` and `first` have a text for each number of attempts, in it a digit for every
+    question: how many of the `samples` were right (base 36), and was the first attempt of the dialogue right?"""
     rows, parts = result["by_attempts"], list(result.get("by_data", {"": result}).values())
     same = {key: rows[-1][key] for key in ("repeated", "truncated", "tokens")}
     if "right" in parts[0]:
         digits = "".join(np.base_repr(right, 36) for part in parts for right in part["right"])
         return same | {"samples": parts[0]["samples"], "solved": [digits] * len(rows)}
-    digits = "".join(str(int(record["correct"])) for record in dialogues)
-    first = "".join(str(int(record["attempts"][0]["correct"])) for record in dialogues[len(rows) - 1 :: len(rows)])
-    return same | {"samples": 1, "solved": [digits[k :: len(rows)] for k in range(len(rows))], "first": [first]}
+    judged = {"solved": dialogues, "first": [dialogue["attempts"][0] for dialogue in dialogues]}
+    digits = {key: "".join(str(int(each["correct"])) for each in of) for key, of in judged.items()}
+    return (
+        same | {"samples": 1} | {key: [text[k :: len(rows)] for k in range(len(rows))] for key, text in digits.items()}
+    )
 
 
 def compare(args: argparse.Namespace) -> dict:
     """Runs what is missing, unless --finished. Returns the summary of what is there."""
-    args.out = args.out or Path("runs/reproduce" if args.preset == "miniature" else f"runs/reproduce-{args.preset}")
+    args.out = args.out or Path(f"runs/reproduce-{args.preset}")
     if not args.finished:
         with ThreadPoolExecutor(args.processes) as processes, ThreadPoolExecutor(len(args.seeds)) as seeds:
             list(seeds.map(lambda seed: run_seed(args, seed, processes), args.seeds))
-    results, config = {"base": {}}, {}
+    results = {"base": {}}
     for seed in map(str, args.seeds):
         for name, folder in run_folders(args, seed).items():
             if (folder / "evaluation.json").exists():
@@ -144,9 +130,10 @@ def compare(args: argparse.Namespace) -> dict:
                 results.setdefault(name, {})[seed] = kept(last, read(*folder.glob("dialogues-*.json")))
     if MULTI not in results:
         raise ValueError(f"no {MULTI} run in {args.out} is finished")
-    sets = {name: len(problems) for name, problems in load_sets(config["eval_data"]).items()}
-    best = {} if args.preset == "smollm2" else {"optimum": optimum(args.preset == "cue", config["eval_attempts"])}
-    return {"sets": sets} | best | {"results": results}
+    summary = {"sets": {name: len(problems) for name, problems in load_sets(config["eval_data"]).items()}}
+    if args.preset != "smollm2":
+        summary["best possible"] = best_possible(args.preset == "cue", config["eval_attempts"])
+    return summary | {"results": results}
 
 
 # -------------------- Tables and figure
@@ -161,31 +148,42 @@ def over_seeds(runs: dict[str, dict], part: slice) -> dict:
     return {"by_attempts": [row | same for row in rows_over_seeds(shares(runs.values(), part))]}
 
 
-def differences(results: dict[str, dict], part: slice) -> str:
-    """A table: multi-attempt training less the base and every other training, paired by seed and question."""
-    lines, multi = [], results[MULTI]
-    for name, other in results.items():
-        if name != MULTI and name not in CONTROLS and (both := [seed for seed in multi if seed in other]):
-            one, two = ([runs[seed] for seed in both] for runs in (multi, other))
-            apart = [shares(one, part, key) - shares(two, part, key) for key in ("solved", "first")]
-            rows = [(100 * x.mean(), *map(percent, crossed_interval(x))) for x in np.hstack(apart).swapaxes(0, 1)]
-            lines.append([name, *("{:+.1f} ({} - {})".format(*row) for row in rows)])
-    return markdown([[f"{MULTI} less", *(f"at {k}" for k in range(1, len(rows))), f"first of {len(rows) - 1}"], *lines])
+def differences(results: dict[str, dict], part: slice, key: str) -> list[list[str]]:
+    """Lines of a table: every training less the base, multi-attempt training less every other, paired by seed and
+    question."""
+    lines, trainings = [], [name for name in results if name in ARMS]
+    pairs = [(name, "base") for name in trainings] + [(MULTI, name) for name in trainings if name != MULTI]
+    for name, other in pairs:
+        one, two = results[name], results[other]
+        if both := [seed for seed in one if key in one[seed] and key in two.get(seed, ())]:
+            apart = np.subtract(*(shares([runs[seed] for seed in both], part, key) for runs in (one, two)))
+            rows = [(100 * x.mean(), *map(percent, crossed_interval(x))) for x in apart.swapaxes(0, 1)]
+            lines.append([f"{name} less {other}", *("{:+.1f} ({} - {})".format(*row) for row in rows)])
+    return lines
 
 
 def draw(summary: dict, out: Path) -> None:
-    """The tables, on the screen as well, and the figure."""
-    results, sets, best = summary["results"], summary["sets"], summary.get("optimum", ())
+    """The tables, on the screen as well, and the figure. Curves that are the same in whole percent are drawn once."""
+    results, sets, best = summary["results"], summary["sets"], summary.get("best possible", [])
     shown = results | {"base": dict([*results["base"].items()][:1])}  # which is the same for all seeds
-    ends, texts = np.cumsum([0, *sets.values()]).tolist(), []
+    ends, texts, same = np.cumsum([0, *sets.values()]).tolist(), [], {}
     parts = {" and ".join(sets): slice(None)} | dict(zip(sets, map(slice, ends, ends[1:])))
     for data, part in parts.items():
-        tabled = {f"{name}, seeds {' '.join(runs)}": over_seeds(runs, part) for name, runs in shown.items()}
-        texts += [f"{data}, %", table(tabled), differences(results, part)]
+        texts += [
+            f"{data}, %",
+            table({f"{name}, seeds {' '.join(runs)}": over_seeds(runs, part) for name, runs in shown.items()}),
+        ]
+        for key, what in (("solved", "allowed"), ("first", "allowed, first attempt alone")):
+            if lines := differences(results, part, key):
+                texts.append(markdown([[f"attempts {what}", *map(str, range(1, len(lines[0])))], *lines]))
     texts += [f"Best possible at 1, 2, ... attempts: {' / '.join(map(percent, best))}"] if best else []
-    (out / "table.md").write_text("\n\n".join(texts) + "\n")
-    print(f"\n{(out / 'table.md').read_text()}")
-    curves = {name: over_seeds(runs, slice(None)) for name, runs in shown.items() if name not in list(CONTROLS)[1:]}
+    text = "\n\n".join(texts) + "\n"
+    save_text(text, out / "table.md")
+    print(f"\n{text}")
+    for name in [name for name in shown if name not in list(CONTROLS)[1:]]:
+        curve = over_seeds(shown[name], slice(None))
+        same.setdefault(tuple(round(100 * row["accuracy"]) for row in curve["by_attempts"]), {})[name] = curve
+    curves = {"\n".join(by_name): next(iter(by_name.values())) for by_name in same.values()}
     plot_accuracy(curves, out / "accuracy.png", {"best possible": [100 * share for share in best]} if best else {})
 
 
@@ -205,17 +203,16 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
         summary = read(args.draw[0]) if args.draw else measure(args)
         out = args.draw[1] if args.draw else args.out
         out.mkdir(parents=True, exist_ok=True)
+        save_json(summary, out / "summary.json")
     except (RuntimeError, OSError, ValueError) as error:
         fail(error)
-    if not args.draw:
-        save_json(summary, out / "summary.json")
     draw(summary, out)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
     parser.add_argument("--preset", choices=("miniature", "cue", "smollm2"), default="miniature", help="of train.py")
-    parser.add_argument("--out", type=Path, help="none: runs/reproduce or runs/reproduce-PRESET")
+    parser.add_argument("--out", type=Path, help="none: runs/reproduce-PRESET")
     parser.add_argument("--finished", action="store_true", help="no runs: the tables of those that are finished")
     parser.set_defaults(seeds=[0])
     command(parser, argv, compare, draw)

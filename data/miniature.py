@@ -101,6 +101,12 @@ def draw_riddles(split: str, cued: bool = False) -> list[tuple[Riddle, int]]:
     return [drawn[i] for i in np.random.default_rng((SEED, 0, places.start)).permutation(len(drawn))]
 
 
+def best_possible(cued: bool, attempts: int) -> list[float]:
+    """The expected accuracy on the test riddles of k attempts at the k likeliest candidates, for k up to `attempts`."""
+    chances = [sorted(riddle.chances, reverse=True) for riddle, _ in draw_riddles("test", cued)]
+    return [float(np.mean([sum(likeliest[:k]) for likeliest in chances])) for k in range(1, attempts + 1)]
+
+
 def neutral_attempts(riddle: Riddle, hidden: int, allowed: int, rng: np.random.Generator) -> list[str]:
     """The attempts of a solver that does not look back, until one is right or `allowed` are used up."""
     *others, final = riddle.candidates

@@ -79,7 +79,8 @@ def new_panels(names: list[list[str]], width: float, height: float):
 def plot_accuracy(results: dict, path: str | Path, references: dict[str, Sequence[float]] = {}) -> None:
     """Accuracy against attempts allowed, as in the paper's main figure: a line for each model, its 95% interval as a
     band. The controls, pass@k of independent samples, are dotted. Broad and grey: `references`, curves in % by name."""
-    figure, panels = new_panels([[""]], 6 + 0.08 * max(map(len, [*results, *references])), 4.5)
+    longest = max(map(len, "\n".join([*results, *references]).splitlines()))
+    figure, panels = new_panels([[""]], 6 + 0.08 * longest, 4.5)
     axes = panels[""]
     for (name, result), colour, marker in zip(results.items(), cycle(COLOURS), cycle(MARKERS)):
         rows = result["by_attempts"]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import load, miniature
 from data.chat import Chat
-from data.miniature import CANDIDATES, SPLITS, Riddle, draw_riddles, neutral_attempts, solution
+from data.miniature import CANDIDATES, SPLITS, Riddle, best_possible, draw_riddles, neutral_attempts, solution
 from data.sft import supervised_warm_up, worked_dialogue
 from reward import extract_boxed, is_equal
 
@@ -90,6 +90,13 @@ def test_hidden_numbers_are_drawn_with_the_chances_of_the_docstring(name, drawn)
         expected.update({(*kind, place): chance for place, chance in enumerate(riddle.chances)})
     for key, count in expected.items():
         assert abs(places[key] - count) < 4.5 * count**0.5
+
+
+@pytest.mark.parametrize("cued, weights", [(False, [1, 0.7, 0.49, 0.343, 0.2401]), (True, [16, 8, 4, 2, 1])])
+def test_the_best_possible_is_the_chance_of_the_likeliest_candidates(cued, weights):
+    """Equally many riddles of 2, 3, 4 and 5 candidates, each 0.7 times, with a cue half as likely as another one."""
+    expected = [sum(sum(weights[: min(k, c)]) / sum(weights[:c]) for c in (2, 3, 4, 5)) / 4 for k in (1, 2, 3, 4, 5)]
+    assert best_possible(cued, 5) == pytest.approx(expected)
 
 
 def test_the_order_says_nothing_about_the_candidates(drawn):
