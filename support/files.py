@@ -11,8 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yields the path to write to. Whoever looks at `path` itself, at whatever moment, sees the whole old file or the
-    whole new one. When writing fails, the half-written part is removed."""
+    """Yields the path to write to; `path` itself is the whole old file or folder until it is the whole new one."""
     part = Path(f"{path}.part")
     remove(part)  # of a process that was killed
     try:
@@ -46,7 +45,7 @@ def append_lines(rows: list[dict], path: str | Path) -> None:
 
 
 def output_folder(out: str) -> Path:
-    """The folder, made where it is not there. OSError in one sentence when nothing can be written into it."""
+    """The folder, made if need be. OSError in one sentence when nothing can be written into it."""
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()

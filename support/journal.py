@@ -29,7 +29,7 @@ def journal_settings(model, chat, options) -> dict:
 
 
 def fingerprint(model, chat) -> str:
-    """Tells whether a model of the same name is still the same: its weights, configuration, vocabulary, end tokens."""
+    """A hash of all that a model is: weights, configuration, vocabulary, end tokens."""
     vocabulary = sorted(chat.tokenizer.get_vocab().items())
     digest = hashlib.sha256(repr((model.config.to_json_string(), vocabulary, sorted(chat.end_tokens))).encode())
     for name, tensor in model.state_dict().items():
@@ -39,14 +39,14 @@ def fingerprint(model, chat) -> str:
 
 
 def grader_version() -> str:
-    """A hash of the sources that decide verdicts: after a change of the grader, old verdicts are not good."""
+    """A hash of the sources that decide verdicts."""
     sources = [ROOT / "reward.py", *sorted((ROOT / "support" / "grader").glob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
 class Journal:
     """The records of finished dialogues, without the keys `left_out`, by (question, gold answer), in the order they
-    were asked; in a file if a path is given. ValueError when the file has other settings, or is damaged."""
+    were asked; in a file if a path is given. ValueError when that has other settings, or is damaged."""
 
     def __init__(self, path: Path | None = None, settings: dict | None = None, left_out: tuple[str, ...] = ()):
         self.path, self.settings, self.left_out, self.count = path, settings, left_out, 0

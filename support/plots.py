@@ -27,34 +27,31 @@ def markdown(lines: list[Sequence[str]]) -> str:
 def table(results: dict[str, dict]) -> str:
     """Results of one data set by model name, in %: a column for each model. The gains are to 2 attempts and to the
     most; those of independent samples (pass@k) have no interval."""
-    columns = {}
+    columns = []
     for name, result in results.items():
-        first, *later = rows = result["by_attempts"]
-        last, cells = rows[-1], {"attempts allowed": name}
+        rows, cells = result["by_attempts"], {"attempts allowed": name}
+        first, last = rows[0], rows[-1]
         for row in rows:
             cells[str(row["attempts"])] = f"{percent(row['accuracy'])} ({percent(row['low'])} - {percent(row['high'])})"
-        for row in later[:1] + later[1:][-1:]:
+        for row in rows[1:2] + rows[2:][-1:]:
             interval = f" ({percent(row['gain_low'])} - {percent(row['gain_high'])})" if "gain_low" in row else ""
             gain = f"{100 * (row['accuracy'] - first['accuracy']):+.1f}"
             cells[f"gain from 1 to {row['attempts']}"] = gain + interval
-        for key, what in (("repeated", "repeated answers"), ("truncated", "truncated")):
-            cells[f"{what} at {last['attempts']}"] = percent(last[key])
+        cells[f"repeated answers at {last['attempts']}"] = percent(last["repeated"])
+        cells[f"truncated at {last['attempts']}"] = percent(last["truncated"])
         cells[f"tokens a question at {last['attempts']}"] = f"{last['tokens']:.0f}"
-        columns[name] = cells
-    heads = list(columns[name])  # all models have the same
-    return markdown([[head, *(cells[head] for cells in columns.values())] for head in heads])
+        columns.append(cells)
+    return markdown([[head, *(cells[head] for cells in columns)] for head in columns[0]])
 
 
 def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str:
     """All tables of an evaluation: of the mean over several data sets, of each of them, and the comparisons of every
     two models, rows by data set, in `paired`."""
-    sets = next(iter(results.values())).get("by_data", {})
-    shown = {f"mean of {title}" if sets else title: results}
-    shown |= {data: {name: result["by_data"][data] for name, result in results.items()} for data in sets}
-    texts = []
-    for what, same in shown.items():
-        questions = next(iter(same.values()))["questions"]
-        texts.append(f"{what}: {questions} questions, % with 95% interval\n\n{table(same)}")
+    some, texts = next(iter(results.values())), []
+    sets = some.get("by_data", {})
+    for data, result in {f"mean of {title}" if sets else title: some, **sets}.items():
+        same = {name: each["by_data"][data] for name, each in results.items()} if data in sets else results
+        texts.append(f"{data}: {result['questions']} questions, % with 95% interval\n\n{table(same)}")
     for pair, by_data in paired.items():
         lines = [["attempts allowed", *by_data]]
         for rows in zip(*by_data.values(), strict=True):
@@ -77,8 +74,8 @@ def new_panels(names: list[list[str]], width: float, height: float):
 
 
 def plot_accuracy(results: dict, path: str | Path, references: dict[str, Sequence[float]] = {}) -> None:
-    """Accuracy against attempts allowed, as in the paper's main figure: a line for each model, its 95% interval as a
-    band. The controls, pass@k of independent samples, are dotted. Broad and grey: `references`, curves in % by name."""
+    """Accuracy against attempts allowed: a line for each model, its 95% interval as a band. The controls, pass@k of
+    independent samples, are dotted. Broad and grey: `references`, curves in % by name."""
     longest = max(map(len, "\n".join([*results, *references]).splitlines()))
     figure, panels = new_panels([[""]], 6 + 0.08 * longest, 4.5)
     axes = panels[""]
@@ -104,7 +101,7 @@ METRICS = [  # what training.png shows of metrics.jsonl, see docs/metrics.md
 
 
 def read_metrics(run: str | Path) -> list[dict]:
-    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
 
 
 def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
@@ -131,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default="runs/training.png", help="the figure (default: runs/training.png)")
     args = parser.parse_args(argv)
     try:
-        options = [json.loads((Path(run) / "config.json").read_text()) for run in args.runs]
+        options = [json.loads(Path(run, "config.json").read_text()) for run in args.runs]
         plot_training({run: read_metrics(run) for run in args.runs}, args.out)
     except (OSError, ValueError) as error:
         fail(error)

@@ -3,7 +3,6 @@
 A dialogue here is what dialogue_record of evaluate.py returns."""
 
 import re
-from collections import Counter
 from html import escape
 from pathlib import Path
 from string import Template
@@ -25,30 +24,27 @@ PAGE = Path(__file__).with_name("dialogues.html")  # the page without its dialog
 def kinds(dialogue: dict) -> list[str]:
     """The kinds that a dialogue belongs to."""
     attempts = dialogue["attempts"]
-    belongs = {
-        "first": attempts[0]["correct"],
-        "fixed": dialogue["correct"] and not attempts[0]["correct"],
-        "never": not dialogue["correct"],
-        "repeated": any(repeats([attempt["answer"] for attempt in attempts])),
-        "truncated": dialogue["truncated"] or any(attempt["truncated"] for attempt in attempts),
-    }
-    return [kind for kind in KINDS if belongs[kind]]
+    found = ["first" if attempts[0]["correct"] else "fixed" if dialogue["correct"] else "never"]
+    if any(repeats([attempt["answer"] for attempt in attempts])):
+        found.append("repeated")
+    if dialogue["truncated"] or any(attempt["truncated"] for attempt in attempts):
+        found.append("truncated")
+    return found
 
 
 def parts(dialogue: dict) -> list[tuple[str, str]]:
     """A dialogue as (kind of part, text): the prompt, then for each attempt its text, a verdict ("right" or "wrong"),
     and the feedback after it. Without the verdicts, this is the whole text of the dialogue."""
-    text, attempts = dialogue["text"], dialogue["attempts"]
-    starts = [attempt["at"] for attempt in attempts] + [len(text)]
-    ends = [start + len(attempt["text"]) for start, attempt in zip(starts, attempts)]
-    ends[-1] = len(text)  # the last attempt and its end token
-    pieces = [("prompt", text[: starts[0]])]
-    for i, attempt in enumerate(attempts):
+    text, attempts, pieces, end = dialogue["text"], dialogue["attempts"], [], 0
+    for i, attempt in enumerate(attempts, 1):
+        pieces.append(("feedback" if end else "prompt", text[end : attempt["at"]]))
+        end = (
+            attempt["at"] + len(attempt["text"]) if i < len(attempts) else len(text)
+        )  # the last one with its end token
+        pieces.append(("attempt", text[attempt["at"] : end]))
         verdict, word = ("right", "correct") if attempt["correct"] else ("wrong", "wrong")
         cut = ", cut off by the token budget" if attempt["truncated"] else ""
-        pieces.append(("attempt", text[starts[i] : ends[i]]))
-        pieces.append((verdict, f"attempt {i + 1} is {word}: {answer_of(attempt)}{cut}"))
-        pieces.append(("feedback", text[ends[i] : starts[i + 1]]))
+        pieces.append((verdict, f"attempt {i} is {word}: {answer_of(attempt)}{cut}"))
     return [(kind, piece) for kind, piece in pieces if piece]
 
 
@@ -75,18 +71,17 @@ def shown(dialogues: list[dict], count: int, what: str) -> str:
     return "\n\n".join(map(as_text, chosen[:count])) or f"no dialogue is of the kind: {KINDS.get(what, what)}"
 
 
-def html(text: str) -> str:
-    return escape(readable(text))
-
-
 def page(models: dict[str, list[dict]]) -> str:
     """Dialogues by model name, all about the same questions -> an HTML page: a folded line for each question, in it the
     dialogues of all models side by side, and a button for each kind of dialogue."""
-    body, counts = [], Counter(dict.fromkeys(["all", *KINDS], 0))
-    questions = list(zip(*models.values(), strict=True))
+
+    def html(text: str) -> str:
+        return escape(readable(text))
+
+    body, counts, questions = [], dict.fromkeys(["all", *KINDS], 0), list(zip(*models.values(), strict=True))
     for same in questions[:MOST]:
         own = ["all", *(kind for kind in KINDS if any(kind in kinds(dialogue) for dialogue in same))]
-        counts.update(own)
+        counts |= {kind: counts[kind] + 1 for kind in own}
         answers, columns = [], []
         for name, dialogue in zip(map(html, models), same):
             last, used = dialogue["attempts"][-1], f"{len(dialogue['attempts'])} of {dialogue['allowed']}"
