@@ -23,8 +23,7 @@ import numpy as np
 from bench.reproduce import command, process, read, slug
 from support.cli import fail
 from support.plots import COLOURS, markdown, new_panels, percent, read_metrics
-from support.seeds import t_interval
-from support.statistics import mean
+from support.statistics import mean, t_interval
 
 REFERENCE = "the paper"
 VARIANTS = {

@@ -26,8 +26,7 @@ from data.miniature import best_possible
 from support.cli import fail
 from support.files import save_json, save_text
 from support.plots import markdown, percent, plot_accuracy, read_metrics, table
-from support.seeds import crossed_interval, rows_over_seeds
-from support.statistics import mean, pass_chance
+from support.statistics import crossed_interval, mean, pass_chance, rows_over_seeds
 
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
 ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"], SAME_TOKENS: ["--max_attempts", "1"]}  # options of train.py

@@ -35,8 +35,8 @@ def one_of(*choices: str):
 
 
 def option(default, help: str, valid=None, *, group: str = "options"):
-    """A field of a dataclass of options. `valid` is what its value must be, in words, and the function that decides;
-    None is valid wherever the field's type has it. Without a default (`...`) the option is required."""
+    """A field of a dataclass of options. `valid`: what its value must be, in words, and the function that decides, not
+    asked about None. Without a default (`...`) the option is required."""
     return field(default=MISSING if default is ... else default, metadata=dict(help=help, valid=valid, group=group))
 
 
@@ -73,8 +73,7 @@ def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
 
 
 def converter(kind: type, valid: tuple | None) -> Callable[[str], object]:
-    """From a word of the command line to a value of this type in its range; "none" and "auto" are None where the type
-    has it."""
+    """From a word to a value of this type in its range; "none" and "auto" are None where the type has it."""
     base, *optional = get_args(kind) or (kind,)
 
     def convert(word: str):
@@ -130,8 +129,8 @@ def saved_options(kind: type, given: dict):
 # -------------------- Ctrl-C
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C or SIGTERM came; the caller finishes what it is at and stops. A second
-    one of the same kind stops at once (torchrun sends SIGTERM after a Ctrl-C, so one of each is no hurry)."""
+    """Yields a function that says whether Ctrl-C or SIGTERM came, after which the caller should stop. A second one of
+    the same kind stops at once; torchrun sends SIGTERM after a Ctrl-C, so one of each does not."""
     came = []
 
     def note(number: int, frame) -> None:

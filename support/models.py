@@ -115,10 +115,9 @@ def own_logits(model, outputs, hidden: torch.Tensor) -> torch.Tensor:
     layers returned, take the layers' place: whatever it does to its logits, a scale or a soft cap, is done here too."""
     layers = model.base_model
     layers.forward = lambda *args, **kwargs: replace(outputs, last_hidden_state=hidden[None])
-    try:
-        return model(inputs_embeds=hidden[None], use_cache=False).logits[0]
-    finally:
-        del layers.forward  # the class's own again
+    logits = model(inputs_embeds=hidden[None], use_cache=False).logits[0]
+    del layers.forward  # the class's own again
+    return logits
 
 
 def decoder_layers(*models) -> list[torch.nn.Module]:
@@ -140,10 +139,8 @@ def recompute_activations(*models):
 
 @torch.no_grad()
 def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
-    """Move tensors in place, from a GPU into pinned host memory, which it reads and writes without help of the CPU.
-
-    Copies to a GPU are only queued: what is computed there comes after them. Those to the host are there on return.
-    """
+    """Move tensors in place, from a GPU into pinned host memory. Copies to a GPU are only queued: what is computed
+    there comes after them."""
     for x in tensors:
         if x.is_cuda and device.type == "cpu":
             x.data = torch.empty_like(x, device=device, pin_memory=True).copy_(x, non_blocking=True)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from zipfile import ZipFile
@@ -34,9 +35,9 @@ class Run:
     def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.actor, self.critic, self.reference = actor, critic, reference
-        self.optimizers = [each for each in (actor_optimizer, critic_optimizer) if each is not None]
         parts = dict(actor=actor, critic=critic, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
         self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
+        self.optimizers = [part for name, part in self.parts.items() if name.endswith("optimizer")]
         self.engine = None  # of the rollouts, where memory allows to keep it from step to step
         if config.offload:
             move(reference.parameters(), torch.device("cpu"))
@@ -52,12 +53,12 @@ class Run:
 
     def recomputing(self):
         """The context of the update that --gradient_checkpointing asks for."""
-        models = [model for model in (self.actor, self.critic) if model is not None]
+        models = filter(None, (self.actor, self.critic))
         return recompute_activations(*models) if self.config.gradient_checkpointing else nullcontext()
 
     def plan_memory(self, capacity: int) -> bool:
-        """Choose the slots, if the options leave that open, and print what the long work to come needs on CUDA. Returns
-        whether the engine can stay in memory during the update."""
+        """Choose the slots, if the options leave that open, and print the plan on CUDA. Returns whether the engine can
+        stay in memory during the update."""
         config, model, available = self.config, self.actor, device_memory(self.actor.device)
         settings = {name: getattr(config, name) for name in ("micro_batch_tokens", "offload", "gradient_checkpointing")}
         settings |= dict(capacity=capacity, critic=self.critic is not None, processes=ranks.count())
@@ -86,8 +87,8 @@ class Run:
                 save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
 
     def write_config(self, questions: dict[str, list]) -> None:
-        """All options, and what decides the run as well: versions, and fingerprints of base model and questions.
-        ValueError when a run goes on with another base model or other questions than it began with."""
+        """All options, versions, and fingerprints of base model and questions. ValueError when a run goes on with
+        another base model or other questions than it began with."""
         path = self.folder / "config.json"
         hashes = {name: sha256(repr(problems).encode()).hexdigest()[:16] for name, problems in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
@@ -96,14 +97,14 @@ class Run:
             if differ := [f"--{name}" for name in hashes if began[name] != hashes[name]]:
                 raise ValueError(f"the run in {self.folder} began with other contents of {' and '.join(differ)}")
         else:
-            git = "git describe --always --dirty --abbrev=40"  # prints nothing where there is no git
-            git = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
-            versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-            began = versions | {"commit": git.stdout.strip()} | hashes
+            command = "git describe --always --dirty --abbrev=40"  # without git, the shell prints nothing
+            git = subprocess.run(command, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
+            versions = dict(torch=torch.__version__, transformers=transformers.__version__, commit=git.stdout.strip())
+            began = versions | hashes
         save_json(asdict(self.config) | {"resume": False, "made_with": began}, path)
 
     def restore(self) -> None:
-        """Continue from the last checkpoint."""
+        """Go on from the last checkpoint, if there is one."""
         if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
             state = torch.load(path, map_location="cpu", weights_only=True)
             try:
@@ -119,17 +120,16 @@ class Run:
         """Drop metrics after the checkpoint, because those steps come again. ValueError when those before it, a line a
         step, are not all there."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True)[: self.step] if path.exists() else []
-        for step in range(1, self.step + 1):
-            start = f'{{"step": {step}, '.encode()
-            if len(lines) < step or not (lines[step - 1].startswith(start) and lines[step - 1].endswith(b"}\n")):
+        path.touch()
+        lines = path.read_bytes().splitlines(keepends=True)[: self.step]
+        for step, line in zip_longest(range(1, self.step + 1), lines, fillvalue=b""):
+            if not (line.startswith(b'{"step": %d, ' % step) and line.endswith(b"}\n")):
                 raise ValueError(f"{path}: line {step} should be that of step {step}, but is missing or torn")
-        if path.exists():
-            os.truncate(path, sum(map(len, lines)))
+        os.truncate(path, sum(map(len, lines)))
 
     def record(self, metrics: dict, dialogue: dict) -> None:
-        """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue as text
-        and, where there is no terminal for a progress bar, print a line."""
+        """Append the step's line to metrics.jsonl. In the first, the last and every few steps write a dialogue and,
+        where there is no terminal for a progress bar, print a line."""
         append_lines([metrics], self.folder / "metrics.jsonl")  # before the checkpoint that counts on it
         step, steps = self.step, self.config.steps
         if step in (1, steps) or step % self.config.show_every == 0:
@@ -157,8 +157,8 @@ class Run:
 
 @contextmanager
 def held_folder(out: str) -> Iterator[None]:
-    """The folder of a run, inside for this process alone. OSError when another one writes there, or none can. A folder
-    in which nothing was written is deleted."""
+    """The folder of a run, inside for this process alone; deleted when nothing was written there. OSError when another
+    process writes there, or none can."""
     folder = output_folder(out)
     lock = os.open(folder, os.O_RDONLY)
     try:
@@ -177,8 +177,7 @@ def held_folder(out: str) -> Iterator[None]:
 
 
 def save_checkpoint(state: dict, folder: Path, keep: int) -> None:
-    """Write the state after step state["step"] and delete all but the last `keep`. OSError when it cannot be written:
-    then those before stay as they are."""
+    """Write the state after step state["step"], delete all but the last `keep`. OSError when it cannot be written."""
     final = folder / f"checkpoint-{state['step']:06d}.pt"
     try:
         with atomic_write(final) as path, open(path, "wb") as file:
@@ -193,8 +192,8 @@ def save_checkpoint(state: dict, folder: Path, keep: int) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last sound checkpoint; None when none was written yet. A corrupt one is named, and set aside lest it count as
-    one of the last few. OSError when all are corrupt: a run should not start anew by mistake."""
+    """The last sound checkpoint; None when none was written yet. A corrupt one is named, and set aside. OSError when
+    all are corrupt: a run should not start anew by mistake."""
     for part in folder.glob("*.part"):  # of a process that was killed while it wrote
         remove(part)
     checkpoints = sorted(folder.glob("checkpoint-*.pt"), reverse=True)

@@ -13,7 +13,7 @@ import train
 from bench import ablations, reproduce
 from data.chat import FEEDBACKS, Chat
 from data.miniature import best_possible
-from support import seeds
+from support import statistics as seeds
 from support.plots import read_metrics
 
 
