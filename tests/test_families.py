@@ -31,7 +31,7 @@ FAILED, DIFFER = "a short dialogue ended with", "differ from the model's own"
 
 RIGHT = [  # family, and what is special about this configuration
     *[
-        (f"{name}", {})
+        (name, {})
         for name in """apertus arcee bitnet cohere ernie4_5 ernie4_5_moe flex_olmo gemma glm glm4
         glm4_moe gpt2 gpt_bigcode gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe
         llama minimax_m2 mistral mixtral nanochat olmo olmo2 olmoe persimmon phi phi3 phimoe qwen2
@@ -52,48 +52,30 @@ RIGHT = [  # family, and what is special about this configuration
     ("qwen2", dict(sliding_window=16, use_sliding_window=False)),
 ]
 REFUSED = [
-    ("bart", {}, DIFFER),
-    ("bert", {}, DIFFER),
-    ("bloom", {}, FAILED),
-    ("cohere2", dict(sliding_window=16, layer_types=SLIDING), WINDOW),
-    ("deepseek_v3", {}, FAILED),
+    *[(name, {}, DIFFER) for name in ("bart", "bert", "opt")],
     ("diffllama", {}, DIFFER),  # it changes keys and values between cache and attention
-    ("falcon", {}, FAILED),
-    ("falcon_mamba", {}, STATE),
-    ("gemma2", dict(layer_types=FULL), "its attention has a soft cap"),
-    ("gemma3_text", dict(sliding_window=100), WINDOW),
-    ("gpt_oss", dict(layer_types=FULL), "its attention has sinks"),
-    ("gptj", {}, FAILED),
-    ("jamba", {}, STATE),
-    ("jetmoe", {}, FAILED),
+    *[(name, {}, FAILED) for name in ("bloom", "deepseek_v3", "falcon", "gptj", "jetmoe", "mpt")],
+    *[(name, {}, FAILED) for name in ("stablelm", "nemotron")],  # they do not hand the cache to the attention
+    *[(name, {}, STATE) for name in "falcon_mamba jamba mamba qwen3_next recurrent_gemma rwkv xlstm".split()],
     ("lfm2", dict(layer_types=["conv", "full_attention"]), STATE),
+    ("gemma2", dict(layer_types=FULL), "its attention has a soft cap"),
+    ("gpt_oss", dict(layer_types=FULL), "its attention has sinks"),
     ("llama", dict(rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=4.0)), ROPE),
     ("llama", dict(rope_parameters=LONGROPE | dict(original_max_position_embeddings=130)), ROPE),
+    *[(name, dict(sliding_window=16), WINDOW) for name in ("mistral", "mixtral", "phi3", "starcoder2")],
+    ("cohere2", dict(sliding_window=16, layer_types=SLIDING), WINDOW),
+    ("gemma3_text", dict(sliding_window=100), WINDOW),
     ("llama4_text", dict(attention_chunk_size=16), WINDOW),
-    ("mamba", {}, STATE),
-    ("mistral", dict(sliding_window=16), WINDOW),
     ("mistral", dict(sliding_window=130), WINDOW),
     ("phi3", dict(sliding_window=130, layer_types=FULL), WINDOW),  # it does not read layer_types
-    ("mixtral", dict(sliding_window=16), WINDOW),
-    ("mpt", {}, FAILED),
-    ("opt", {}, DIFFER),
-    ("phi3", dict(sliding_window=16), WINDOW),
-    ("stablelm", {}, FAILED),  # it does not hand the cache to the attention, nor does Nemotron
-    ("nemotron", {}, FAILED),
     ("qwen2", dict(sliding_window=16, use_sliding_window=True, max_window_layers=1), WINDOW),
-    ("qwen3_next", {}, STATE),
-    ("recurrent_gemma", {}, STATE),
-    ("rwkv", {}, STATE),
-    ("starcoder2", dict(sliding_window=16), WINDOW),
-    ("xlstm", {}, STATE),
 ]
 SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
-SIZES |= dict(
-    n_embd=32, n_layer=2, n_head=4, n_positions=512, d_model=32, n_layers=2, n_heads=4, ffn_dim=64, head_dim=8
-)
+SIZES |= dict(n_embd=32, n_layer=2, n_head=4, n_positions=512, d_model=32, n_layers=2, n_heads=4, ffn_dim=64)
 SIZES |= dict(num_experts=4, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
 SIZES |= dict(n_group=1, topk_group=1, kv_lora_rank=16, q_lora_rank=16, max_position_embeddings=512, num_layers=2)
 SIZES |= dict(decoder_layers=2, encoder_layers=2, decoder_ffn_dim=64, shared_expert_intermediate_size=32, state_size=8)
+SIZES |= dict(head_dim=8)
 
 
 def tiny_model(family: str, options: dict, tokenizer):
@@ -210,8 +192,6 @@ def test_a_folders_own_code_is_not_run(tokenizer, capsys):
 def test_a_run_and_a_base_that_was_not_built(capsys):
     launch("--steps 1")
     assert "run is the folder of a run: its model is run/model" in refused(capsys, "--model run --out other")
-    for name in ("runs/miniature/base", "runs/smollm2/base"):
-        assert f"there is no model folder {name}: build it: make {name}" in refused(
-            capsys, f"--model {name} --out other"
-        )
-    assert "there is no model folder runs/mine: give a folder" in refused(capsys, "--model runs/mine --out other")
+    for name, advice in {"runs/smollm2/base": "build it: make runs/smollm2/base", "runs/mine": "give a folder"}.items():
+        error = refused(capsys, f"--model {name} --out other")
+        assert f"there is no model folder {name}: {advice}" in error

@@ -36,8 +36,8 @@ def test_a_journal_cut_anywhere_loses_the_line_that_is_not_whole(tmp_path):
         assert path.read_bytes() == whole
 
 
-def test_what_is_missing(tmp_path):
-    """Problems a and b are to be asked with 1, 2 and 3 attempts allowed; twice a is there, and once b."""
+def test_what_is_missing():
+    """Twice a is there, and once b."""
     journal, a, b, c = Journal(), ("a", "1"), ("b\n\u2028", "1"), ("c", "1")
     journal.append([A, B, A])
     assert journal.missing([a, b, a, c], range(1, 4)) == [(a, 3), (b, 2), (b, 3), (c, 1), (c, 2), (c, 3)]
@@ -47,8 +47,7 @@ def test_what_is_missing(tmp_path):
 def test_other_settings_are_refused_and_named(tmp_path):
     Journal(path := tmp_path / "j.jsonl", {"k": 1, "l": "a" * 99, "n": 0}).append([A])
     names = f"k (1 there, None here), l ('{'a' * 49} there, 'b\\nc' here), m (None there, 3 here)"
-    sentence = f"{path} holds an evaluation with other settings, {names}: choose another --out, or delete it"
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+    with pytest.raises(ValueError, match=re.escape(f"other settings, {names}: choose another --out, or delete it")):
         Journal(path, {"l": "b\nc", "m": 3, "n": 0})
 
 
@@ -61,15 +60,15 @@ def test_a_damaged_journal_is_named(lines, tmp_path):
 
 
 def test_the_grader_version_knows_every_source(tmp_path, monkeypatch):
-    versions = {grader_version()}
+    versions = [grader_version()]
     shutil.copy(journal.ROOT / "reward.py", tmp_path)
     shutil.copytree(journal.ROOT / "support" / "grader", tmp_path / "support" / "grader")
     monkeypatch.setattr(journal, "ROOT", tmp_path)
-    assert {grader_version()} == versions
-    for count, path in enumerate(tmp_path.rglob("*.py"), 2):
+    assert [grader_version()] == versions
+    for path in tmp_path.rglob("*.py"):
         path.write_bytes(path.read_bytes() + b"#")
-        versions.add(grader_version())
-        assert len(versions) == count
+        versions.append(grader_version())
+    assert len(set(versions)) == len(versions) > 3
 
 
 def test_files_are_replaced_whole_or_not_at_all(tmp_path):

