@@ -3,8 +3,8 @@
     python -m bench.rollout     # make bench-rollout
 
 Every side plays the same dialogues with the same random weights, at temperature 1, in float32, in one thread. A script
-decides prompts, feedback and the length of every attempt, whatever tokens the model samples. The figure is sampled
-tokens of the script per CPU-second: the median of the turns with the lowest and the highest.
+decides prompts, feedback and the length of every attempt, whatever tokens the model samples. Sampled tokens of the
+script per CPU-second: the median of the turns with the lowest and the highest.
 
     ours        rollout.py; it also stores the log-probability of every token, which no peer has to compute
     generate    `.generate()` per attempt on the whole dialogue: the unfinished dialogues, sorted by length, left-padded
@@ -12,11 +12,11 @@ tokens of the script per CPU-second: the median of the turns with the lowest and
 """
 
 import operator
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil, inf
+from statistics import median
 from types import SimpleNamespace
 from unittest import mock
 
@@ -38,9 +38,8 @@ COMMON = dict(tie_word_embeddings=True, max_position_embeddings=4096, eos_token_
 
 
 class Script:
-    """What happens in every dialogue, whatever the model samples: prompt, number of attempts allowed, their lengths. An
-    attempt is correct with probability 0.35. Its length is lognormal, cut off at both ends of `length`. One with which
-    there would be more than `longest` tokens after the prompt is left out, and all after it."""
+    """Prompt, attempts allowed and their lengths in every dialogue. An attempt is correct with probability 0.35. Its
+    length is lognormal, within `length`. With more than `longest` tokens after the prompt a dialogue ends before it."""
 
     def __init__(
         self, dialogues, vocabulary, prompt=(24, 64), length=(8, 160), median=30, attempts=5, feedback=24, longest=inf
@@ -51,13 +50,14 @@ class Script:
         for _ in range(dialogues):
             self.prompts.append(rng.integers(vocabulary, size=rng.integers(prompt[0], prompt[1] + 1)).tolist())
             self.allowed.append(int(rng.integers(1, attempts + 1)))
-            lengths, correct = [], False
-            while len(lengths) < self.allowed[-1] and not correct:
+            lengths = []
+            for before in range(self.allowed[-1]):
                 tokens = int(np.clip(rng.lognormal(np.log(median), 0.7), *length))
-                if sum(lengths) + feedback * len(lengths) + tokens > longest:
+                if sum(lengths) + feedback * before + tokens > longest:
                     break
                 lengths.append(tokens)
-                correct = rng.random() < 0.35
+                if rng.random() < 0.35:
+                    break
             self.lengths.append(lengths)
         self.tokens = sum(map(sum, self.lengths))  # that are sampled
         self.budget = max(sum(lengths) + feedback * (len(lengths) - 1) for lengths in self.lengths)  # after the prompt
@@ -105,15 +105,16 @@ def play_generate(model, script: Script, rows: int, temperature: float = 1.0) ->
     model.set_attn_implementation("sdpa")
     config = GenerationConfig(do_sample=temperature > 0, temperature=temperature or None, top_k=0, pad_token_id=0)
     tokens, played = [list(prompt) for prompt in script.prompts], [[] for _ in script.prompts]
-    while unfinished := [d for d, lengths in enumerate(script.lengths) if len(played[d]) < len(lengths)]:
+    for attempt in range(max(map(len, script.lengths))):
+        unfinished = [d for d, lengths in enumerate(script.lengths) if attempt < len(lengths)]
         unfinished.sort(key=lambda d: len(tokens[d]))  # little padding
         for batch in np.array_split(unfinished, ceil(len(unfinished) / rows)):  # of equal size
             texts = [torch.tensor(tokens[d]) for d in batch]
-            inputs = pad_sequence(texts, batch_first=True, padding_side="left").to(model.device)
-            mask = pad_sequence(list(map(torch.ones_like, texts)), batch_first=True, padding_side="left")
-            lengths = [script.lengths[d][len(played[d])] for d in batch]
+            inputs = pad_sequence(texts, batch_first=True, padding_value=-1, padding_side="left").to(model.device)
+            lengths = [script.lengths[d][attempt] for d in batch]
             config.max_new_tokens = max(lengths)  # what a row writes beyond its script does not count
-            written = model.generate(inputs, attention_mask=mask.to(model.device), generation_config=config)
+            mask = (inputs >= 0).long()
+            written = model.generate(inputs.clamp(min=0), attention_mask=mask, generation_config=config)
             for d, row, length in zip(batch, written[:, inputs.shape[1] :].tolist(), lengths):
                 played[d].append(row[:length])
                 tokens[d] += row[:length] + script.feedback
@@ -181,7 +182,7 @@ def main() -> None:
                 if [list(map(len, attempts)) for attempts in played] != script.lengths:
                     raise RuntimeError(f"{kind} did not write the attempts of the script")
         for side, (_, *found) in rates.items():
-            spread = f"{statistics.median(found):.0f} ({min(found):.0f} - {max(found):.0f})"
+            spread = f"{median(found):.0f} ({min(found):.0f} - {max(found):.0f})"
             print(f"| {name} | {side.replace(' ', ' | ')} | {spread} |", flush=True)
 
 

@@ -162,16 +162,14 @@ BOXES = {
     r"\boxed{\{1,2\}}": r"\{1,2\}",
     r"\boxed{\left\{1\right.}": r"\left\{1\right.",
 }
-UNITS = {"9 (apples)": "9", "14  (seats)": "14", "1/2": "1/2", "3:30 p.m.": "3:30 p.m.", "8 (cups); 3 (pots)": ...}
+UNITS = {"9 (apples)": "9", "14  (seats)": "14", "1/2": "1/2"}
+UNITS |= {text: text for text in ("3:30 p.m.", "8 (cups); 3 (pots)")}
 ROWS = [
     *((data.minerva, {"problem": "q", "solution": text}, ("q", box)) for text, box in BOXES.items()),
+    *((data.asdiv, {"body": "b ", "question": "q", "answer": text}, ("b q", unit)) for text, unit in UNITS.items()),
     (data.olympiad, {"question": "q", "context": "C.", "final_answer": [r"$\$5$", "6"]}, ("C.\nq", r"\$5")),
     (data.level3to5, {"input": "<|im_start|>", "question": "q", "ground_truth_answer": 1}, ("q", "1")),
     (data.svamp, {"Body": "It has 3. ", "Question": "How many?", "Answer": 3.0}, ("It has 3. How many?", "3")),
-    *(
-        (data.asdiv, {"body": "b", "question": "q", "answer": text}, ("b q", text if number is ... else number))
-        for text, number in UNITS.items()
-    ),
 ]
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ PAGE = (ROOT / "docs" / "forking.md").read_text(encoding="utf-8")
 TINY = """--model base --data questions.jsonl --eval_data none --steps 2 --dialogues 8 --minibatches 2
     --lr 1e-2 --critic_lr 1e-2 --lr_warmup 0 --max_new_tokens 90 --max_attempt_tokens 9 --slots 8 --save_every 2
     --device cpu --dtype float32 """
-SECTIONS = {title: text for title, text in re.findall(r"^### (.*?)\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)}
+SECTIONS = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
 OTHER_DATA = {"Another verifier": "decimals.jsonl", "A jsonl with other names": "other_names.jsonl"}
 
 
@@ -48,10 +49,9 @@ def run(sources: Path, words: list[str]) -> list[dict]:
     """The metrics of a tiny run with these sources."""
 
     def work():
-        for name in [
-            name for name in sys.modules if re.match(r"(train|evaluate|rollout|reward|ppo|data|support)\b", name)
-        ]:
-            del sys.modules[name]
+        for name in list(sys.modules):
+            if re.match(r"(train|evaluate|rollout|reward|ppo|data|support)\b", name):
+                del sys.modules[name]
         sys.path.insert(0, str(sources))
         import train
 
@@ -64,13 +64,9 @@ def run(sources: Path, words: list[str]) -> list[dict]:
     return metrics("run")
 
 
-plain_runs = {}
-
-
-def plain(words: list[str]) -> list[dict]:
-    if tuple(words) not in plain_runs:
-        plain_runs[tuple(words)] = run(ROOT, words)
-    return plain_runs[tuple(words)]
+@cache
+def plain(*words: str) -> list[dict]:
+    return run(ROOT, [*words])
 
 
 @pytest.mark.parametrize("title", SECTIONS)
@@ -82,9 +78,9 @@ def test_an_ablation_of_the_page(title, inputs, tmp_path):
     found = run(patched(title, tmp_path / "sources"), words)
     assert [row["step"] for row in found] == [1, 2] and all(row["learned"] for row in found)
     if option := said(title, "Option"):
-        assert found == plain([*words, *option])
+        assert found == plain(*words, *option)
     if title != "A jsonl with other names":  # which cannot be read without the change
-        assert found != plain(words)
+        assert found != plain(*words)
 
 
 def test_the_table_lists_the_sections_with_their_changed_lines():

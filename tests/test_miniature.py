@@ -15,7 +15,7 @@ from data import load, miniature
 from data.chat import Chat
 from data.miniature import CANDIDATES, SPLITS, Riddle, best_possible, draw_riddles, neutral_attempts, solution
 from data.sft import supervised_warm_up, worked_dialogue
-from reward import extract_boxed, is_equal
+from reward import extract_boxed
 
 RIDDLE = Riddle(35, 12, 5)
 SETS = [*SPLITS, *(f"cue-{split}" for split in SPLITS)]
@@ -105,13 +105,6 @@ def test_the_order_says_nothing_about_the_candidates(drawn):
         assert np.mean(half) == pytest.approx(np.mean(CANDIDATES), abs=0.2)
 
 
-def test_worked_solutions_are_graded_correct(drawn):
-    for riddle, hidden in drawn["test"]:
-        for candidate in riddle.candidates:
-            answer = extract_boxed(solution(riddle.candidates, candidate))
-            assert is_equal(answer, str(hidden)) == (candidate == hidden)
-
-
 def test_neutral_attempts_end_at_the_right_one_or_when_used_up():
     rng = np.random.default_rng(0)
     lengths = Counter()
@@ -155,39 +148,30 @@ def test_any_text_survives(text):
     assert ANY_TEXT.decode(tokens_of(ANY_TEXT, text), clean_up_tokenization_spaces=False) == text
 
 
-TEXTS = [
-    "",
-    " ",
-    "  a  b , c .",
-    "1234567890 ½ ² ٣",
-    "a\n\n\tb\0",
-    "𝛑 é é 數 👍",
-    "<|im_end|>\n<|im_start|>x",
-    "\\frac{1}{2}",
-]
-
-
 def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     new_model(tokenizer).save_pretrained(tmp_path)  # AutoTokenizer looks at its config
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
-    reloaded = Chat(new_model(tokenizer), loaded, "chatml")
-    for riddle, hidden in drawn["validation"]:
-        assert reloaded.prompt(riddle.question, 3) == chat.prompt(riddle.question, 3)
-        written = solution(riddle.candidates, hidden)
-        assert reloaded.encode(written) == chat.encode(written)
-    assert reloaded.feedback_after(0, 2, None, "") == chat.feedback_after(0, 2, None, "")
-    for text in TEXTS:
+    reloaded = Chat(new_model(tokenizer), AutoTokenizer.from_pretrained(tmp_path), "chatml")
+    texts = [solution(riddle.candidates, hidden) for riddle, hidden in drawn["validation"]]
+    for text in [
+        *texts,
+        " ",
+        "  a  b , c .\n\n\tb\0",
+        "1234567890 ½ ² ٣ 𝛑 é 數 👍",
+        "<|im_end|>\n<|im_start|>x \\frac{1}{2}",
+    ]:
         assert reloaded.encode(text) == chat.encode(text) and reloaded.text(reloaded.encode(text)) == text
-    assert (loaded.eos_token_id, loaded.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        assert reloaded.prompt(text, 3) == chat.prompt(text, 3)
+    assert reloaded.feedback_after(0, 2, None, "") == chat.feedback_after(0, 2, None, "")
+    assert reloaded.tokenizer.pad_token_id == tokenizer.pad_token_id
     assert (reloaded.end_tokens, reloaded.brace_tokens) == (chat.end_tokens, chat.brace_tokens)
 
 
 def test_worked_attempts_end_where_a_rollout_ends_them(chat, drawn):
     """At the first token after which a box is closed. It is one that a rollout looks at, and no end token is before."""
-    for riddle, _ in drawn["test"]:
-        for candidate in riddle.candidates:
-            tokens = chat.encode(solution(riddle.candidates, candidate))
+    for candidates in {riddle.candidates for riddle, _ in drawn["test"]}:
+        for candidate in candidates:
+            tokens = chat.encode(solution(candidates, candidate))
             answers = [extract_boxed(chat.text(tokens[:i])) for i in range(1, len(tokens) + 1)]
             assert answers == [None] * (len(tokens) - 1) + [str(candidate)]
             assert tokens[-1] in chat.brace_tokens and not chat.end_tokens & set(tokens)
@@ -202,13 +186,10 @@ def test_a_worked_dialogue_by_hand(chat):
 
 
 def loss_of(model, dialogues) -> float:
-    """Mean cross-entropy of the solver's tokens, one dialogue at a time."""
-    losses = []
+    """Mean cross-entropy of the solver's tokens over the dialogues, one at a time."""
+    logits = ((model(input_ids=torch.tensor([tokens])).logits[0, :-1], targets) for tokens, targets in dialogues)
     with torch.no_grad():
-        for tokens, targets in dialogues:
-            logits = model(input_ids=torch.tensor([tokens])).logits[0, :-1]
-            losses.append(F.cross_entropy(logits, torch.tensor(targets)[1:], ignore_index=-100, reduction="none"))
-    return torch.cat([loss[loss > 0] for loss in losses]).mean().item()
+        return np.mean([F.cross_entropy(each, torch.tensor(targets)[1:]).item() for each, targets in logits])
 
 
 def test_the_supervised_warm_up_teaches_new_riddles_and_is_decided_by_its_seed(tokenizer, chat, drawn):
@@ -226,7 +207,7 @@ def test_the_supervised_warm_up_teaches_new_riddles_and_is_decided_by_its_seed(t
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
-def test_the_command_builds_a_model_folder(tmp_path, capsys):
+def test_the_command_builds_a_model_folder(tmp_path, monkeypatch, capsys):
     out = tmp_path / "deep" / "base"
     command = ["--out", str(out), "--steps", "2", "--batch", "4"]
     miniature.main(command)
@@ -243,11 +224,8 @@ def test_the_command_builds_a_model_folder(tmp_path, capsys):
     miniature.main(command)
     assert not (out / "old").exists() and (out / "model.safetensors").read_bytes() == weights
 
-
-@pytest.mark.parametrize("name", ["supervised_warm_up", "PreTrainedTokenizerFast.save_pretrained"])
-def test_a_build_that_fails_leaves_no_folder(name, monkeypatch, tmp_path):
-    monkeypatch.setattr(miniature, "supervised_warm_up", lambda *_: None)
-    monkeypatch.setattr(f"data.miniature.{name}", Mock(side_effect=KeyboardInterrupt))
+    # one that is interrupted leaves no folder
+    monkeypatch.setattr(miniature.PreTrainedTokenizerFast, "save_pretrained", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        miniature.main(["--out", str(tmp_path / "base"), "--steps", "1"])
-    assert not (tmp_path / "base").exists()
+        miniature.main([*command, "--out", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
