@@ -102,7 +102,7 @@ def own_template(tokenizer) -> ChatTemplate:
         return tokenizer.apply_chat_template(messages, **fixed)
 
     if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template of its own: choose another --chat_template than auto")
+        raise ValueError("the tokenizer has no chat template of its own: choose a --chat_template other than auto")
     why = "no special token ends the assistant's turn, or a text is left out"
     turns = {"system": [("system", "{system}"), ("user", "{question}")], "user": [("user", "{system}\n\n{question}")]}
     for role, opening in turns.items():
@@ -135,14 +135,13 @@ class Chat:
 
     def __init__(self, model, tokenizer, template: str, feedback: Feedback = "paper"):
         self.tokenizer, self.feedback = tokenizer, find_feedback(feedback)
+        choose = f"choose one of {', '.join(CHAT_TEMPLATES)}, auto"
         if template not in (*CHAT_TEMPLATES, "auto"):
-            raise ValueError(f"unknown chat template {template!r}: choose one of {', '.join(CHAT_TEMPLATES)}, auto")
+            raise ValueError(f"unknown chat template {template!r}: {choose}")
         self.template = own_template(tokenizer) if template == "auto" else CHAT_TEMPLATES[template]
         if len(end := self.encode(self.template.end)) != 1:
-            raise ValueError(
-                f"the tokenizer does not know the token {self.template.end} of the chat template {template!r}: "
-                f"choose another of {', '.join(CHAT_TEMPLATES)}, auto"
-            )
+            unknown = f"the token {self.template.end} of the chat template {template!r}"
+            raise ValueError(f"the tokenizer does not know {unknown}: {choose}")
         self.turn_end = end[0]
         eos = model.generation_config.eos_token_id if model.generation_config else None
         self.end_tokens = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}

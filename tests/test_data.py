@@ -1,15 +1,15 @@
-"""The loaders on their real files, the download against a server on this machine, and rows that are wrong. The real
+"""The loaders on their real files, the download, and rows that are wrong. The real
 files are looked for in ../shared/data, beside the repository; without them those tests are skipped."""
 
-import http.server
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
+from http.client import IncompleteRead
 from pathlib import Path
 from unittest.mock import Mock
+from urllib.request import urlopen
 
 import pytest
 
@@ -148,14 +148,6 @@ def test_question_alone_decides_the_split(publish):
     assert before and set(load("gsm8k-validation")) == {p for p in before if int(p.answer) % 2}
 
 
-def test_cut_shares_are_disjoint_and_complete():
-    for family, test_file in ("gsm8k", "gsm8k_test.jsonl"), ("math", "math500.jsonl"), ("mawps", None):
-        parts = [part for name, part in data.SETS.items() if name.startswith(family + "-") and len(part[1]) < 100]
-        assert len({file for file, _, _ in parts}) == 1
-        assert sorted(bucket for _, buckets, _ in parts for bucket in buckets) == list(range(100))
-        assert {left_out for _, _, left_out in parts} == {test_file}
-
-
 BOXES = {
     r"\boxed{1} and \boxed{2}": "2",
     r"\boxed{\frac{1}{2}}.": r"\frac{1}{2}",
@@ -243,13 +235,8 @@ def test_bad_line(content, message, own):
 
 
 def test_own_file(own):
-    lines = [
-        '{"question": "What is a?\u2028 ", "answer": 3, "more": null}',
-        "",  # \u2028 ends no line of a file
-        '{"question": "What is A?", "answer": "4"}',
-        '{"question": "What is A?", "answer": "4"}',
-        r'{"question": "\ud83d\ude00", "answer": "5"}',
-    ]
+    lines = ['{"question": "What is a?\u2028 ", "answer": 3, "more": null}', ""]  # \u2028 ends no line of a file
+    lines += 2 * ['{"question": "What is A?", "answer": "4"}'] + [r'{"question": "\ud83d\ude00", "answer": "5"}']
     own.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     expected = [Problem("What is a?", "3"), Problem("What is A?", "4"), Problem("\U0001f600", "5")]
     assert load(str(own)) == load(own) == expected
@@ -291,63 +278,50 @@ TWO = [Problem("1+1?", "2")]
 
 
 @pytest.fixture
-def server(publish, monkeypatch, cache):
-    """Answers every request with `.status` and `.body`; `.paths` are those that were asked for."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def do_GET(self):
-            httpd.paths.append(self.path)
-            self.send_response(httpd.status)
-            self.send_header("Content-Length", str(len(AMC)))
-            self.end_headers()
-            self.wfile.write(httpd.body)
-
+def mirror(publish, monkeypatch, cache, tmp_path):
+    """The file as it is on a mirror. The cache is empty."""
     publish("amc23.jsonl", AMC)
-    (cache / "amc23.jsonl").unlink()
+    path = tmp_path / "mirror" / AMC_PATH
+    path.parent.mkdir(parents=True)
+    (cache / "amc23.jsonl").rename(path)
     cache.rmdir()
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.status, httpd.body, httpd.paths, httpd.url = 200, AMC, [], f"http://127.0.0.1:{httpd.server_port}"
-        monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", httpd.url + "/")
-        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
-        yield httpd
-        httpd.shutdown()
+    monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", f"{(tmp_path / 'mirror').as_uri()}/")
+    return path
 
 
-def test_downloads_once(server, monkeypatch, tmp_path):
+def test_downloads_once(mirror, monkeypatch, tmp_path):
     monkeypatch.setenv("MULTI_ATTEMPT_CACHE", "~/new/cache")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert load("amc23") == load("amc23") == TWO
-    assert server.paths == ["/" + AMC_PATH] and os.listdir(tmp_path / "new" / "cache") == ["amc23.jsonl"]
+    assert load("amc23") == TWO and os.listdir(tmp_path / "new" / "cache") == ["amc23.jsonl"]
+    mirror.unlink()
+    assert load("amc23") == TWO
 
 
 ALTERED = f" is not the published file (git blob id {git_blob_id(AMC[::-1])}, expected {git_blob_id(AMC)}): "
-FAULTS = {  # status and body of the answer, and the sentence
-    "altered": (200, AMC[::-1], ALTERED),
-    "cut": (200, AMC[:10], " cannot be read (IncompleteRead(10 bytes read, 25 more expected)): get it "),
-    "not there": (404, AMC, " cannot be read (HTTP Error 404: Not Found): get it "),
-    "no server": (200, AMC, "refused>): get it "),
-    "no address": (200, AMC, f" cannot be read (unknown url type: 'mirror/{AMC_PATH}'): get it "),
+FAULTS = {  # what is replaced, and the sentence
+    "altered": ({}, ALTERED),
+    "cut": ({"urlopen": Mock(side_effect=IncompleteRead(b"", 5))}, "read (IncompleteRead(0 bytes read, 5 more exp"),
+    "no server": ({"url": NOWHERE}, " cannot be read (<urlopen error [Errno 111] Connection refused>): get it "),
+    "no address": ({"url": "mirror"}, f" cannot be read (unknown url type: 'mirror/{AMC_PATH}'): get it "),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_failed_download(fault, server, monkeypatch, cache):
+def test_failed_download(fault, mirror, monkeypatch, cache):
     """Nothing is in the cache afterwards, and the next try starts from nothing and succeeds."""
-    server.status, server.body, expected = FAULTS[fault]
-    url = {"no server": NOWHERE, "no address": "mirror"}.get(fault, server.url)
-    monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", url)
-    sentence = refused(lambda: load("amc23"), (ValueError, OSError))
-    assert f"{url}/{AMC_PATH} " in sentence and expected in sentence and str(cache / "amc23.jsonl") in sentence
+    replaced, expected = FAULTS[fault]
+    mirror.write_bytes(AMC[::-1])
+    with monkeypatch.context() as patch:
+        patch.setattr("data.download.urlopen", replaced.get("urlopen", urlopen))
+        patch.setenv("MULTI_ATTEMPT_DATA_URL", replaced.get("url", os.environ["MULTI_ATTEMPT_DATA_URL"]))
+        sentence = refused(lambda: load("amc23"), (ValueError, OSError))
+    assert f"/{AMC_PATH} " in sentence and expected in sentence and str(cache / "amc23.jsonl") in sentence
     assert not cache.exists()
-    server.status, server.body = 200, AMC
-    monkeypatch.setenv("MULTI_ATTEMPT_DATA_URL", server.url)
+    mirror.write_bytes(AMC)
     assert load("amc23") == TWO
 
 
-def test_interrupted_write(server, monkeypatch, cache):
+def test_interrupted_write(mirror, monkeypatch, cache):
     """Stopped between writing and naming the file: nothing stays, not even the temporary one."""
     monkeypatch.setattr(os, "replace", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -355,7 +329,7 @@ def test_interrupted_write(server, monkeypatch, cache):
     assert os.listdir(cache) == []
 
 
-def test_cache_that_cannot_be_written(server, cache):
+def test_cache_that_cannot_be_written(mirror, cache):
     cache.write_text("a file, not a folder")
     expected = f"{cache / 'amc23.jsonl'} cannot be written (File exists): name another cache folder"
     assert refused(lambda: load("amc23"), OSError) == expected
