@@ -41,6 +41,8 @@ _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "₀₁₂₃₄₅₆�
 _SIGNS = str.maketrans("−–—‐－×·⋅∙∗÷⁄∕′’．，" + _RAISED + _LOWERED, "-----*****///''.,0123456789-n0123456789", "\u200b")
 _SIGNS |= {ord(sign): f"\\{name} " for sign, name in zip(_SYMBOLS[::2], _SYMBOLS[1::2])}
 _SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(NAMES[:25])}
+_OUTSIDE = r"(?![^(\[]*(?:[)\]]|\\\}|\\end))"  # not within brackets, where a comma parts a pair
+_THOUSANDS = rf"(?<![\d.,])[1-9]\d{{0,2}}(?:(?:,\d{{3}}){_OUTSIDE}|(?: \d{{3}}))+(?![\d,])"
 RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"(?i)^(\\text\{ *)?all real( numbers?)?\.?\}?$", r"\\mathbb{R}", r"\text{all real numbers} is \mathbb{R}"),
     (r"(?i)^(\\text\{ *)?no (real )?solutions?\.?\}?$", r"\\emptyset", r"\text{No solutions.} is \emptyset"),
@@ -68,6 +70,8 @@ RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"(?<![\w./^}{)\\])\{(\d+)\}(?= ?\\[dtc]?frac)", r"\1", r"{2}\frac13 is 7/3"),
     (r"(?<![\w./^})\\])(\d{1,9}) ?(?=\{?\\[dtc]?frac\{\d+\}\{\d+\})", r"\1\\mixed ", r"2\frac13 is 7/3"),
     (r"(?<![\w./^})\\])(\d{1,9}) (\d{1,9}/\d{1,9})(?![\w/.^])", r"\1\\mixed{\2}", "2 1/3 is 7/3"),
+    (_THOUSANDS, lambda match: re.sub("[, ]", "", match[0]), "1,234 is 1234"),
+    (r"(?<=[\w)}\]%])\s*\n\s*" + _OUTSIDE, ", ", "1\n2 is 1, 2"),
     (r"(?<![\s,;.])(?:\\?\s|\\$|[,;]|(?<!\.)\.)+$", "", r"x+1.\ is x+1"),
 ]
 RULES = [(re.compile(pattern), *rest) for pattern, *rest in RULES]
@@ -107,16 +111,14 @@ _NUMERALS = {name: [("num", Fraction(value))] for value, name in enumerate(_NUME
 _MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NUMERALS |= {name: ["*", ("num", Fraction(value))] for name, value in _MULTIPLES.items()}
 _TOKEN = re.compile(
-    r"""[^\S\n]*(?:(?P<line>\n\s*)
-    |(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)(?:\\overline\s*\{(?P<cycle>\d{1,20})\})?
+    r"""\s*(?:(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)(?:\\overline\s*\{(?P<cycle>\d{1,20})\})?
     |\\(?P<style>text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|boxed|bm|rm|bf)
         (?![a-z])\s*(?:\{(?P<styled>(?:[^{}]|\{[^{}]*\})*)\}|(?P<bare>[A-Za-z0-9]))?
     |\\(?P<edge>begin|end)\{(?P<kind>\w+)\}
     |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\*\*|\.\.\.|\\?\S))""",
     re.VERBOSE,
 )
-_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,])(?:\.\d+)?")
-_SUBSCRIPT = re.compile(r"\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\[a-zA-Z]+|\d+|\w)|'")
+_TAIL = re.compile(r"\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\[a-zA-Z]+|\d+|\w)|'|\((?:\d+|[a-z]|\\[a-zA-Z]+)\)")
 _UNIT_AFTER = re.compile(r"\s*(?:$|[,;})/^\n\\]|[a-z]{2})")  # 25 sec, but 25 sec(x)
 
 
@@ -151,11 +153,6 @@ def _word(word: str, quoted: bool, out: list, rest: str) -> list:
     return [(c,) if c in "ei" else ("sym", c) for c in word]
 
 
-def _within(out: list) -> int:
-    """How many brackets are open"""
-    return sum((t in ("(", "[", r"\{", "begin")) - (t in (")", "]", r"\}", "end")) for t in out)
-
-
 def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
     r"""Numbers, names and words as nodes, all else as plain strings; `quoted` in \text{...}, where letters are words"""
     out = [] if out is None else out
@@ -163,12 +160,7 @@ def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
     while at < len(text) and (match := _TOKEN.match(text, at)):
         group, at = match.groupdict(), match.end()
         last = out[-1] if out else "start"
-        if group["line"]:  # a list over lines
-            out += [","] * (not _within(out) and (isinstance(last, tuple) or last in (")", "}", "]", r"\}")))
-        elif raw := group["number"]:
-            grouped = _THOUSANDS.match(text, match.start("number"))
-            if grouped and not ("," in grouped[0] and _within(out)):  # (1,234) is a pair
-                raw, at = re.sub("[, ]", "", grouped[0]), grouped.end()
+        if raw := group["number"]:
             out.append(_number(raw, group["cycle"]))
         elif inner := group["styled"] or group["bare"]:
             tokens(inner, out, quoted=group["style"].startswith(("text", "mathrm", "mbox", "hbox", "oper")))
@@ -178,7 +170,7 @@ def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
             out += _TOKENS.get(name) or _TOKENS.get(name.removeprefix("var"), [name])
         elif word := group["word"]:
             out += ["cup"] if word == "U" and last in (")", "]") else _word(word, quoted, out, text[at : at + 9])
-        while out and out[-1][0] == "sym" and (tail := _SUBSCRIPT.match(text, at)):  # x_1, x_{n+1}, f'
+        while out and out[-1][0] == "sym" and (tail := _TAIL.match(text, at)):  # x_1, x_{n+1}, f', f(x)
             out[-1], at = ("sym", out[-1][1] + re.sub(r"[\s{}\\]", "", tail[0])), tail.end()
     return out
 
@@ -186,10 +178,10 @@ def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
 # -------------------------------------------------------------------------------------------------------- the parser
 _LEVELS = (", and or", "< > <= >= = != in approx", "cup", ": choose", "+ - pm mp", "* / mod mixed")
 _LEVEL = {sign: level for level, signs in enumerate(_LEVELS, 1) for sign in signs.split()}
+_LEVEL |= dict.fromkeys(FUNCTIONS, 6)  # sin 2a cos b is (sin 2a)(cos b)
 _CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "|": "|", "langle": ("rangle",)}
 _CLOSES |= {"lfloor": ("rfloor",), "lceil": ("rceil",)}
 _ENDS = {"the end", "end", "&", r"\\"}.union(*_CLOSES.values()) - {"|"}
-_ENDS_OF_ARGUMENT = FUNCTIONS | {"*", "/", "|"}  # sin a cos b
 
 
 class _Parser:
@@ -212,8 +204,8 @@ class _Parser:
         raise Unreadable(f"{why} at {self.next}")
 
     def binds(self) -> int:
-        """How tightly the next token binds: _LEVEL, 6 for a product without a sign, 0 for an end"""
-        return _LEVEL.get(self.next, 0 if self.next in _ENDS or self.next == "|" and self.bars else 6)
+        """How tightly the next token binds: _LEVEL, 7 for a product without a sign, 0 for an end"""
+        return _LEVEL.get(self.next, 0 if self.next in _ENDS or self.next == "|" and self.bars else 7)
 
     def read(self, level: int = 0) -> tuple:
         """All that binds tighter than `level`: 0 a list, 1 a relation, 2 a union, 3 a ratio, 4 a sum, 5 a product."""
@@ -225,7 +217,7 @@ class _Parser:
             token = self.next
             if binds < 5:
                 node = self.several(node, binds)
-            elif token in _LEVEL:
+            elif token in _LEVEL and token not in FUNCTIONS:
                 self.at += 1
                 node = (token, node, self.read(binds) if binds < 6 or self.next in ("-", "+") else self.power())
             else:
@@ -259,15 +251,11 @@ class _Parser:
         return ("list" if binds == 1 else "union", *parts)
 
     def product(self, node) -> tuple:
-        """2x, f(x); not 5 6 for 30, nor x2 for 2x, but 2^6 3^5"""
+        """2x; not 5 6 for 30, nor x2 for 2x, but 2^6 3^5"""
         last = node[-1] if node[0] == "*" else node
         number = self.next[0] in ("num", "dec")
         if number and last[0] not in ("^", "!") or node[0] == "unit" and node[2] not in ("%", "deg"):
             self.fail("two quantities side by side")
-        inside, closed = self.tokens[self.at + 1 : self.at + 3] if node[0] == "sym" and self.next == "(" else "  "
-        if closed == ")" and self.tokens[self.at - 1] != ")" and inside[0] in ("sym", "num", "text"):
-            self.at += 3
-            return ("sym", f"{node[1]}({inside[1]})")
         return ("*", node, self.power())
 
     def unit(self, node) -> tuple:
@@ -315,11 +303,11 @@ class _Parser:
     def atom(self) -> tuple:
         token = self.next
         self.at += 1
-        if token[0] == "text" and unit_name(token[1]) in MONEY and self.binds() in (5, 6):  # USD 18, \$5 per hour
+        if token[0] == "text" and unit_name(token[1]) in MONEY and self.binds() > 4:  # USD 18, \$5 per hour
             node = self.read(5)
             unit, inner = unit_name(token[1]), node[1:] if node[0] == "unit" else [node]
             return ("unit", inner[0], " ".join([unit, *inner[1:]]))
-        if token[0] == "text" and (token[1] in CLAUSES or self.binds() == 6 and self.next not in ("/", "*")):
+        if token[0] == "text" and (token[1] in CLAUSES or self.binds() == 7):
             self.fail("words")
         if isinstance(token, tuple):
             return token
@@ -356,11 +344,8 @@ class _Parser:
             base, power = (self.argument(), power) if sign == "_" else (base, self.argument(exponent=True))
         if opened := self.take("(", "{"):
             node = self.bracket(opened)
-        else:  # sin 2x cos y: up to the next function
-            node = self.power()
-            while self.binds() == 6 and self.next not in _ENDS_OF_ARGUMENT and self.next[0] not in ("text", "num"):
-                node = ("*", node, self.power())
-            node = self.unit(node) if self.next == ("text", "deg") else node
+        else:  # sin 2x cos y
+            node = self.read(6)
         if power == ("neg", ("num", 1)):
             name, power = "arc" + name, None
         node = (name, node) if base is None else ("/", (name, node), (name, base))  # log_2 8
