@@ -89,7 +89,7 @@ mn-\lfloor m/2\rfloor | n m - \lfloor \frac m2 \rfloor || mn-\frac m2 | mn-\lcei
 5 | x=5 | x = 5.0 | 5=x | x_1 = 5 | f(2)=5 | AB = 5 | |AB|=5 | \text{Area} = 5 | \angle A = 5 | 2+3=5 | x \approx 5
     || 2x=5 | x+1=5 | 5=6 | x=x | 0=0 | x=6=5
 x=5 | 5 | 2x=10 | 5 = x | x-5=0 || y=5 | x=-5 | x=x | x=4+2=5 | 5=6
-y=2x+3 | 2x+3 | 2x-y+3=0 | 3+2x=y | f(x)=2x+3 | 2y=4x+6 || y=2x-3 | x=2y+3 | 2x-y-3=0 | y=2x
+y=2x+3 | 2x+3 | 2x-y+3=0 | 3+2x=y | 2y=4x+6 || f(x)=2x+3 | y=2x-3 | x=2y+3 | 2x-y-3=0 | y=2x
 5x-7y+11z+4=0 | -5x+7y-11z=4 | 10x-14y+22z+8=0 || 5x-7y+11z-4=0 | 0 | 5x-7y+11z+4
 x^2+y^2=25 | \frac{x^2+y^2}{25}=1 || x^2+y^2=5 | 25
 (3,2) | (p,q)=(3,2) || (q,p)=(2,3)
@@ -153,8 +153,7 @@ decreasing then increasing | \text{Decreasing then increasing} || increasing the
 octagon then juncture || juncture then octagon
 5 marbles || 5 mares
 not may || may not
-May 5, 2020 | 5 May 2020 | \text{5th May, 2020} || 6 May 2020 | 5 March 2020
-25 December | Dec 25 | December 25th || 25 October
+May 5, 2020 | \text{May 5th, 2020} || 6 May 2020 | 5 March 2020 | 5 May 2020
 # words after a number
 5 | 5 apples | 5 red balls | 5 \text{ red balls} | 5 square units | 5 times | 5 minutes per mile || 5 dozen | 5 squared
     | 5 halves | 5 minus x | 5 divided by two | 5 below zero | 5 cubed | 5 tenths | 5 plus y | 5 over two | 5 thirds

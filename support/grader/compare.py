@@ -11,7 +11,7 @@ MAX_ITEMS, MAX_NUMBERS = 32, 50  # of a list or a matrix; written in two sets
 CONTAINERS = {"list", "both", "set", "seq", "union", "rel"}
 LABELS = {"sym", "text", "seq", "names"}
 ORDER = {"<", "<=", ">", ">=", "!=", "=="}
-REALS, X = ("sym", "R"), ("sym", "x")
+REALS = ("sym", "R")
 FAR = {"infinity": Fraction(10) ** 7_000}  # nearly the largest number that a value may be
 GRID = [Fraction(k, 2) for k in (0, *range(-21, 22))]
 
@@ -76,43 +76,43 @@ def holds(sign: str, x, y) -> bool:
 class Comparison(Values):
     """One answer beside one gold answer"""
 
-    def members(self, node, points: list) -> list[bool]:
-        """Which of the points are in a set of real numbers: an inequality, an interval, a union, "all but 2" """
+    def contains(self, node, x: Fraction, variable: str) -> bool:
+        """Is a number in a set of real numbers: an inequality, an interval, a union, "all but 2"?"""
         kind, *parts = node
         if kind == "rel" and parts[0] == "in":
-            return self.members(parts[2], points)
-        if node == REALS:
-            return [True] * len(points)
+            return self.contains(parts[2], x, variable)
+        if kind in ("both", "union"):
+            return (all if kind == "both" else any)([self.contains(n, x, variable) for n in parts])
+        if kind == "set":
+            return any(holds("==", x, self.at(n)) for n in items(node))
         if kind == "-" and parts[0] == REALS:
-            kind, *parts = node = ("list", *(("rel", "!=", X, n) for n in items(parts[1])))
-        elif kind == "seq" and len(parts) == 4 and parts[0] in "([" and parts[1] in ")]" and not names(node):
-            low, high = "<" + "=" * (parts[0] == "["), "<" + "=" * (parts[1] == "]")
-            kind, *parts = node = ("rel", f"{low} {high}", parts[2], X, parts[3])
-        elif kind == "set":
-            kind, parts = "union", [("rel", "==", X, n) for n in items(node)]
-        if kind == "list" or kind == "rel" and parts[0] == "!=" and len(items(node)) > 1:  # x != 1, 2
-            kind, parts = "list", items(node)
-        variables = names((kind, *parts))
-        if kind == "rel" and len(variables) == 1 and ORDER.issuperset(signs := parts[0].split()):
-            rows = [[self.evaluate(n, dict.fromkeys(variables, x) | FAR) for n in parts[1:]] for x in points]
-            return [all(map(holds, signs, row, row[1:])) for row in rows]
-        if (
-            kind not in ("union", "list", "both")
-            or len(variables - {"R"}) > 1
-            or kind == "list"
-            and parts[0][0] != "rel"
-        ):
+            return not self.contains(("set", parts[1]), x, variable)
+        if kind == "seq" and len(parts) == 4 and parts[0] in "([" and parts[1] in ")]" and not names(node):
+            low, high = (self.evaluate(n, FAR) for n in parts[2:])
+            return all(holds("<=" if end in "[]" else "<", *gap) for end, gap in zip(parts, ((low, x), (x, high))))
+        if kind == "rel" and ORDER.issuperset(signs := parts[0].split()):
+            row = [self.evaluate(n, {variable: x, **FAR}) for n in parts[1:]]
+            return all(map(holds, signs, row, row[1:]))
+        if node != REALS:
             raise Unreadable("no set of real numbers")
-        rows = list(zip(*(self.members(part, points) for part in parts)))
-        every, some = [all(row) for row in rows], [any(row) for row in rows]
-        return every if kind == "both" or kind == "list" and any(every) else some  # x > 1, x < 2, but x < 1, x > 2
+        return True
+
+    def members(self, node, points: list) -> list[bool]:
+        """Which of the points are in a set. Of a list, x > 1, x < 2 is both, but x < 1, x > 2 is either."""
+        parts, variables = items(node), names(node) - {"R"}
+        if len(parts) > 1 and parts[0][0] == "rel":
+            every = self.members(("both", *parts), points)
+            return every if any(every) else self.members(("union", *parts), points)
+        if len(variables) > 1 or not variables and "rel" in kinds(node):
+            raise Unreadable("no relation of one variable")
+        return [self.contains(node, x, min(variables, default="")) for x in points]
 
     def same_set(self, a, g) -> bool | None:
         """Have two sets the same members among the numbers that are written in either, those just below and just above
         each of these, and a grid? One of the two must show all its ends, as (1, 2] and x > 3 do: where the other one
         has no such end, or one more, they differ on one side of it. None where one of the two is no set."""
-        relations = [[n for n in walk(node) if n[0] == "rel"] for node in (a, g)]
-        shown = [all(n[0] == "sym" or not names(n) for relation in part for n in relation[2:]) for part in relations]
+        sides = [[side for n in walk(node) if n[0] == "rel" for side in n[2:]] for node in (a, g)]
+        shown = [all(side[0] == "sym" or not names(side) for side in part) for part in sides]
         written = [self.at(n) for n in numbers(a) + numbers(g)]
         if not any(shown) or len(written) > MAX_NUMBERS:
             return None
@@ -206,10 +206,7 @@ class Comparison(Values):
         if g[0] != "rel":
             return a[1] in ("=", "in") and is_label(a[2]) and self.same(a[3], g)
         if {a[1], g[1]} <= {"=", "in"} and is_label(a[2]) and is_label(g[2]):
-            labels = {a[2], g[2]}
-            function = any("(" in n[-1] for n in labels) and ("sym", "y") in labels  # f(x) = 2x is y = 2x
-            alike = len(labels) == 1 or function or any(n[0] == "text" for n in labels)
-            if alike and self.same(a[3], g[3]):
+            if (a[2] == g[2] or "text" in (a[2][0], g[2][0])) and self.same(a[3], g[3]):
                 return True
         a, g = [("rel", n[1].replace(">", "<"), *n[:1:-1]) if n[1][0] == ">" else n for n in (a, g)]
         gaps = [("-", *n[2:]) for n in (a, g)]

@@ -43,6 +43,7 @@ _SIGNS |= {ord(sign): f"\\{name} " for sign, name in zip(_SYMBOLS[::2], _SYMBOLS
 _SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(NAMES[:25])}
 _OUTSIDE = r"(?![^(\[]*(?:[)\]]|\\\}|\\end))"  # not within brackets, where a comma parts a pair
 _THOUSANDS = rf"(?<![\d.,])[1-9]\d{{0,2}}(?:(?:,\d{{3}}){_OUTSIDE}|(?: \d{{3}}))+(?![\d,])"
+_SCIENTIFIC = r"(?<![\w.^/}])(\d*\.\d*[1-9]) *(?:\\times|\\cdot|\*) *10 ?\^ ?(?:(-?\d+)|\{(-?\d+)\})(?![\w.^!])"
 RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"(?i)^(\\text\{ *)?all real( numbers?)?\.?\}?$", r"\\mathbb{R}", r"\text{all real numbers} is \mathbb{R}"),
     (r"(?i)^(\\text\{ *)?no (real )?solutions?\.?\}?$", r"\\emptyset", r"\text{No solutions.} is \emptyset"),
@@ -52,7 +53,7 @@ RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"^(\\?[PE]r?|f|\\?gcd)[([]([^()[\]]{2,})[)\]] ?(?==)", r"\1_{\2}", "P(X > 2) = 5 is 5"),
     (r",? *(\\text\{)? *for (any|all)( real| constants?|[ }]+[a-zA-Z]\b)*\}?$", "", r"x \text{ for any constant} is x"),
     (r",? *\\text\{,? *where *\} *\w *\\text\{ *is [a-z ]+\}$", "", r"2x, \text{ where } x \text{ is real} is 2x"),
-    (r"(?<=[\d})])[ (]*(\\text\{)?[ (]*(or )?(about|\\?approx\w*)[ }]*([\d.]+)\)?$", r"\\approx\4", "3 about 3.0 is 3"),
+    (r"(?<=[\d})])([ (]|\\text\{)*(or )?(about|\\?approx\w*)[ }]*([\d.]+)\)?$", r"\\approx\4", "1/3 about .33 is 1/3"),
     (r"\bUS *(?=\\?\$)", "", r"US\$18 is \$18"),
     (r"\bRs\.? ?(?=\d)", r"\\text{rupee} ", "Rs. 500 is 500"),
     (r"\b(?:square|sq\.?) ([a-z]+)|(?<=per )([a-z]+) squared", r"\1\2^2", "5 sq ft is 5 ft^2"),
@@ -64,12 +65,14 @@ RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"\\\\\s*\[[\d.]+ *[a-z]{2}\]", r"\\\\", r"\begin{pmatrix}1\\[2pt]2\end{pmatrix} is (1, 2)"),
     (r"(?<=\d)(?:,\s*\\!\s*(?=\d\d)|\{,\}(?=\d{3}))", "", r"56,\!01,\!78 is 560178"),
     (r"\^ ?\{ ?\\circ ?\}|\^ ?\\circ|(?<=\d)\^\{?o\}?(?![a-z])", r"\\circ ", r"90^{\circ} is 90"),
+    (r"\\circ *(\\(text|mathrm)\{ ?)?[CF]\}?$", r"\\circ", r"20^\circ C is 20"),
     (r"(\\[dtc]?frac|\\[dt]?binom) ?(\d) ?(\d)", r"\1{\2}{\3}", r"\frac12 is 0.5"),
     (r"\\[()]|(?<!\\)\\[\[\],;:>! \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])", " ", r"\(7\) is $7$"),
     (r"\\frac\{(\\(text|mathrm)\{[^{}]*)\}\}\{\\\2\{([^{}]*\}[^{}]*)\}", r"\1/\3", r"9\frac{\text{m}}{\text{s}} is 9"),
     (r"(?<![\w./^}{)\\])\{(\d+)\}(?= ?\\[dtc]?frac)", r"\1", r"{2}\frac13 is 7/3"),
     (r"(?<![\w./^})\\])(\d{1,9}) ?(?=\{?\\[dtc]?frac\{\d+\}\{\d+\})", r"\1\\mixed ", r"2\frac13 is 7/3"),
     (r"(?<![\w./^})\\])(\d{1,9}) (\d{1,9}/\d{1,9})(?![\w/.^])", r"\1\\mixed{\2}", "2 1/3 is 7/3"),
+    (_SCIENTIFIC, r"\1e\2\3", r"\frac23 is 6.67 \times 10^{-1}"),
     (_THOUSANDS, lambda match: re.sub("[, ]", "", match[0]), "1,234 is 1234"),
     (r"(?<=[\w)}\]%])\s*\n\s*" + _OUTSIDE, ", ", "1\n2 is 1, 2"),
     (r"(?<![\s,;.])(?:\\?\s|\\$|[,;]|(?<!\.)\.)+$", "", r"x+1.\ is x+1"),
@@ -131,7 +134,14 @@ def _number(raw: str, cycle: str | None) -> tuple:
     value = int(digits + places) * unit
     if cycle:  # 0.1\overline{6}
         return ("num", value + unit * Fraction(int(cycle), 10 ** len(cycle) - 1))
-    return ("dec", value, unit / 2, len((digits + places).lstrip("0"))) if places or exponent else ("num", value)
+    rounded = (places or exponent) and (value.denominator > 1 or unit > 2)  # 27.0 is not
+    return ("dec", value, unit / 2, len((digits + places).lstrip("0"))) if rounded else ("num", value)
+
+
+def _negative(node: tuple) -> tuple:
+    if node[0] == "unit":  # -5 cm is (-5) cm
+        return ("unit", _negative(node[1]), node[2])
+    return (node[0], -node[1], *node[2:]) if node[0] in ("num", "dec") else ("neg", node)
 
 
 def _word(word: str, quoted: bool, out: list, rest: str) -> list:
@@ -139,12 +149,10 @@ def _word(word: str, quoted: bool, out: list, rest: str) -> list:
     low, last = word.lower(), out[-1] if out else "start"
     per = last == "/" and out[-2][0] == "text" and out[-2][1] not in ("%", "deg")
     measured = last[0] in ("num", "dec", "text") or last in (")", "}", "*", "/", ("pi",))
-    if per or measured and quoted and word in UNITS:  # km/h, 5 \text{m}
-        return [("text", word)]
-    alone = _UNIT_AFTER.match(rest) and (low != "hr" or last != ("pi",))  # 5 mg, but mg/k and 2\pi hr
-    named = [name for name in (word, low) if unit_name(name) in UNIT_NAMES]
-    if measured and len(word) > 1 and named and (quoted or alone):
-        return [("text", named[0])]
+    alone = len(word) > 1 and _UNIT_AFTER.match(rest) and (low != "hr" or last != ("pi",))  # 5 mg, but mg/k and 2\pi hr
+    unit = next((name for name in (word, low)[: len(word)] if unit_name(name) in UNIT_NAMES), word)
+    if per or measured and (quoted and unit in UNITS or alone and unit_name(unit) in UNIT_NAMES):  # km/h, 5 \text{m}
+        return [("text", unit)]
     if low in _NUMERALS or word in _TOKENS or low in _TOKENS and low not in FUNCTIONS:
         return _NUMERALS.get(low) or _TOKENS.get(word) or _TOKENS[low]
     phrase = len(word) > 1 and (last[0:1] == ("text",) or measured and re.match(" [a-z]{3}", rest))  # red balls
@@ -228,8 +236,8 @@ class _Parser:
     def signed(self) -> tuple:
         sign = self.take("-", "+", "pm", "mp", *(("=", "approx") if self.at == 0 else ()))
         node = self.read(5) if sign else self.power()
-        if sign == "-":  # -5 cm is (-5) cm
-            return ("unit", ("neg", node[1]), node[2]) if node[0] == "unit" else ("neg", node)
+        if sign == "-":
+            return _negative(node)
         return (sign, ("num", Fraction(0)), node) if sign in ("pm", "mp") else node
 
     def several(self, node, binds: int) -> tuple:
@@ -244,8 +252,7 @@ class _Parser:
         if binds == 2:
             return ("rel", " ".join(signs), *parts)
         if binds == 4:
-            kind = "binom" if signs == ["choose"] else "/"
-            return (kind, *parts) if len(parts) == 2 else self.fail("a ratio of more than two,")
+            return ("binom" if signs[0] == "choose" else "/", *parts)
         if binds == 1 and parts[0][0] == "rel" and parts[0][1][0] in "<>":  # x > 1 and x < 2
             return ({"and": "both", "or": "union"}.get(signs[0], "list"), *parts)
         return ("list" if binds == 1 else "union", *parts)
@@ -267,16 +274,13 @@ class _Parser:
             if word in ("/", "per"):
                 sign = -1
             elif word not in ("*", "of", "the", "a", "an", "celsius", "fahrenheit"):
-                exponent = self.argument(exponent=True) if self.take("^") else ("num", 1)
-                power = -exponent[1][1] if exponent[0] == "neg" else exponent[1]
+                power = self.argument(exponent=True)[1] if self.take("^") else 1
                 powers[unit_name(word)] = powers.get(unit_name(word), 0) + sign * power
                 words, sign = [*words, word], 1
         known = any(unit_name(word) in UNITS or word.endswith("s") for word in words) or node == ("num", 1)
-        if CLAUSES & set(words) or not known or node[0] in ("text", "unit"):
+        twice = powers.get("%", 1) != 1 or powers.get("deg", 1) != 1
+        if CLAUSES & set(words) or not known or twice or node[0] in ("text", "unit"):
             self.fail("words that are no unit,")
-        for sign in {"%", "deg"} & set(powers):  # 20^\circ C, 5\% \text{ per year}
-            self.take(("sym", "C"), ("sym", "F"))
-            return ("unit", node, sign) if powers[sign] == 1 else self.fail("a second sign")
         powers.pop("rad", None)
         unit = " ".join(name if p == 1 else f"{name}^{p}" for name, p in sorted(powers.items()) if p)
         return ("unit", node, unit.replace("h^-1 mile", "mph")) if unit else node
@@ -296,7 +300,7 @@ class _Parser:
     def argument(self, exponent: bool = False) -> tuple:
         """What follows a command, ^ or _: {...} or one token"""
         if exponent and self.take("-"):
-            return ("neg", self.argument(exponent))
+            return _negative(self.argument(exponent))
         token, node = self.next, self.atom()
         return ("^", node, self.argument(exponent)) if exponent and token != "{" and self.take("^") else node  # 2^3^2
 
@@ -346,7 +350,7 @@ class _Parser:
             node = self.bracket(opened)
         else:  # sin 2x cos y
             node = self.read(6)
-        if power == ("neg", ("num", 1)):
+        if power == ("num", -1):
             name, power = "arc" + name, None
         node = (name, node) if base is None else ("/", (name, node), (name, base))  # log_2 8
         return node if power is None else ("^", node, power)
@@ -360,13 +364,12 @@ class _Parser:
                 rows.append([])
             elif not self.take("&"):
                 rows[-1].append(self.read())
-        rows = [row for row in rows if row]
+        rows = [row[0] if len(row) == 1 else ("seq", "matrix", "", *row) for row in rows if row]
+        if kind in ("cases", "aligned"):
+            return ("list", *rows)
         if kind == "vmatrix":
             self.fail("a determinant")
-        if len(rows) == 1 or all(len(row) == 1 for row in rows):
-            cells = sum(rows, [])
-            return ("list", *cells) if kind in ("cases", "aligned") else ("seq", "matrix", "", *cells)
-        return ("seq", "matrix", "", *(("seq", "matrix", "", *row) for row in rows))
+        return rows[0] if len(rows) == 1 else ("seq", "matrix", "", *rows)
 
 
 @lru_cache(1 << 14)

@@ -18,7 +18,7 @@ MAX_WORK = 2_500  # for one pair, in units of about 10 microseconds
 FULL_FLOAT = 13  # significant digits from which a decimal was surely computed
 MP = MPContext()  # a context of our own: the global one belongs to the caller
 MP.dps = 80
-FACTORS = {"%": ("/", ("num", Fraction(1)), ("num", Fraction(100))), "deg": ("/", ("pi",), ("num", Fraction(180)))}
+FACTORS = {"%": Fraction(1, 100), "deg": MP.pi / 180}  # the units that have a value
 
 
 def walk(node) -> list:
@@ -128,6 +128,7 @@ _COMPUTE |= {"mixed": lambda whole, part: whole + part if part < 1 else whole * 
 _COMPUTE |= {"floor": _floor, "ceil": lambda a: -_floor(-a), "mod": lambda a, b: a - b * _floor(a / b)}
 _COMPUTE |= {"!": partial(_count, math.factorial), "binom": partial(_count, math.comb)}
 _COMPUTE |= {"base": lambda digits, base: Fraction(int(digits, base or 1))}
+_COMPUTE |= {"unit": lambda value, unit: math.prod(lift(value, FACTORS[unit]))}
 _COMPUTE |= {"pi": lambda: +MP.pi, "e": lambda: +MP.e, "i": lambda: MP.mpc(0, 1)}
 
 
@@ -158,8 +159,6 @@ class Values:
             return parts[0]
         if kind == "sym":
             return point.get(parts[0])
-        if kind == "unit":
-            return self.evaluate(("*", parts[0], FACTORS[parts[1]]), point) if parts[1] in FACTORS else None
         arguments = [self.evaluate(n, point) if isinstance(n, tuple) else n for n in parts]
         if any(argument is None for argument in arguments):
             return None
@@ -181,19 +180,18 @@ class Values:
     def agree(self, a, g) -> bool:
         """Equal at every point where both are real; at every point where both have a value, if hardly any is real."""
         count = len(self.points) if names(a) | names(g) else 1
-        real = other = 0
-        same = True  # where the values are not real
+        real, others = 0, []
         for point in range(count):
             x, y = self.at(a, point), self.at(g, point)
             if x is None or y is None:
                 continue
             if x.imag or y.imag:
-                other, same = other + 1, same and close(x, y)
-            elif not close(x, y):
-                return False
-            else:
+                others.append(close(x, y))
+            elif close(x, y):
                 real += 1
-        return real >= min(2, count) or other > 0 and same
+            else:
+                return False
+        return real >= min(2, count) or len(others) > 0 and all(others)
 
     def scaled(self, a, g, positive: bool) -> bool:
         """a = factor * g, the factor not zero or even positive: two equations or inequalities"""
@@ -201,33 +199,23 @@ class Values:
         factor = next((ratio for ratio in ratios if ratio), 0)
         return (factor > 0 if positive else factor != 0) and self.agree(a, ("*", ("num", factor), g))
 
-    def rounding(self, node):
-        """(half a unit, digits) of a decimal, of -1.5 and of 1.5 * 10^8; None for an exact value, and 27.0 is one"""
-        if node[0] == "dec":
-            return node[2:] if node[1].denominator > 1 or node[2] > 1 else None
-        scales = node[0] == "*" and node[2][:2] == ("^", ("num", 10))
-        scale = self.at(node[2]) if scales else Fraction(1)
-        inner = self.rounding(node[1]) if (scales or node[0] == "neg") and isinstance(scale, Fraction) else None
-        return inner and (inner[0] * scale, inner[1])
-
     def same_number(self, a, g) -> bool:
         """Two expressions are equal, or one is such a rounding of the other as the conventions allow."""
         if self.agree(a, g):
             return True
-        rounded, given = self.rounding(g), self.rounding(a)
-        if not (rounded or given) or names(a) | names(g) or None in (values := [self.at(a), self.at(g)]):
+        decimals, (x, y) = [n for n in (a, g) if n[0] == "dec"], map(self.at, (a, g))
+        if not decimals or names(a) | names(g) or x is None or y is None:
             return False
-        gap, size = (_real(abs(value)) for value in (_add(values[0], -values[1]), values[1]))
-        decimals = [decimal for decimal in (given, rounded) if decimal]
-        integer = isinstance(values[1], Fraction) and values[1].denominator == 1
-        if min(digits for _, digits in decimals) >= FULL_FLOAT and (rounded or not integer):  # computed floats
-            return gap <= max(_real(2 * max(half for half, _ in decimals)), size / 2**51)
-        if not rounded:
+        gap, size = _real(abs(_add(x, -y))), _real(abs(y))
+        if min(n[3] for n in decimals) >= FULL_FLOAT and (g[0] == "dec" or getattr(y, "denominator", 0) != 1):
+            return gap <= max(_real(2 * max(n[2] for n in decimals)), size / 2**51)  # computed floats
+        if g[0] != "dec":
             return False
-        half, digits = rounded
-        if given and (given[1] < max(FULL_FLOAT, digits + 3) or digits < 5 and size / 10**13 < gap < size / 500_000):
-            return False  # no rounding makes 2.5 of 2.500002500000
-        if not given and half > Fraction(1, 200) and digits < 3:  # so short, it is exact
+        half, digits = g[2:]
+        if a[0] == "dec":
+            changed = digits < 5 and size / 10**13 < gap < size / 500_000  # no rounding makes 2.5 of 2.500002500000
+            return a[3] >= max(FULL_FLOAT, digits + 3) and not changed and gap <= _real(half)
+        if half > Fraction(1, 200) and digits < 3:  # so short, it is exact
             return False
-        cut = not given and digits >= 5 and _real(abs(values[0])) > size  # a long decimal may be cut off instead
+        cut = digits >= 5 and _real(abs(x)) > size  # a long decimal may be cut off instead
         return gap < _real(2 * half) if cut else gap <= _real(half)

@@ -1,4 +1,4 @@
-r"""What an answer says in words: units, labels, choices, dates."""
+r"""What an answer says in words: units, labels, choices."""
 
 import re
 
@@ -28,8 +28,6 @@ CHANGES = set(
 )
 # and these after a number: 5 to one, 5 is wrong, 5 below zero
 CLAUSES = CHANGES | set("to is are was where for as by out into".split())
-MONTHS = "january february march april may june july august september october november december".split()
-MONTHS = {name: month[:3] for month in MONTHS for name in (month, month[:3])}
 
 
 def unit_name(word: str) -> str:
@@ -58,8 +56,6 @@ def words(text: str) -> list[str] | None:
     found = _MARKUP.sub(" ", text).lower().replace(".", "").split()
     if not re.search("[a-z]{2}", " ".join(found)) or not re.fullmatch(r"[a-z0-9:' -]*", " ".join(found)):
         return None
-    if len(found) > 1 and all(word.isdigit() or word in MONTHS for word in found):
-        found = sorted(MONTHS.get(word, word) for word in found)  # 5 May 2020 is May 5th, 2020
     return found
 
 
