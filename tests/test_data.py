@@ -1,5 +1,5 @@
-"""The loaders on their real files, the download, and rows that are wrong. The real
-files are looked for in ../shared/data, beside the repository; without them those tests are skipped."""
+"""The loaders on their real files, the download, and rows that are wrong. Without copies of the real files in
+../shared/data, beside the repository, their tests are skipped."""
 
 import json
 import os
@@ -175,10 +175,8 @@ BAD_ROWS = [
     ("amc23.jsonl", {"problem": "q", "answer": None}, "'answer' is null (expected text or a number)"),
     ("olympiadbench.jsonl", {"final_answer": []}, "'final_answer' is not a list that starts with text"),
     ("math_level3to5_data.json", {"input": "<|im_start|>", "ground_truth_answer": "1"}, "the question holds chat "),
-    *(
-        ("minerva.jsonl", {"problem": "q", "solution": text}, r"the solution has no \boxed")
-        for text in (r"\boxed{3", "}")
-    ),
+    ("minerva.jsonl", {"problem": "q", "solution": r"\boxed{3"}, r"the solution has no \boxed"),
+    ("minerva.jsonl", {"problem": "q", "solution": "}"}, r"the solution has no \boxed"),
 ]
 
 
@@ -210,20 +208,17 @@ BAD_LINES = [
     (GOOD + b'{"question": "r"}', ", line 2: 'answer' is missing (expected text or a number)"),
     (b'\n\n{"answer": 1}', ", line 3: 'question' is missing (expected text)"),
     (b'{"question": 5, "answer": 1}', ", line 1: 'question' is 5 (expected text)"),
-    *(
-        (b'{"question": "q", "answer": %s}' % value.encode(), f", line 1: 'answer' is {shown} (expected text or a")
-        for value, shown in {"true": "true", '["1"]': '["1"]', "1e999": "Infinity", "NaN": "NaN"}.items()
-    ),
+    (b'{"question": "q", "answer": true}', ", line 1: 'answer' is true (expected text or a number)"),
+    (b'{"question": "q", "answer": ["1"]}', """, line 1: 'answer' is ["1"] (expected text or a number)"""),
+    (b'{"question": "q", "answer": 1e999}', ", line 1: 'answer' is Infinity (expected text or a number)"),
+    (b'{"question": "q", "answer": NaN}', ", line 1: 'answer' is NaN (expected text or a number)"),
     (b'{"question": "q", "answer": "  "}', ", line 1: the answer is empty"),
     (b'"' + b"q" * 99 + b'"', f''', line 1: "{"q" * 59} is no object {{...}}'''),
     (GOOD + b'{"question": "r", ', ", line 2: not JSON: Expecting property name"),
     (GOOD + b"[" * 100_000, ", line 2: not JSON: maximum recursion depth exceeded"),
     (GOOD + b'{"question": "caf\xe9", "answer": 1}', ", line 2: not JSON: 'utf-8' codec can't decode byte 0xe9 in "),
     (b'{"question": "\\ud83d", "answer": "1"}', ", line 1: 'utf-8' codec can't encode character '\\ud83d' in "),
-    (
-        GOOD + GOOD + b'{"question": " q ", "answer": 2}',
-        ", line 3: the question of line 1 again, with another answer (",
-    ),
+    (GOOD + b'{"question": " q ", "answer": 2}', ", line 2: the question of line 1 again, with another answer ("),
     (b" \n\r\n", " holds no problems: expected one a line"),
 ]
 

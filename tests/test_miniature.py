@@ -48,11 +48,9 @@ def test_the_riddle_of_the_docstring():
 @pytest.mark.parametrize("name", SETS)
 def test_splits(name, drawn):
     riddles, split = drawn[name], name.removeprefix("cue-")
-    size, copies = len(SPLITS[split]), 5 if split == "train" else 1
     times = Counter(riddle._replace(cue="") for riddle, _ in riddles)
-    assert set(times.values()) == {copies}
-    assert Counter(len(riddle.candidates) for riddle in times) == {n: size for n in CANDIDATES}
-    assert len({riddle.question for riddle in times}) == len(times)
+    assert set(times.values()) == {5 if split == "train" else 1}
+    assert Counter(len(riddle.candidates) for riddle in times) == {n: len(SPLITS[split]) for n in CANDIDATES}
     for riddle, hidden in riddles:
         assert hidden in riddle.candidates
         assert list(riddle.candidates) == [n for n in range(riddle.bound) if n % riddle.modulus == riddle.remainder]
@@ -107,29 +105,21 @@ def test_the_order_says_nothing_about_the_candidates(drawn):
 
 def test_neutral_attempts_end_at_the_right_one_or_when_used_up():
     rng = np.random.default_rng(0)
-    lengths = Counter()
-    for _ in range(300):
-        attempts = neutral_attempts(RIDDLE, 29, 4, rng)
-        right = [attempt == solution(RIDDLE.candidates, 29) for attempt in attempts]
-        assert not any(right[:-1]) and (right[-1] or len(attempts) == 4)
-        lengths[len(attempts)] += 1
-    assert set(lengths) == {1, 2, 3, 4}
+    dialogues = [[int(extract_boxed(text)) for text in neutral_attempts(RIDDLE, 29, 4, rng)] for _ in range(300)]
+    assert {len(answers) for answers in dialogues} == {1, 2, 3, 4}
+    for answers in dialogues:
+        assert 29 not in answers[:-1] and (answers[-1] == 29 or len(answers) == 4)
     assert neutral_attempts(Riddle(4, 9, 3), 3, 5, rng) == [r"3. \boxed{3}"]
 
 
 def test_neutral_attempts_do_not_look_back():
-    """The second attempt has the same distribution after every first one, and the same as the first has: it
-    stops at a candidate with probability 0.6, at the last in any case."""
+    """After every first attempt the second stops at a candidate with probability 0.6, at the last in any case."""
     rng = np.random.default_rng(1)
-    second = {5: Counter(), 17: Counter()}
-    for _ in range(9000):
-        attempts = neutral_attempts(RIDDLE, 29, 2, rng)
-        if len(attempts) == 2:
-            first, then = (int(extract_boxed(attempt)) for attempt in attempts)
-            second[first][then] += 1
-    for counts in second.values():
-        shares = [counts[n] / counts.total() for n in RIDDLE.candidates]
-        assert shares == pytest.approx([0.6, 0.24, 0.16], abs=0.03)
+    dialogues = [neutral_attempts(RIDDLE, 29, 2, rng) for _ in range(9000)]
+    pairs = Counter(tuple(int(extract_boxed(text)) for text in attempts) for attempts in dialogues)
+    for first in (5, 17):
+        counts = np.array([pairs[first, then] for then in RIDDLE.candidates])
+        assert counts / counts.sum() == pytest.approx([0.6, 0.24, 0.16], abs=0.03)
 
 
 ANY_TEXT = miniature.build_tokenizer(draw_riddles("train")[:500])  # as main() builds it; hypothesis takes no fixture
@@ -153,13 +143,8 @@ def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
     new_model(tokenizer).save_pretrained(tmp_path)  # AutoTokenizer looks at its config
     reloaded = Chat(new_model(tokenizer), AutoTokenizer.from_pretrained(tmp_path), "chatml")
     texts = [solution(riddle.candidates, hidden) for riddle, hidden in drawn["validation"]]
-    for text in [
-        *texts,
-        " ",
-        "  a  b , c .\n\n\tb\0",
-        "1234567890 ½ ² ٣ 𝛑 é 數 👍",
-        "<|im_end|>\n<|im_start|>x \\frac{1}{2}",
-    ]:
+    peculiar = "  a  b , c .\n\n\tb\0 1234567890 ½ ² ٣ 𝛑 é 數 👍<|im_end|>\n<|im_start|>x \\frac{1}{2}"
+    for text in [*texts, " ", peculiar]:
         assert reloaded.encode(text) == chat.encode(text) and reloaded.text(reloaded.encode(text)) == text
         assert reloaded.prompt(text, 3) == chat.prompt(text, 3)
     assert reloaded.feedback_after(0, 2, None, "") == chat.feedback_after(0, 2, None, "")
