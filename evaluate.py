@@ -46,9 +46,7 @@ Records = list[list[dict]]  # for each question a list: the record of one dialog
 
 
 # -------------------- 1. Asking: model + questions -> records
-def evaluate(
-    model, chat, problems, allowed, config, journal=None, progress=None, temperature=0.0, seed=(0,)
-) -> Records:
+def evaluate(model, chat, problems, allowed, config, journal=None, progress=None, temperature=0, seed=(0,)) -> Records:
     """Ask every problem once for each number of attempts in `allowed`, each time anew, as the prompt names the number.
 
     range(1, K + 1) gives the paper's curve (section 4, greedy); [1] * n with temperature 1 gives n independent samples,
@@ -95,12 +93,20 @@ def accuracy_at_k(records: Records) -> dict:
     rows, first = [], [same[0]["correct"] for same in records]
     for column in zip(*records):  # every question, with the same number of attempts allowed
         solved = [record["correct"] for record in column]
+        answers = [[attempt["answer"] for attempt in record["attempts"]] for record in column]
         low, high = wilson(sum(solved), len(solved))
-        row = {"attempts": column[0]["allowed"], "questions": len(solved), "correct": sum(solved)}
-        row |= {"accuracy": fmean(solved), "low": low, "high": high}
-        row["repeated"] = repeated_share([[attempt["answer"] for attempt in record["attempts"]] for record in column])
-        row["attempts_used"] = fmean(len(record["attempts"]) for record in column)
-        row |= {key: fmean(record[key] for record in column) for key in ("truncated", "tokens")}
+        row = {
+            "attempts": column[0]["allowed"],
+            "questions": len(solved),
+            "correct": sum(solved),
+            "accuracy": fmean(solved),
+            "low": low,
+            "high": high,
+            "repeated": repeated_share(answers),
+            "attempts_used": fmean(map(len, answers)),
+            "truncated": fmean(record["truncated"] for record in column),
+            "tokens": fmean(record["tokens"] for record in column),
+        }
         rows.append(row | gain(first, solved) if rows else row)
     return {"questions": len(records), "by_attempts": rows}
 
@@ -126,7 +132,7 @@ class Options:
     seed: int = option(0, "decides which questions --limit takes, and draws the --samples", NOT_NEGATIVE)
 
 
-FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"
+FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # options
 
 
 class Candidate(NamedTuple):
@@ -135,9 +141,9 @@ class Candidate(NamedTuple):
     name: str  # in tables and file names
     model: torch.nn.Module
     chat: Chat
-    options: Options  # a model that train.py wrote is asked as in its run, unless the command line says otherwise
-    greedy: Journal
-    samples: Journal | None
+    options: Options
+    greedy: Journal  # with 1, 2, ... attempts allowed
+    samples: Journal | None  # independent samples with 1 attempt allowed, if any
 
 
 def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candidate], Path]:
@@ -145,7 +151,6 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candid
     models wait in the machine's memory, so that a mistake in the last one shows before the first is asked."""
     options = Options(**given)
     require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
-    pick_device(options.device)
     sets = load_sets(options.data)
     if options.limit is not None:
         for problems in sets.values():
@@ -172,15 +177,16 @@ def file_name(name: str) -> str:
 
 
 def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Problem]], out: Path) -> Candidate:
+    """The model, checked, with the journals in `out`. A model that train.py wrote is asked as in its run, unless the
+    command line (`given`) says otherwise."""
     config = Path(path).parent / "config.json"
     of_run = json.loads(config.read_text()) if config.exists() else {}
-    of_run = {key: of_run[key] for key in FROM_THE_RUN} if set(FROM_THE_RUN) <= set(of_run) else {}
-    options = Options(**(of_run | given))
+    options = Options(**{key: of_run[key] for key in FROM_THE_RUN if "preset" in of_run} | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)
-    lengths = [len(chat.prompt(p.question, options.attempts)) for problems in sets.values() for p in problems]
-    check_fit(model, max(lengths), options.max_new_tokens)
+    prompts = [chat.prompt(problem.question, options.attempts) for problems in sets.values() for problem in problems]
+    check_fit(model, max(map(len, prompts)), options.max_new_tokens)
     check_model(model, chat, rollout)
     settings, samples = journal_settings(model, chat, options), None
     greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
@@ -190,7 +196,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     return Candidate(name, model.cpu(), chat, options, greedy, samples)
 
 
-def answers(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> tuple[dict, dict]:
+def ask(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> tuple[dict, dict]:
     """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any."""
     name, model, chat, options, greedy, samples = candidate
     problems, draw = sum(sets.values(), []), dict(temperature=1.0, seed=(options.seed, 0))
@@ -198,13 +204,9 @@ def answers(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.
     curve = evaluate(model, chat, problems, range(1, options.attempts + 1), options, greedy, f"{name}, greedy")
     control = evaluate(model, chat, problems, [1] * options.samples, options, samples, f"{name}, samples", **draw)
     model.cpu()
-    return by_set(curve, sets), by_set(control, sets)
-
-
-def by_set(records: Records, sets: dict[str, list[Problem]]) -> dict[str, Records]:
-    """The records of all questions, one data set after the other -> those of each set."""
-    rows = iter(records)
-    return {data: list(islice(rows, len(problems))) for data, problems in sets.items()}
+    curve, control = iter(curve), iter(control)  # of one data set after the other
+    sizes = {data: len(problems) for data, problems in sets.items()}
+    return tuple({data: list(islice(rows, size)) for data, size in sizes.items()} for rows in (curve, control))
 
 
 # The paper's mean accuracy (%) over its five benchmarks with 1, 2, ... attempts allowed, its plot read to half a point.
@@ -216,7 +218,7 @@ PAPER_CURVES = {
 
 def report(options: Options, candidates: list[Candidate], greedy: dict, samples: dict, out: Path) -> None:
     """Write all files, and print tables and dialogues. `greedy` and `samples` hold {model: {data set: records}}."""
-    results, longest, sets = {}, {}, greedy[candidates[0].name]
+    results, longest, sets = {}, {}, list(greedy[candidates[0].name])
     for name, curves in greedy.items():
         results[name] = mean_over({data: accuracy_at_k(records) for data, records in curves.items()})
         if options.samples:
@@ -224,15 +226,15 @@ def report(options: Options, candidates: list[Candidate], greedy: dict, samples:
             results[f"{name}, pass@k of independent samples"] = mean_over(control)
         by_question = sum(curves.values(), [])
         save_json(sum(by_question, []), out / f"dialogues-{file_name(name)}.json")
-        longest[name] = [same[-1] for same in by_question]  # with the most attempts allowed: these are shown
+        longest[name] = [same[-1] for same in by_question]  # with the most attempts allowed
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in FROM_THE_RUN} for each in candidates}
     result = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
-    save_json(result, out / "results.json")
-    plot_accuracy(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})
     text = tables(", ".join(sets), results, paired)
+    save_json(result, out / "results.json")
     save_text(text + "\n", out / "table.md")
     save_text(page(longest), out / "dialogues.html")
+    plot_accuracy(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})
     print(text)
     for name, records in longest.items() if options.show else ():
         print(f"\n{name}\n\n{shown(records, options.show, options.show_what)}")
@@ -245,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
         options, sets, candidates, out = prepare(given)
         greedy, samples, kept = {}, {}, "; what is finished is kept, start again to go on"
         for each in candidates:
-            greedy[each.name], samples[each.name] = answers(each, sets, pick_device(options.device))
+            greedy[each.name], samples[each.name] = ask(each, sets, pick_device(options.device))
         report(options, candidates, greedy, samples, out)
     except KeyboardInterrupt:
         print(f"\nstopped{kept}", file=sys.stderr)
