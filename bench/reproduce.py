@@ -4,10 +4,9 @@
     python -m bench.reproduce --draw SUMMARY.json OUT           # no runs: tables and figure of a finished comparison
 
 All arms train from the same base model and answer the same test questions greedily. Single-attempt training is the
-paper's baseline; with the same sampled tokens, it has more steps than the others. Controls: k independent samples at
-temperature 1 (pass@k) in place of k attempts, and feedback as long as the real one without a word on the answer.
-Processes of one thread run side by side. What is finished is not repeated: give an interrupted command again, or with
---finished to see what there is. Written into --out: summary.json (all verdicts), table.md, accuracy.png.
+paper's baseline; with the same sampled tokens, it has more steps. Controls: k independent samples (pass@k) in place of
+k attempts, and feedback as long as the real one without a word on the answer. What is finished is not repeated: give an
+interrupted command again. Written into --out: summary.json (all verdicts), table.md, accuracy.png.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from data.miniature import best_possible
 from support.cli import fail
 from support.files import save_json, save_text
 from support.plots import markdown, percent, plot_accuracy, read_metrics, table
-from support.statistics import crossed_interval, mean, pass_chance, rows_over_seeds
+from support.statistics import crossed_interval, over_seeds, shares
 
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
 ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"], SAME_TOKENS: ["--max_attempts", "1"]}  # options of train.py
@@ -50,8 +49,8 @@ def process(command: list[str], out: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     command, env = [sys.executable, *command, "--out", str(out)], os.environ | {"OMP_NUM_THREADS": "1"}
     with open(log, "w") as file:
-        done = subprocess.run(command, env=env, stdout=file, stderr=file)
-    if done.returncode:
+        failed = subprocess.run(command, env=env, stdout=file, stderr=file).returncode
+    if failed:
         raise RuntimeError(f"{out} failed: see {log}")
     print(f"{out} is done", flush=True)
 
@@ -89,26 +88,25 @@ def run_seed(args: argparse.Namespace, seed: int, pool: Executor) -> None:
     list(pool.map(run, (folders[MULTI], folders[SINGLE]), (options[MULTI], options[SINGLE])))
     multi, single = ([row["tokens_sampled"] for row in read_metrics(folders[name])] for name in (MULTI, SINGLE))
     options[SAME_TOKENS] += ["--steps", str(round(len(single) * sum(multi) / sum(single)))]
-    futures = [pool.submit(run, folders[name], options[name]) for name in folders if name in options]
-    futures += [pool.submit(control, folders[name], name, folders[arm]) for name, (arm, _) in CONTROLS.items()]
-    for future in futures:
+    jobs = [(run, folders[name], options[name]) for name in folders if name in options]
+    jobs += [(control, folders[name], name, folders[arm]) for name, (arm, _) in CONTROLS.items()]
+    for future in [pool.submit(*job) for job in jobs]:
         future.result()
 
 
-# -------------------- The summary
+# -------------------- The summary, its tables and its figure
 def kept(result: dict, dialogues: list[dict]) -> dict:
-    """What the summary keeps. `solved` and `first` have a text for each number of attempts, in it a digit for every
-    question: how many of the `samples` were right (base 36), and was the first attempt of the dialogue right?"""
+    """What the summary keeps: texts for each number of attempts, with a digit for each question. `solved`: how many of
+    the `samples` were right (base 36). `first`: was the first attempt right?"""
     rows, parts = result["by_attempts"], list(result.get("by_data", {"": result}).values())
     same = {key: rows[-1][key] for key in ("repeated", "truncated", "tokens")}
     if "right" in parts[0]:
         digits = "".join(np.base_repr(right, 36) for part in parts for right in part["right"])
         return same | {"samples": parts[0]["samples"], "solved": [digits] * len(rows)}
-    judged = {"solved": dialogues, "first": [dialogue["attempts"][0] for dialogue in dialogues]}
-    digits = {key: "".join(str(int(each["correct"])) for each in of) for key, of in judged.items()}
-    return (
-        same | {"samples": 1} | {key: [text[k :: len(rows)] for k in range(len(rows))] for key, text in digits.items()}
-    )
+    for key, judged in ("solved", dialogues), ("first", [dialogue["attempts"][0] for dialogue in dialogues]):
+        digits = "".join(str(int(each["correct"])) for each in judged)
+        same[key] = [digits[k :: len(rows)] for k in range(len(rows))]
+    return same | {"samples": 1}
 
 
 def compare(args: argparse.Namespace) -> dict:
@@ -129,49 +127,32 @@ def compare(args: argparse.Namespace) -> dict:
                 results.setdefault(name, {})[seed] = kept(last, read(*folder.glob("dialogues-*.json")))
     if MULTI not in results:
         raise ValueError(f"no {MULTI} run in {args.out} is finished")
-    summary = {"sets": {name: len(problems) for name, problems in load_sets(config["eval_data"]).items()}}
-    if args.preset != "smollm2":
-        summary["best possible"] = best_possible(args.preset == "cue", config["eval_attempts"])
-    return summary | {"results": results}
-
-
-# -------------------- Tables and figure
-def shares(runs: Iterable[dict], part: slice, key: str = "solved") -> np.ndarray:
-    """(seeds, attempts, questions): was the question solved, or how probably? Of this part of the questions."""
-    digits = [[(run["samples"], k, text) for k, text in enumerate(run[key], 1)] for run in runs]
-    return np.array([[[pass_chance(int(x, 36), n, k) for x in text[part]] for n, k, text in run] for run in digits])
-
-
-def over_seeds(runs: dict[str, dict], part: slice) -> dict:
-    same = {key: mean([run[key] for run in runs.values()]) for key in ("repeated", "truncated", "tokens")}
-    return {"by_attempts": [row | same for row in rows_over_seeds(shares(runs.values(), part))]}
+    sets = {name: len(problems) for name, problems in load_sets(config["eval_data"]).items()}
+    best = [] if args.preset == "smollm2" else best_possible(args.preset == "cue", config["eval_attempts"])
+    return {"sets": sets, "best possible": best, "results": results}
 
 
 def differences(results: dict[str, dict], part: slice, key: str) -> list[list[str]]:
-    """Lines of a table: every training less the base, multi-attempt training less every other, paired by seed and
-    question."""
-    lines, trainings = [], [name for name in results if name in ARMS]
-    pairs = [(name, "base") for name in trainings] + [(MULTI, name) for name in trainings if name != MULTI]
-    for name, other in pairs:
+    """Lines of a table: all trainings less the base, multi-attempt training less all others, by seed and question."""
+    trainings, lines = [name for name in results if name in ARMS], []
+    for name, other in [(name, "base") for name in trainings] + [(MULTI, name) for name in trainings if name != MULTI]:
         one, two = results[name], results[other]
         if both := [seed for seed in one if key in one[seed] and key in two.get(seed, ())]:
-            apart = np.subtract(*(shares([runs[seed] for seed in both], part, key) for runs in (one, two)))
-            rows = [(100 * x.mean(), *map(percent, crossed_interval(x))) for x in apart.swapaxes(0, 1)]
+            apart_SKQ = np.subtract(*(shares([runs[seed] for seed in both], part, key) for runs in (one, two)))
+            rows = [(100 * x_SQ.mean(), *map(percent, crossed_interval(x_SQ))) for x_SQ in apart_SKQ.swapaxes(0, 1)]
             lines.append([f"{name} less {other}", *("{:+.1f} ({} - {})".format(*row) for row in rows)])
     return lines
 
 
 def draw(summary: dict, out: Path) -> None:
     """The tables, on the screen as well, and the figure. Curves that are the same in whole percent are drawn once."""
-    results, sets, best = summary["results"], summary["sets"], summary.get("best possible", [])
+    results, sets, best = summary["results"], summary["sets"], summary["best possible"]
     shown = results | {"base": dict([*results["base"].items()][:1])}  # which is the same for all seeds
     ends, texts, same = np.cumsum([0, *sets.values()]).tolist(), [], {}
     parts = {" and ".join(sets): slice(None)} | dict(zip(sets, map(slice, ends, ends[1:])))
     for data, part in parts.items():
-        texts += [
-            f"{data}, %",
-            table({f"{name}, seeds {' '.join(runs)}": over_seeds(runs, part) for name, runs in shown.items()}),
-        ]
+        tabled = {f"{name}, seeds {' '.join(runs)}": over_seeds(runs, part) for name, runs in shown.items()}
+        texts += [f"{data}, %", table(tabled)]
         for key, what in (("solved", "allowed"), ("first", "allowed, first attempt alone")):
             if lines := differences(results, part, key):
                 texts.append(markdown([[f"attempts {what}", *map(str, range(1, len(lines[0])))], *lines]))

@@ -144,14 +144,22 @@ def crossed_interval(value_SQ: np.ndarray) -> tuple[float, float]:
     return float(middle - half), float(middle + half)
 
 
-def rows_over_seeds(solved_SKQ: np.ndarray) -> list[dict]:
-    """A row of a table for each number of attempts. The interval of an accuracy is over the seeds, of a single seed
-    over its questions; that of a gain is over both."""
-    rows = []
+def shares(runs: Iterable[dict], part: slice, key: str = "solved") -> np.ndarray:
+    """(S, K, Q) from what bench/reproduce.py keeps of each run: a text for each number of attempts, in it a digit (base
+    36) for each question, how many of the run's `samples` were right. Of this part of the questions."""
+    digits = [[(run["samples"], k, text) for k, text in enumerate(run[key], 1)] for run in runs]
+    return np.array([[[pass_chance(int(x, 36), n, k) for x in text[part]] for n, k, text in run] for run in digits])
+
+
+def over_seeds(runs: dict[str, dict], part: slice) -> dict:
+    """What support/plots.py shows of a model, with a row for each number of attempts. The interval of an accuracy is
+    over the seeds, of a single seed over its questions; that of a gain is over both."""
+    rows, solved_SKQ = [], shares(runs.values(), part)
+    same = {key: mean([run[key] for run in runs.values()]) for key in ("repeated", "truncated", "tokens")}
     for attempts, solved_SQ in enumerate(solved_SKQ.swapaxes(0, 1), 1):
-        ends = t_interval(solved_SQ.mean(1)) if len(solved_SQ) > 1 else crossed_interval(solved_SQ)
+        ends = t_interval(solved_SQ.mean(1)) if len(runs) > 1 else crossed_interval(solved_SQ)
         low, high = np.clip(ends, 0, 1).tolist()
         row = {"attempts": attempts, "accuracy": float(solved_SQ.mean()), "low": low, "high": high}
         gain_low, gain_high = crossed_interval(solved_SQ - solved_SKQ[:, 0])
-        rows.append(row | {"gain_low": gain_low, "gain_high": gain_high})
-    return rows
+        rows.append(same | row | {"gain_low": gain_low, "gain_high": gain_high})
+    return {"by_attempts": rows}

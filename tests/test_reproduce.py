@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,16 +12,16 @@ from conftest import small_model
 import evaluate
 import train
 from bench import ablations, reproduce
-from data.chat import FEEDBACKS, Chat
+from data.chat import Chat
 from data.miniature import best_possible
-from support import statistics as seeds
+from support import statistics as stats
 from support.plots import read_metrics
 
 
 def test_the_t_interval_over_seeds():
     """0.2, 0.4, 0.6: mean 0.4, standard deviation 0.2, half width 4.303 * 0.2 / sqrt(3) = 0.4969."""
-    assert seeds.t_interval([0.2, 0.4, 0.6]) == pytest.approx((-0.0969, 0.8969), abs=1e-4)
-    assert seeds.t_interval([0.5]) == (0.5, 0.5)
+    assert stats.t_interval([0.2, 0.4, 0.6]) == pytest.approx((-0.0969, 0.8969), abs=1e-4)
+    assert stats.t_interval([0.5]) == (0.5, 0.5)
 
 
 def test_the_crossed_interval_by_hand():
@@ -28,14 +29,13 @@ def test_the_crossed_interval_by_hand():
     freedom. Questions have means -1, 1/2, 1: 13/36, 2 degrees. The interaction, mean square 1/6: 1/36, 2 degrees."""
     value_SQ = np.array([[-1.0, 0, 1], [-1, 1, 1]])
     freedom = 13**2 / (1 + 13**2 / 2 + 1 / 2)
-    half = seeds.T_95[1] * (13 / 36) ** 0.5
-    assert 1 < freedom < 2 and seeds.crossed_interval(value_SQ) == pytest.approx((1 / 6 - half, 1 / 6 + half))
+    half = stats.T_95[1] * (13 / 36) ** 0.5
+    assert 1 < freedom < 2 and stats.crossed_interval(value_SQ) == pytest.approx((1 / 6 - half, 1 / 6 + half))
     # one seed: the t interval over its questions; and where all questions agree, one is taken to differ
-    half = seeds.T_95[2] * (1 / 3) ** 0.5
-    assert seeds.crossed_interval(value_SQ[:1]) == pytest.approx((-half, half))
-    assert seeds.crossed_interval(np.zeros((3, 200))) == pytest.approx(
-        (-seeds.T_95[50] / 200, seeds.T_95[50] / 200), rel=0.02
-    )
+    half = stats.T_95[2] * (1 / 3) ** 0.5
+    assert stats.crossed_interval(value_SQ[:1]) == pytest.approx((-half, half))
+    half = stats.T_95[50] / 200
+    assert stats.crossed_interval(np.zeros((3, 200))) == pytest.approx((-half, half), rel=0.02)
 
 
 @pytest.mark.parametrize("S, Q, by_seed, by_question", [(5, 200, 0.1, 0.3), (5, 200, 0.0, 0.3), (4, 100, 0.1, 0.0)])
@@ -45,22 +45,25 @@ def test_the_crossed_interval_covers_the_truth(S, Q, by_seed, by_question):
 
     def experiment():
         noise_SQ = by_seed * rng.normal(size=(S, 1)) + by_question * rng.normal(size=Q) + 0.3 * rng.normal(size=(S, Q))
-        low, high = seeds.crossed_interval(noise_SQ)
+        low, high = stats.crossed_interval(noise_SQ)
         return low < 0 < high
 
     assert 0.93 < np.mean([experiment() for _ in range(600)]) < 0.99
 
 
 def test_rows_over_seeds():
-    solved_SKQ = np.array([[[0, 0, 1, 1], [0, 1, 1, 1]], [[0, 0, 0, 1], [0, 1, 0, 1]]], float)
-    first, second = seeds.rows_over_seeds(solved_SKQ)
+    def rows(*solved_SK: list[str]) -> list[dict]:
+        runs = [dict(samples=1, solved=x, repeated=0.25, truncated=0.0, tokens=9.0) for x in solved_SK]
+        return stats.over_seeds(dict(enumerate(runs)), slice(None))["by_attempts"]
+
+    first, second = rows(["0011", "0111"], ["0001", "0101"])
     assert (first["attempts"], first["accuracy"], second["attempts"], second["accuracy"]) == (1, 0.375, 2, 0.625)
-    assert (second["low"], second["high"]) == (0, 1)  # an accuracy cannot be below or above
-    assert (second["gain_low"], second["gain_high"]) == seeds.crossed_interval(np.array([[0, 1.0, 0, 0]] * 2))
-    many_SKQ = np.tile(solved_SKQ, 100)
-    (first, _), (only, _) = (seeds.rows_over_seeds(x) for x in (many_SKQ[[0, 0, 1, 0]], many_SKQ[:1]))
-    assert (first["low"], first["high"]) == seeds.t_interval([0.5, 0.5, 0.25, 0.5])
-    assert (only["low"], only["high"]) == seeds.crossed_interval(many_SKQ[:1, 0])
+    assert (second["low"], second["high"], second["repeated"]) == (0, 1, 0.25)  # no accuracy is below 0 or above 1
+    assert (second["gain_low"], second["gain_high"]) == stats.crossed_interval(np.array([[0, 1.0, 0, 0]] * 2))
+    first = rows(["0011"], ["0011"], ["0001"], ["0011"])[0]
+    assert (first["low"], first["high"]) == stats.t_interval([0.5, 0.5, 0.25, 0.5])
+    only = rows(["0011" * 100])[0]
+    assert (only["low"], only["high"]) == stats.crossed_interval(np.array([[0.0, 0, 1, 1] * 100]))
 
 
 def test_verdicts_of_a_summary():
@@ -73,9 +76,9 @@ def test_verdicts_of_a_summary():
     by_data = {"a": {"samples": 20, "right": [1]}, "b": {"samples": 20, "right": [20]}}
     sampled = reproduce.kept({"by_attempts": rows, "by_data": by_data}, [])
     assert (sampled["samples"], sampled["solved"]) == (20, ["1K", "1K"])
-    both = reproduce.shares([greedy, sampled], slice(None))
+    both = stats.shares([greedy, sampled], slice(None))
     assert both == pytest.approx(np.array([[[0, 1], [1, 1]], [[0.05, 1], [0.1, 1]]]))
-    assert (reproduce.shares([greedy, sampled], slice(0, 1)) == both[..., :1]).all()
+    assert (stats.shares([greedy, sampled], slice(0, 1)) == both[..., :1]).all()
 
 
 def test_differences_are_of_the_same_seeds_and_questions():
@@ -91,7 +94,7 @@ def test_differences_are_of_the_same_seeds_and_questions():
     }
     first_of = {what: cells for what, *cells in reproduce.differences(results, slice(None), "first")}
     solved = {what: cells for what, *cells in reproduce.differences(results, slice(None), "solved")}
-    low, high = seeds.crossed_interval(np.array([[1.0, 0], [0, 0]]))
+    low, high = stats.crossed_interval(np.array([[1.0, 0], [0, 0]]))
     assert solved["multi-attempt less single-attempt"][0] == f"+25.0 ({100 * low:.1f} - {100 * high:.1f})"
     means = {what: [cell.split(" ")[0] for cell in solved[what] + cells] for what, cells in first_of.items()}
     assert means == {
@@ -101,14 +104,11 @@ def test_differences_are_of_the_same_seeds_and_questions():
     }
 
 
-def test_the_controls_feedback_is_as_long_as_the_papers_and_the_uncounted_one_lacks_the_number(tokenizer):
-    chats = {name: Chat(small_model(tokenizer), tokenizer, "chatml", name) for name in FEEDBACKS}
-    after = {name: [chat.feedback_after(0, left, None, "") for left in (1, 3)] for name, chat in chats.items()}
-    assert len(after["paper"][1]) == len(after["uninformative"][1])
-    other = chats["paper"].text(after["uninformative"][1])
-    assert "incorrect" not in other and "3" not in other
-    assert FEEDBACKS["uncounted"] == FEEDBACKS["paper"].replace(" You have {attempts} attempts left.", "")
-    assert after["uncounted"][0] == after["uncounted"][1]
+def test_the_controls_feedback_is_as_long_as_the_papers(tokenizer):
+    paper, other = (Chat(small_model(tokenizer), tokenizer, "chatml", name) for name in ("paper", "uninformative"))
+    after = other.feedback_after(0, 3, None, "")
+    assert len(after) == len(paper.feedback_after(0, 3, None, ""))
+    assert "incorrect" not in paper.text(after) and "3" not in paper.text(after)
 
 
 def test_a_finished_run_is_not_repeated_and_a_failed_one_is_named(tmp_path, monkeypatch):
@@ -142,14 +142,13 @@ def test_mistakes_are_refused(script, argv, sentence, capsys):
 
 
 # -------------------- The whole scripts
+TINY = """--extra --model=base --data=questions.jsonl --eval_data=held_out.jsonl --steps=2 --dialogues=8 --minibatches=1
+    --max_attempts=2 --eval_attempts=2 --slots=8 --max_new_tokens=60 --max_attempt_tokens=8""".split()
+
+
 @pytest.fixture
-def here(tmp_path, tokenizer, monkeypatch):
-    """Processes are function calls, one at a time, and their commands are kept. `extra` makes the runs tiny."""
-    small_model(tokenizer).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    for split in ("train", "test"):
-        problems = [json.dumps({"question": f"{split} {i}?", "answer": "5"}) for i in range(4)]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(problems))
+def commands(inputs, monkeypatch):
+    """Processes are function calls, one at a time, and their commands are kept."""
     commands, lock = [], threading.Lock()
 
     def in_process(command, **_):
@@ -160,26 +159,21 @@ def here(tmp_path, tokenizer, monkeypatch):
 
     monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=in_process))  # git is called as ever
     monkeypatch.setattr(train.signal, "signal", lambda *_: None)  # not possible outside of the main thread
-    files = dict(model=tmp_path / "base", data=tmp_path / "train.jsonl", eval_data=tmp_path / "test.jsonl")
-    tiny = dict(steps=2, dialogues=8, minibatches=1, max_attempts=2, eval_attempts=2, slots=8)
-    tiny |= files | dict(max_new_tokens=60, max_attempt_tokens=8)
-    extra = ["--extra", *(f"--{name}={value}" for name, value in tiny.items())]
-    return SimpleNamespace(folder=tmp_path, commands=commands, extra=extra)
+    return commands
 
 
-def test_reproduce(here, capsys):
-    out, drawn = here.folder / "out", here.folder / "drawn"
-    argv = ["--preset", "cue", "--seeds", "3", "--out", str(out), *here.extra]
+def test_reproduce(commands, capsys):
+    argv, out, drawn = ["--preset", "cue", "--seeds", "3", "--out", "out", *TINY], Path("out"), Path("drawn")
     reproduce.main(argv)
-    assert [command[0] for command in here.commands].count("train.py") == 5 and len(here.commands) == 8
+    assert [command[0] for command in commands].count("train.py") == 5 and len(commands) == 8
     summary = reproduce.read(out / "summary.json")
     names = ["base", *reproduce.ARMS, *reproduce.CONTROLS]
-    assert list(summary["results"]) == names and summary["sets"] == {str(here.folder / "test.jsonl"): 4}
+    assert list(summary["results"]) == names and summary["sets"] == {"held_out.jsonl": 4}
     assert summary["best possible"] == best_possible(True, 2)
     results = {name: result["3"] for name, result in summary["results"].items()}
     assert all(list(map(len, result["solved"])) == [4, 4] for result in results.values())
     trained = reproduce.read(out / "multi-attempt-3" / "evaluation.json")["trained"]["by_attempts"]
-    (shares,) = reproduce.shares([results["multi-attempt"]], slice(None)).mean(2).tolist()
+    (shares,) = stats.shares([results["multi-attempt"]], slice(None)).mean(2).tolist()
     assert shares == [row["accuracy"] for row in trained]
 
     configs = {name: reproduce.read(out / f"{reproduce.slug(name)}-3" / "config.json") for name in reproduce.ARMS}
@@ -200,27 +194,24 @@ def test_reproduce(here, capsys):
     text = files["table.md"].decode()
     assert text in capsys.readouterr().out and all(f"{name}, seeds 3" in text for name in names)
     reproduce.main(argv)  # everything is there
-    reproduce.main(["--draw", str(out / "summary.json"), str(drawn)])
-    assert len(here.commands) == 8 and {name: (drawn / name).read_bytes() for name in files} == files
+    reproduce.main(["--draw", "out/summary.json", "drawn"])
+    assert len(commands) == 8 and {name: (drawn / name).read_bytes() for name in files} == files
 
 
-def test_reproduce_with_smollm2_on_two_sets(here, capsys):
+def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
     """The best possible is not known. Both test sets are in one evaluation, and have their own tables as well."""
-    out, sets = here.folder / "out", [str(here.folder / "test.jsonl"), str(here.folder / "more.jsonl")]
-    (here.folder / "more.jsonl").write_text("".join(f'{{"question": "{i}?", "answer": "5"}}\n' for i in range(2)))
-    argv = ["--preset", "smollm2", "--seeds", "0", "1", "--out", str(out), *here.extra, f"--eval_data={','.join(sets)}"]
+    two = "held_out.jsonl", "first_three.jsonl"
+    argv = ["--preset", "smollm2", "--seeds", "0", "1", "--out", "out", *TINY, f"--eval_data={','.join(two)}"]
     with pytest.raises(SystemExit):
         reproduce.main(["--finished", *argv])
-    assert "no multi-attempt run in" in capsys.readouterr().err and here.commands == []
+    assert "no multi-attempt run in" in capsys.readouterr().err and commands == []
     reproduce.main(argv)
-    assert reproduce.read(out / "single-attempt-0" / "config.json")["group_size"] == 8  # the preset's
-    summary, text = reproduce.read(out / "summary.json"), (out / "table.md").read_text()
-    assert summary["sets"] == dict(zip(sets, (4, 2))) and "best possible" not in summary
-    assert [line for line in text.splitlines() if line.endswith(", %")] == [
-        f"{x}, %" for x in (" and ".join(sets), *sets)
-    ]
-    finished = len(here.commands)
-    (out / "single-attempt-1" / "evaluation.json").unlink()
-    capsys.readouterr()
+    assert reproduce.read(Path("out/single-attempt-0/config.json"))["group_size"] == 8  # the preset's
+    summary, text = reproduce.read(Path("out/summary.json")), Path("out/table.md").read_text()
+    assert summary["sets"] == dict(zip(two, (4, 3))) and summary["best possible"] == []
+    titles = [line for line in text.splitlines() if line.endswith(", %")]
+    assert titles == ["held_out.jsonl and first_three.jsonl, %", "held_out.jsonl, %", "first_three.jsonl, %"]
+    finished = len(commands)
+    Path("out/single-attempt-1/evaluation.json").unlink()
     reproduce.main(["--finished", *argv])
-    assert len(here.commands) == finished and "| single-attempt, seeds 0 " in capsys.readouterr().out
+    assert len(commands) == finished and "| single-attempt, seeds 0 " in capsys.readouterr().out
