@@ -9,13 +9,12 @@
     python -m data gsm8k-test --limit 3       # how many problems, and the first ones
 
 How a published file becomes training, validation and test questions:
-- Two questions are the same when they differ only in whitespace and capitals. One copy is kept. Where the copies
-  disagree about the answer, none is, since nobody can say which is right (one question in MAWPS).
-- Validation questions are taken from the training file, never from a test file. MAWPS is a single file: all three sets
-  are taken from it. The letters of a question decide where it goes, so a story with other numbers stays on one side.
-- Training and validation leave out every question of the family's test file. So `math-train`, which is about 95% of
-  the file that the paper trains on, needs the MATH-500 file as well and stops without it. ASDiv shares 216 questions
-  with MAWPS; they are left out of `asdiv`, so that either can be asked after training on the other.
+- Questions that differ only in whitespace and capitals are the same. One copy is kept. Where the copies disagree about
+  the answer, none is, since nobody can say which is right (one question in MAWPS).
+- Validation questions come from the training file; MAWPS is a single file, which is cut in three. The letters of a
+  question decide where it goes, so a story with other numbers stays on one side.
+- Training and validation leave out every question of the family's test file. So `math-train`, about 95% of the file
+  that the paper trains on, needs the MATH-500 file as well. `asdiv` leaves out the 216 questions that are in MAWPS too.
 """
 
 import difflib
@@ -104,29 +103,23 @@ asdiv = columns("body question", "answer", without_unit)
 
 # ---- The tables: where each file comes from, and which part of which file a name means.
 
-
-class Source(NamedTuple):
-    address: str  # on GitHub: owner/repository/commit/path
-    blob_id: str  # of the content, see data/download.py
-    read: Reader
-
-
 OPENAI = "openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/{}.jsonl".format
 AUTHORS = "DualityRL/multi-attempt/44fed9c7dfd8bbf5162344921e100986151643df/"
 MATH = AUTHORS + "train/data/math_level3to5_data.json"
 BENCHMARK = (AUTHORS + "eval/meval/data/{}/test.jsonl").format
-SOURCES = {
-    "gsm8k_train.jsonl": Source(OPENAI("train"), "7d97154b91aef28d01c3301741c81ce90039a4b1", gsm8k),
-    "gsm8k_test.jsonl": Source(OPENAI("test"), "e4c2ff4942b9a78bd74f04141224c11e28d12dc9", gsm8k),
-    "math_level3to5_data.json": Source(MATH, "78943d9d052860ebfbb93bce4bb38bc3a9b7f53f", level3to5),
-    "math500.jsonl": Source(BENCHMARK("math500"), "2376b9a194b46c0790e197c91b7249e5f88ac09b", contest),
-    "aime24.jsonl": Source(BENCHMARK("aime24"), "bb72e176e8d30c09cd67037e17cfc41e6ff48f70", contest),
-    "amc23.jsonl": Source(BENCHMARK("amc23"), "6894ad7c49a0b3a64210af32954f4d049d934ea0", contest),
-    "minerva.jsonl": Source(BENCHMARK("minerva_math"), "123c5cd351cac2b8ead5413bc084629d7ff651de", minerva),
-    "olympiadbench.jsonl": Source(BENCHMARK("olympiadbench"), "ec36280b1de8f5bbee92da696c2ae84f5f6e6beb", olympiad),
-    "mawps.jsonl": Source(BENCHMARK("mawps"), "c8993aec190a715ade7d66e6c78063b5823d4866", mawps),
-    "svamp.jsonl": Source(BENCHMARK("svamp"), "4bf27bca0eaa5c641c288c9f08da822bf330e37b", svamp),
-    "asdiv.jsonl": Source(BENCHMARK("asdiv"), "8ab1df3b44f76a9a793b81b664ffc62954fd1d4c", asdiv),
+# file: (owner/repository/commit/path on GitHub, blob id of the content as in data/download.py, reader of a row)
+SOURCES: dict[str, tuple[str, str, Reader]] = {
+    "gsm8k_train.jsonl": (OPENAI("train"), "7d97154b91aef28d01c3301741c81ce90039a4b1", gsm8k),
+    "gsm8k_test.jsonl": (OPENAI("test"), "e4c2ff4942b9a78bd74f04141224c11e28d12dc9", gsm8k),
+    "math_level3to5_data.json": (MATH, "78943d9d052860ebfbb93bce4bb38bc3a9b7f53f", level3to5),
+    "math500.jsonl": (BENCHMARK("math500"), "2376b9a194b46c0790e197c91b7249e5f88ac09b", contest),
+    "aime24.jsonl": (BENCHMARK("aime24"), "bb72e176e8d30c09cd67037e17cfc41e6ff48f70", contest),
+    "amc23.jsonl": (BENCHMARK("amc23"), "6894ad7c49a0b3a64210af32954f4d049d934ea0", contest),
+    "minerva.jsonl": (BENCHMARK("minerva_math"), "123c5cd351cac2b8ead5413bc084629d7ff651de", minerva),
+    "olympiadbench.jsonl": (BENCHMARK("olympiadbench"), "ec36280b1de8f5bbee92da696c2ae84f5f6e6beb", olympiad),
+    "mawps.jsonl": (BENCHMARK("mawps"), "c8993aec190a715ade7d66e6c78063b5823d4866", mawps),
+    "svamp.jsonl": (BENCHMARK("svamp"), "4bf27bca0eaa5c641c288c9f08da822bf330e37b", svamp),
+    "asdiv.jsonl": (BENCHMARK("asdiv"), "8ab1df3b44f76a9a793b81b664ffc62954fd1d4c", asdiv),
 }
 PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # its benchmarks, of which it takes the mean
 ALL = range(100)
@@ -210,10 +203,10 @@ def _your_file(path: Path) -> list[Problem]:
 
 
 def _published(file: str) -> list[Problem]:
-    source = SOURCES[file]
-    path, content = fetch(file, source.address, source.blob_id)
+    address, blob_id, reader = SOURCES[file]
+    path, content = fetch(file, address, blob_id)
     problems, disputed = {}, set()
-    for _, problem in _read(path, content, source.read):
+    for _, problem in _read(path, content, reader):
         key = question_key(problem.question)
         if problems.setdefault(key, problem).answer != problem.answer:
             disputed.add(key)

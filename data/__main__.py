@@ -20,8 +20,9 @@ if args.name:
         print(json.dumps(problem._asdict(), ensure_ascii=False))
 else:
     table = {name: "generated" for name in RIDDLES}
-    table |= {name: "of these the questions that one operation answers" for name in EASY}
-    table |= {name: f"about {len(buckets)}% of {SOURCES[file].address}" for name, (file, buckets, _) in SETS.items()}
+    table |= {name: f"{name.replace('-easy', '')}, the questions that one operation answers" for name in EASY}
+    for name, (file, buckets, _) in SETS.items():
+        table[name] = (f"about {len(buckets)}% of " if len(buckets) < 100 else "") + SOURCES[file][0]
     table["NAME.jsonl"] = "a file of yours: one object with 'question' and 'answer' a line"
     for name, about in table.items():
         print(f"{name:24} {about}")

@@ -44,7 +44,8 @@ def publish(monkeypatch, cache):
     """Gives a file of the table another content and writes it into the cache; only its blob id has to follow."""
 
     def publish(file: str, content: bytes) -> None:
-        monkeypatch.setitem(data.SOURCES, file, data.SOURCES[file]._replace(blob_id=git_blob_id(content)))
+        address, _, reader = data.SOURCES[file]
+        monkeypatch.setitem(data.SOURCES, file, (address, git_blob_id(content), reader))
         cache.mkdir(exist_ok=True)
         (cache / file).write_bytes(content)
 
