@@ -11,7 +11,6 @@ script per CPU-second: the median of the turns with the lowest and the highest.
     continuous  transformers' continuous batching; a next attempt is submitted as soon as the one before it is there
 """
 
-import operator
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ import rollout
 import train
 from data import Problem
 from data.miniature import build_model
+from evaluate import RULES
 from support.cli import fail
 from support.memory import SHAPE
 
@@ -89,10 +89,9 @@ def run_engine(model, script: Script, slots: int, temperature: float = 1.0) -> r
     chat = SimpleNamespace(feedback_after=lambda *_: script.feedback)
     chat.prompt = lambda question, allowed: list(script.prompts[int(question)])
     problems = [Problem(str(i), "right") for i in range(len(script.prompts))]
-    rules = rollout.Rules(None, operator.eq, lambda attempts, gold: [float(attempt.correct) for attempt in attempts])
     config = train.Config(slots=slots, max_new_tokens=script.budget)
     with scripted(script):
-        return rollout.rollout(model, chat, problems, script.allowed, rules, config, temperature)
+        return rollout.rollout(model, chat, problems, script.allowed, RULES, config, temperature)
 
 
 def play_ours(model, script: Script, slots: int, temperature: float = 1.0) -> list[list[list[int]]]:
@@ -148,10 +147,10 @@ def play_continuous(model, script: Script, requests: int, temperature: float = 1
 # -------------------- Workloads and the table
 TURNS = 2  # of every side
 SIDES = {"ours": play_ours, "generate": play_generate, "continuous": play_continuous}
-QWEN2_5M = Qwen2Config(**dict(zip(SHAPE, (256, 704, 6, 4, 2, 4096))), **COMMON)
-SMOLLM2 = LlamaConfig(**dict(zip(SHAPE, (576, 1536, 30, 9, 3, 49152))), **COMMON)
+QWEN2 = Qwen2Config(**COMMON, **dict(zip(SHAPE, (256, 704, 6, 4, 2, 4096))))
+SMOLLM2 = LlamaConfig(**COMMON, **dict(zip(SHAPE, (576, 1536, 30, 9, 3, 49152))))
 WORKLOADS = {  # model, what its scripts are like, and for each side: rows at a time, dialogues
-    "qwen2-5m": (QWEN2_5M, {}, "ours 64 256, ours 256 1024, generate 64 112, continuous 32 112"),
+    "qwen2-5m": (QWEN2, {}, "ours 64 256, ours 256 1024, generate 64 112, continuous 32 112"),
     "miniature": (build_model(704, None, seed=0).config, {}, "ours 64 256, generate 64 112, continuous 32 112"),
     "smollm2": (SMOLLM2, dict(length=(4, 24), median=8), "ours 8 32, generate 8 8, continuous 8 8"),
 }

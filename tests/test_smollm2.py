@@ -61,8 +61,8 @@ def test_the_command_writes_a_fine_tuned_model(folder, capsys):
 
     before = AutoModelForCausalLM.from_pretrained(folder / "model").lm_head.weight.detach()
     first, same = (weight(out, 8, "--limit", "8") for out in ("first", "same"))
-    less, full = weight("less", 4, "--limit", "4"), weight("full", 12)
-    assert torch.equal(first, same) and not any(torch.equal(first, other) for other in (before, less, full))
+    full = weight("full", 12)
+    assert torch.equal(first, same) and not torch.equal(first, before) and not torch.equal(first, full)
     rounded = weight("rounded", 12, "--dtype", "bfloat16")  # computed in bfloat16: the same but rounded
     assert rounded.dtype == torch.float32 and not torch.equal(full, rounded)
     assert torch.nn.functional.cosine_similarity((full - before).flatten(), (rounded - before).flatten(), dim=0) > 0.8
