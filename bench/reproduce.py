@@ -3,10 +3,9 @@
     python -m bench.reproduce --preset cue --seeds 0 1 2 3 4    # or miniature, smollm2; `make reproduce` is shorter
     python -m bench.reproduce --draw SUMMARY.json OUT           # no runs: tables and figure of a finished comparison
 
-All arms train from the same base model and answer the same test questions greedily. Single-attempt training is the
-paper's baseline; with the same sampled tokens, it has more steps. Controls: k independent samples (pass@k) in place of
-k attempts, and feedback as long as the real one without a word on the answer. What is finished is not repeated: give an
-interrupted command again. Written into --out: summary.json (all verdicts), table.md, accuracy.png.
+All arms train from the same base model and answer the same test questions greedily. Controls: k independent samples
+(pass@k) in place of k attempts, and feedback as long as the real one without a word on the answer. What is finished is
+not repeated: give an interrupted command again. Written into --out: summary.json (all verdicts), table.md, accuracy.png.
 """
 
 import argparse
@@ -49,9 +48,8 @@ def process(command: list[str], out: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     command, env = [sys.executable, *command, "--out", str(out)], os.environ | {"OMP_NUM_THREADS": "1"}
     with open(log, "w") as file:
-        failed = subprocess.run(command, env=env, stdout=file, stderr=file).returncode
-    if failed:
-        raise RuntimeError(f"{out} failed: see {log}")
+        if subprocess.run(command, env=env, stdout=file, stderr=file).returncode:
+            raise RuntimeError(f"{out} failed: see {log}")
     print(f"{out} is done", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""bench/reproduce.py: means over seeds by hand, and the whole script with tiny runs."""
+"""bench/reproduce.py: its numbers by hand, and the whole script with tiny runs."""
 
 import json
 import threading
@@ -16,54 +16,6 @@ from data.chat import Chat
 from data.miniature import best_possible
 from support import statistics as stats
 from support.plots import read_metrics
-
-
-def test_the_t_interval_over_seeds():
-    """0.2, 0.4, 0.6: mean 0.4, standard deviation 0.2, half width 4.303 * 0.2 / sqrt(3) = 0.4969."""
-    assert stats.t_interval([0.2, 0.4, 0.6]) == pytest.approx((-0.0969, 0.8969), abs=1e-4)
-    assert stats.t_interval([0.5]) == (0.5, 0.5)
-
-
-def test_the_crossed_interval_by_hand():
-    """Two seeds, three questions. Seeds have means 0 and 1/3, which gives the mean the variance 1/36, with 1 degree of
-    freedom. Questions have means -1, 1/2, 1: 13/36, 2 degrees. The interaction, mean square 1/6: 1/36, 2 degrees."""
-    value_SQ = np.array([[-1.0, 0, 1], [-1, 1, 1]])
-    freedom = 13**2 / (1 + 13**2 / 2 + 1 / 2)
-    half = stats.T_95[1] * (13 / 36) ** 0.5
-    assert 1 < freedom < 2 and stats.crossed_interval(value_SQ) == pytest.approx((1 / 6 - half, 1 / 6 + half))
-    # one seed: the t interval over its questions; and where all questions agree, one is taken to differ
-    half = stats.T_95[2] * (1 / 3) ** 0.5
-    assert stats.crossed_interval(value_SQ[:1]) == pytest.approx((-half, half))
-    half = stats.T_95[50] / 200
-    assert stats.crossed_interval(np.zeros((3, 200))) == pytest.approx((-half, half), rel=0.02)
-
-
-@pytest.mark.parametrize("S, Q, by_seed, by_question", [(5, 200, 0.1, 0.3), (5, 200, 0.0, 0.3), (4, 100, 0.1, 0.0)])
-def test_the_crossed_interval_covers_the_truth(S, Q, by_seed, by_question):
-    """In about 95 of 100 experiments, wherever the noise comes from; more when there is less of it than there seems."""
-    rng = np.random.default_rng(0)
-
-    def experiment():
-        noise_SQ = by_seed * rng.normal(size=(S, 1)) + by_question * rng.normal(size=Q) + 0.3 * rng.normal(size=(S, Q))
-        low, high = stats.crossed_interval(noise_SQ)
-        return low < 0 < high
-
-    assert 0.93 < np.mean([experiment() for _ in range(600)]) < 0.99
-
-
-def test_rows_over_seeds():
-    def rows(*solved_SK: list[str]) -> list[dict]:
-        runs = [dict(samples=1, solved=x, repeated=0.25, truncated=0.0, tokens=9.0) for x in solved_SK]
-        return stats.over_seeds(dict(enumerate(runs)), slice(None))["by_attempts"]
-
-    first, second = rows(["0011", "0111"], ["0001", "0101"])
-    assert (first["attempts"], first["accuracy"], second["attempts"], second["accuracy"]) == (1, 0.375, 2, 0.625)
-    assert (second["low"], second["high"], second["repeated"]) == (0, 1, 0.25)  # no accuracy is below 0 or above 1
-    assert (second["gain_low"], second["gain_high"]) == stats.crossed_interval(np.array([[0, 1.0, 0, 0]] * 2))
-    first = rows(["0011"], ["0011"], ["0001"], ["0011"])[0]
-    assert (first["low"], first["high"]) == stats.t_interval([0.5, 0.5, 0.25, 0.5])
-    only = rows(["0011" * 100])[0]
-    assert (only["low"], only["high"]) == stats.crossed_interval(np.array([[0.0, 0, 1, 1] * 100]))
 
 
 def test_verdicts_of_a_summary():
