@@ -85,7 +85,7 @@ def test_a_run_goes_on_with_another_number_of_processes(before, after):
     assert_close(one.folder)
 
 
-def test_every_process_gets_dialogues(capfd):
+def test_a_mistake_is_said_once(capfd):
     assert launch_on_ranks("--dialogues 8 --group_size 8") == [2, 2]
     assert capfd.readouterr().err.count("--dialogues must give each of 2 processes a question, not 8") == 1
 
