@@ -160,15 +160,12 @@ def load(name: str | Path) -> list[Problem]:
         return easy(load(name.replace("-easy", "")))
     if name not in SETS:
         names = [*RIDDLES, *EASY, *SETS]
-        near = difflib.get_close_matches(name, names, n=1)
-        raise ValueError(
-            f"no data set is called '{name}'{f' (did you mean {near[0]}?)' if near else ''}: expected a "
-            f"path that ends in .jsonl, or one of {', '.join(names)}"
-        )
+        hint = "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(name, names, n=1))
+        expected = f"expected a path that ends in .jsonl, or one of {', '.join(names)}"
+        raise ValueError(f"no data set is called '{name}'{hint}: {expected}")
     file, buckets, test_file = SETS[name]
     tested = {question_key(p.question) for p in _published(test_file)} if test_file else set()
-    problems = [p for p in _published(file) if _bucket(p.question) in buckets]
-    return [p for p in problems if question_key(p.question) not in tested]
+    return [p for p in _published(file) if _bucket(p.question) in buckets and question_key(p.question) not in tested]
 
 
 def load_sets(names: str) -> dict[str, list[Problem]]:

@@ -92,7 +92,7 @@ def feedback_text(template: ChatTemplate, words: str) -> str:
 
 def own_template(tokenizer) -> ChatTemplate:
     """The chat template that the tokenizer brings along (`apply_chat_template`). Feedback is what it writes between an
-    assistant turn and the next one. Where it writes no system turns in both places, the user says it all instead.
+    assistant turn and the next one. If it cannot write system turns both first and after an attempt, the user says all.
     ValueError when there is no such template, or a dialogue of this kind cannot be written with it."""
 
     def write(*turns: tuple[str, str]) -> str:

@@ -39,5 +39,7 @@ def fetch(file: str, address: str, blob_id: str) -> tuple[Path, bytes]:
                 part.write_bytes(content)
                 os.replace(part, path)  # whoever looks, at whatever moment, sees the whole file or none
         except OSError as error:
-            raise OSError(f"{path} cannot be written ({error.strerror}): name another cache folder") from None
+            raise OSError(
+                f"{path} cannot be written ({error.strerror}): name another folder in MULTI_ATTEMPT_CACHE"
+            ) from None
     return path, content

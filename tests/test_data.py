@@ -327,7 +327,7 @@ def test_interrupted_write(mirror, monkeypatch, cache):
 
 def test_cache_that_cannot_be_written(mirror, cache):
     cache.write_text("a file, not a folder")
-    expected = f"{cache / 'amc23.jsonl'} cannot be written (File exists): name another cache folder"
+    expected = f"{cache / 'amc23.jsonl'} cannot be written (File exists): name another folder in MULTI_ATTEMPT_CACHE"
     assert refused(lambda: load("amc23"), OSError) == expected
 
 
