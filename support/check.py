@@ -18,12 +18,12 @@ ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2}
 def check_model(model, chat, rollout, action_logps=None) -> None:
     """ValueError in one sentence for a model that is not supported: its weights are not finite, it fails in a short
     dialogue, or the log-probabilities of the rollout (or of the update, by `action_logps`) are not its own."""
-    implementation, no = model.config._attn_implementation, f"{model.config.model_type} is not supported: "
+    implementation, refused = model.config._attn_implementation, f"{model.config.model_type} is not supported"
     for name, weight in model.named_parameters():
         if not weight.detach().sum().isfinite():
             raise ValueError(f"the model's weight {name} has values that are not finite")
         if "sink" in name:  # in bfloat16 its effect could pass for rounding
-            raise ValueError(f"{no}its attention has sinks ({name})")
+            raise ValueError(f"{refused}: its attention has sinks ({name})")
     problems = [SimpleNamespace(question=question, answer="2") for question in QUESTIONS]
     check_fit(model, max(len(chat.prompt(problem.question, 2)) for problem in problems), BUDGET.max_new_tokens)
     try:
@@ -32,12 +32,13 @@ def check_model(model, chat, rollout, action_logps=None) -> None:
         raise
     except Exception as error:  # whatever a forward pass may raise that was not made for this
         why = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(f"{no}a short dialogue ended with {type(error).__name__}: {why:.150}") from error
+        raise ValueError(f"{refused}: a short dialogue ended with {type(error).__name__}: {why:.150}") from error
     finally:
         model.set_attn_implementation(implementation)
     for what, difference in differences.items():
         if not difference <= ROUNDING[model.dtype]:
-            raise ValueError(f"{no}log-probabilities of the {what} differ from the model's own, by {difference:.2g}")
+            differ = f"log-probabilities of the {what} differ from the model's own, by {difference:.2g}"
+            raise ValueError(f"{refused}: {differ}")
 
 
 @torch.no_grad()

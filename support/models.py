@@ -81,12 +81,12 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
     """The cache positions that the longest dialogue needs. ValueError when the model's configuration tells that it
     cannot do this; what shows in a short dialogue as well is left to support/check.py."""
     config, capacity = model.config, longest_prompt + max_new_tokens
-    values, no = vars(config), f"{config.model_type} is not supported: "
+    values, refused = vars(config), f"{config.model_type} is not supported"
     layers, rope = set(values.get("layer_types") or ()), values.get("rope_parameters") or {}
     if getattr(model, "_is_stateful", False) or layers - ATTENTION:
-        raise ValueError(no + "some layers keep a state (state-space, linear attention), not keys and values alone")
+        raise ValueError(f"{refused}: some layers keep a state (state-space, linear attention)")
     if values.get("attn_logit_softcapping"):
-        raise ValueError(no + "its attention has a soft cap")
+        raise ValueError(f"{refused}: its attention has a soft cap")
 
     windows = {name: size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int}
     if layers == {"full_attention"} and hasattr(type(config), "layer_types"):
@@ -95,12 +95,12 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
         windows = {"layer_types": 1}
     for name, size in windows.items():
         if 0 < size < capacity:  # a window that no dialogue fills is none
-            raise ValueError(f"{no}its attention has a window ({name}) that is shorter than {capacity} tokens")
+            raise ValueError(f"{refused}: its attention has a window ({name}) that is shorter than {capacity} tokens")
 
     for part in (part for part in (rope, *rope.values()) if isinstance(part, dict)):
         kind, limit = part.get("rope_type") or "default", part.get("original_max_position_embeddings") or 0
         if "dynamic" in kind or (kind == "longrope" and capacity + SURPLUS > limit):
-            raise ValueError(f"{no}its positions ({kind}) are encoded by the longest dialogue of a batch")
+            raise ValueError(f"{refused}: its positions ({kind}) are encoded by the longest dialogue of a batch")
 
     positions = getattr(config, "max_position_embeddings", None)
     if positions and 0 < positions < capacity + (0 if rope else SURPLUS):  # learned positions end there
