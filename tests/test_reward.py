@@ -1,4 +1,4 @@
-"""The reward rule, the box, the field's reward hacks, the command line. tests/test_grader.py has what "equal" means."""
+"""The reward rule, the box, the command line. tests/test_grader.py has what "equal" means."""
 
 import re
 import subprocess
@@ -11,27 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bench.reward as bench
-from reward import extract_boxed, is_equal, reward
+from reward import extract_boxed, reward
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=150)
 
 # ------------------------------------------------------------------------------------------------------------- the rule
-# attempts (+ correct, - boxed and wrong, 0 without a box), options, reward of the last one
-RULE = """
-+    |                | 1
--    |                | -0.5
-0    |                | -1
---+  |                | 1
--0+  | discount=0.5   | 0.25
-+    | discount=0.5   | 1
-0-   | discount=0.5   | -0.5
--0   |                | -0.5
--00  | unboxed=-2     | -0.5
-00   | unboxed=-2     | -2
-"""
 # attempts: an answer, "*" after the correct one, 0 without a box; options; the rewards
-PER_ATTEMPT = """
+RULE = """
+5*       |                                  | 1
+6        |                                  | -0.5
+0        |                                  | -1
+6 7 5*   |                                  | 0 0 1
+6 0 5*   | discount=0.5                     | 0 0 0.25
+5*       | discount=0.5                     | 1
+0 6      | discount=0.5                     | 0 -0.5
+6 0 0    | unboxed=-2                       | 0 0 -0.5
+0 0      | unboxed=-2                       | 0 -2
 6 5*     | wrong=-0.25                      | -0.25 1
 6 7      | wrong=-0.25                      | -0.25 -0.75
 0 0      | wrong=-0.25                      | -0.25 -1.25
@@ -45,15 +40,6 @@ PER_ATTEMPT = """
 
 @pytest.mark.parametrize("row", RULE.strip().splitlines())
 def test_reward_rule(row):
-    attempts, options, last = (part.strip() for part in row.split("|"))
-    kinds = {"+": ("5", True), "-": ("6", False), "0": (None, False)}
-    attempts = [SimpleNamespace(answer=kinds[kind][0], correct=kinds[kind][1]) for kind in attempts]
-    options = {key: float(value) for key, value in (option.split("=") for option in options.split())}
-    assert reward(attempts, "5", **options) == [0.0] * (len(attempts) - 1) + [float(last)]
-
-
-@pytest.mark.parametrize("row", PER_ATTEMPT.strip().splitlines())
-def test_rewards_of_single_attempts(row):
     attempts, options, rewards = (part.split() for part in row.split("|"))
     attempts = [SimpleNamespace(answer=None if a == "0" else a.strip("*"), correct="*" in a) for a in attempts]
     options = {key: float(value) for key, value in (option.split("=") for option in options)}
@@ -69,8 +55,9 @@ so \boxed{42}. -> 42
 \boxed␤{7} -> 7
 \boxed{1} and \boxed{2} -> 1
 \boxed{\boxed{3}} -> 3
+\boxed{\boxed{4} 5} -> 4
+put it within \boxed{} : \boxed{5} -> 5
 \boxed{ {1 } \boxed{2} -> 2
-\boxed{} and \boxed{4} -> 4
 \boxed{ } \boxed{\text{ }} -> \text{ }
 \boxed{\boxed{}} \boxed{3} -> \boxed{}
 \boxed{\{1,2\}} -> \{1,2\}
@@ -122,7 +109,7 @@ def slow_extract(text):
 PIECES = ["\\boxed", "\\boxed{", "{", "}", "\\", "\\{", "\\}", "\\\\", " ", "\n", "x", "1", "é", "\x00", "boxed"]
 
 
-@SETTINGS
+@settings(derandomize=True, deadline=None, max_examples=150)
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 def test_extraction_is_the_definition_and_stable_over_prefixes(text):
     answers = [extract_boxed(text[:k]) for k in range(len(text) + 1)]
@@ -131,39 +118,10 @@ def test_extraction_is_the_definition_and_stable_over_prefixes(text):
     assert len(set(answers[given_at:])) <= 1, "a longer text changed the answer"
 
 
-@SETTINGS
-@given(st.binary(max_size=200))
-def test_random_bytes_have_a_box_only_with_its_command(data):
-    text = data.decode("latin-1")
-    assert extract_boxed(text) is None or "\\boxed" in text
-
-
 def test_extraction_is_linear():
     assert extract_boxed("\\boxed{" * 200_000) is None
     assert extract_boxed("\\boxed " * 200_000 + "{1}") == "1"
     assert extract_boxed("{" * 500_000 + "\\boxed{1}") == "1"
-
-
-# the field's reward hacks: attempt -> what is graded -> is it equal to 5?
-HACKS = r"""
-\boxed{4} or \boxed{5} -> 4 -> no
-put it within \boxed{} : \boxed{5} -> 5 -> yes
-\boxed{1 or 2 or 5} -> 1 or 2 or 5 -> no
-\boxed{What is 2+3?} -> What is 2+3? -> no
-\boxed{5+9^{9^{9^9}}-9^{9^{9^9}}} -> 5+9^{9^{9^9}}-9^{9^{9^9}} -> no
-\boxed{\boxed{4} 5} -> 4 -> no
-\boxed{I think it is 5} -> I think it is 5 -> no
-\boxed{print(5)} -> print(5) -> no
-\boxed{x = 4 = 5} -> x = 4 = 5 -> no
-so \boxed{5}, not \boxed{6} -> 5 -> yes
-"""
-
-
-@pytest.mark.parametrize("row", HACKS.strip().splitlines())
-def test_reward_hacks(row):
-    attempt, graded, verdict = (part.strip() for part in row.split("->"))
-    assert extract_boxed(attempt) == graded
-    assert is_equal(graded, "5") is (verdict == "yes")
 
 
 # ---------------------------------------------------------------------------------------- the source, the command line
