@@ -215,7 +215,5 @@ class Values:
         if a[0] == "dec":
             changed = digits < 5 and size / 10**13 < gap < size / 500_000  # no rounding makes 2.5 of 2.500002500000
             return a[3] >= max(FULL_FLOAT, digits + 3) and not changed and gap <= _real(half)
-        if half > Fraction(1, 200) and digits < 3:  # so short, it is exact
-            return False
-        cut = digits >= 5 and _real(abs(x)) > size  # a long decimal may be cut off instead
-        return gap < _real(2 * half) if cut else gap <= _real(half)
+        exact = half > Fraction(1, 200) and digits < 3  # so short, it was not rounded
+        return not exact and gap <= _real(half)

@@ -13,9 +13,8 @@ UNITS = """
     % percent percentage pct, deg degree"""
 UNITS = {word: names.split()[0] for names in UNITS.split(",") for word in names.split()}
 UNIT_NAMES = set(UNITS.values())
-SCALED = "m s g L J W V A F T Pa Hz mol eV ohm".split()  # 5\text{ kJ}, 5\,\mu\mathrm{m}; 5 kJ is a product
-SCALED = [prefix + unit for prefix in "k M G c m mu n".split() for unit in SCALED]
-UNITS = dict(zip(SCALED, SCALED)) | UNITS
+SCALED = "kJ kN kW kV kPa kHz MHz GHz MW MPa keV MeV mA mV mW nm ms mum mus mug muF muC muA kohm"  # not 5 kJ, a product
+UNITS = {name: name for name in SCALED.split()} | UNITS
 MONEY = {"dollar", "euro", "pound", "rupee", "yen"}
 # after these words a number or a label says something else: 5 dozen, 5 squared, "the wrong answer: 5"
 CHANGES = set(
