@@ -93,8 +93,8 @@ class Run:
         hashes = {name: sha256(repr(problems).encode()).hexdigest()[:16] for name, problems in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
         if self.config.resume:
-            began = json.loads(path.read_text())["made_with"]
-            if differ := [f"--{name}" for name in hashes if began[name] != hashes[name]]:
+            began = json.loads(path.read_text()).get("made_with", {})
+            if differ := [f"--{name}" for name in hashes if began.get(name) != hashes[name]]:
                 raise ValueError(f"the run in {self.folder} began with other contents of {' and '.join(differ)}")
         else:
             command = "git describe --always --dirty --abbrev=40"  # without git, the shell prints nothing
