@@ -1,7 +1,6 @@
 """The engine against the plain loop, against the model's full forward pass, and against dialogues written by hand."""
 
 import operator
-import re
 from functools import partial
 from types import SimpleNamespace
 from unittest import mock
@@ -13,16 +12,14 @@ import torch.nn.functional as F
 from conftest import small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import evaluate
 import rollout as stage
-import support.models
 import train
 from data import Problem
 from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat, feedback_text, feedback_words, prompt_text
 from reward import extract_boxed, reward
-from rollout import Attempt, Engine, KVCache, LiveDialogue, Rules, rollout, rollout_one, sample
+from rollout import Attempt, Engine, KVCache, Rules, rollout, rollout_one, sample
 from support.cuda import flash_attention, has_flash
-from support.models import cache_bytes, load_model, pick_device, pick_dtype, save_model
+from support.models import cache_bytes
 
 PROBLEMS = [
     Problem(f"My number is below {20 + 3 * i}. Divided by {3 + i % 9} it leaves {i % 3}." + " Think." * (i % 4), "5")
@@ -34,10 +31,11 @@ SHAPE = dict(num_hidden_layers=2, num_key_value_heads=2, hidden_size=8, num_atte
 RULES = Rules(extract_boxed, lambda answer, gold: len(answer) % 3 == 1, reward)  # right about once in three
 
 
-def run(model, tokenizer, temperature=1.0, problems=PROBLEMS, allowed=ALLOWED, seed=(0,), schedule=None, **options):
-    """A rollout with the options of the tests, except where others are given."""
+def run(model, tokenizer, temperature=1.0, problems=PROBLEMS, allowed=ALLOWED, seed=(0,), engine=None, **options):
+    """A rollout with the options of the tests, except where others are given. `engine` may be the schedule of one."""
     chat, config = Chat(model, tokenizer, "chatml"), train.Config(**OPTIONS | options)
-    engine = schedule and Engine(model, config.slots, 400, temperature, schedule)
+    if isinstance(engine, tuple):
+        engine = Engine(model, config.slots, 400, temperature, schedule=engine)
     return rollout(model, chat, problems, allowed, RULES, config, temperature, seed, engine=engine)
 
 
@@ -97,11 +95,16 @@ def test_the_plain_loop_shares_no_code_with_the_engine():
 
 @pytest.mark.parametrize("slots, schedule", [(3, None), (3, (4, 0)), (64, (7, 0)), (5, (4, 1)), (64, (3, 2))])
 def test_the_same_dialogues_whatever_the_schedule(model, tokenizer, dialogues, slots, schedule):
-    assert_same(run(model, tokenizer, slots=slots, schedule=schedule), dialogues)
+    assert_same(run(model, tokenizer, slots=slots, engine=schedule), dialogues)
 
 
-def test_another_seed_gives_other_dialogues(model, tokenizer, dialogues):
-    assert not torch.equal(run(model, tokenizer, seed=(1,)).tokens_DT[:, :60], dialogues.tokens_DT[:, :60])
+def test_an_engine_serves_rollout_after_rollout(model, tokenizer, dialogues, graphs):
+    """As from step to step of a run. What the dialogues before leave in it is never read."""
+    engine = Engine(model, 5, 400, 1.0, (4, 1))
+    others = run(model, tokenizer, seed=(1,), engine=engine)
+    assert not torch.equal(others.tokens_DT[:, :60], dialogues.tokens_DT[:, :60])
+    assert_same(run(model, tokenizer, engine=engine), dialogues)
+    assert_same(run(model, tokenizer, seed=(1,), engine=engine), others)
 
 
 def test_equal_prompts_are_prefilled_once_and_copied(model, tokenizer):
@@ -132,7 +135,7 @@ def test_every_logit_equals_the_full_forward_pass(model, tokenizer, slots, sched
         return sample(logits_RV, uniform_R, temperature)
 
     monkeypatch.setattr(stage, "sample", keep_logits)
-    batch = run(model, tokenizer, temperature, slots=slots, schedule=schedule)
+    batch = run(model, tokenizer, temperature, slots=slots, engine=schedule)
     numbers = []
     for d, (start, attempts) in enumerate(zip(batch.prompt_length_D.tolist(), batch.attempts)):
         uniforms = np.random.default_rng((0, d)).random(OPTIONS["max_new_tokens"], dtype=np.float32).tolist()
@@ -143,29 +146,6 @@ def test_every_logit_equals_the_full_forward_pass(model, tokenizer, slots, sched
     assert len(numbers) > 300 and (batch.logp_DT[~batch.sampled_DT] == 0).all()
 
 
-def test_compact_rows_keeps_what_a_row_holds(model):
-    """Random rows, some without a dialogue: each keeps its own cache, tokens and numbers wherever it is moved."""
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        engine = Engine(model, rows=12, longest=98, temperature=1.0)
-        there = rng.random(12) < 0.7
-        active, length = there & (rng.random(12) < 0.7), rng.integers(1, 99, size=12)
-        engine.active_S[:], engine.length_S[:] = active, length
-        engine.dialogues = [LiveDialogue(d, PROBLEMS[0], 1, [], 0, d) if there[d] else None for d in range(12)]
-        for d in range(12):
-            for each_S in (engine.uniform_SC, engine.token_S, engine.position_S, engine.cache.kv.transpose(0, 2)):
-                each_S[d] = d
-        n_active = engine.compact_rows()
-        assert n_active == active.sum() and engine.active_S.tolist() == [True] * n_active + [False] * (12 - n_active)
-        moved = {live.index: row for row, live in enumerate(engine.dialogues) if live}
-        assert sorted(moved) == np.flatnonzero(there).tolist()
-        for d, row in moved.items():
-            assert engine.dialogues[row].row == row
-            assert (engine.active_S[row], engine.length_S[row]) == (active[d], length[d])
-            assert engine.token_S[row] == engine.position_S[row] == d and (engine.uniform_SC[row] == d).all()
-            assert (engine.cache.kv[:, :, row, :, : length[d]] == d).all()
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 @pytest.mark.parametrize("path", ["cpu", "graphs"])
 def test_bfloat16_is_the_same_up_to_ties(tokenizer, temperature, path, request):
@@ -173,7 +153,7 @@ def test_bfloat16_is_the_same_up_to_ties(tokenizer, temperature, path, request):
     if path == "graphs":
         request.getfixturevalue("graphs")
     model = small_model(tokenizer).to(torch.bfloat16)
-    batch = run(model, tokenizer, temperature, slots=12, schedule=(4, 1))
+    batch = run(model, tokenizer, temperature, slots=12, engine=(4, 1))
     (logits_AV, expected_A), logp_A = full_forward(model, batch), batch.logp_DT[batch.sampled_DT]
     assert logp_A.dtype == torch.float32 and len(logp_A) > 300
     assert (logp_A - expected_A).abs().mean() < 2e-2
@@ -246,7 +226,7 @@ def graphs(monkeypatch):
 @pytest.mark.parametrize("slots, schedule", [(5, (4, 1)), (64, (3, 2))])
 def test_graphs_write_the_same_dialogues(model, tokenizer, dialogues, graphs, slots, schedule):
     """Few graphs serve all steps. With 64 slots two dialogues wait for each other, while the other rows go on."""
-    assert_same(run(model, tokenizer, slots=slots, schedule=schedule), dialogues)
+    assert_same(run(model, tokenizer, slots=slots, engine=schedule), dialogues)
     assert 1 <= len(graphs) <= 1 + np.ceil(np.log2(min(slots, len(PROBLEMS))))
 
 
@@ -407,9 +387,11 @@ def test_a_dialogue_out_of_budget_is_truncated(tokenizer):
 def test_sample_inverts_the_cumulative_distribution():
     """And never takes an impossible token, not even at the ends."""
     logits = torch.tensor([0, 0.1, 0.2, 0, 0.7, 0]).log().expand(7, 6)
-    token, logp = sample(logits, torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.3001, 1 - 2**-24, 1.0]), 1.0)
-    assert token.tolist() == [1, 1, 2, 2, 4, 4, 4]
-    torch.testing.assert_close(logp, logits[0, token])
+    uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.3001, 1 - 2**-24, 1.0])
+    for temperature, expected in ((1.0, [1, 1, 2, 2, 4, 4, 4]), (0.0, [4] * 7)):  # greedy: the model's own logp as well
+        token, logp = sample(logits, uniforms, temperature)
+        assert token.tolist() == expected
+        torch.testing.assert_close(logp, logits[0, token])
 
 
 @pytest.mark.parametrize("vocabulary, temperature", [(4096, 1.0), (4160, 0.5), (4097, 2.0), (704, 0.6)])
@@ -424,54 +406,11 @@ def test_sample_agrees_with_float64(vocabulary, temperature):
     torch.testing.assert_close(logp.double(), p.gather(-1, token[:, None])[:, 0].log(), atol=1e-5, rtol=0)
 
 
-def test_temperature_0_is_greedy_and_reports_the_models_own_logp():
-    logits = torch.tensor([[0.0, 3.0, 1.0]])
-    token, logp = sample(logits, torch.tensor([0.99]), 0)
-    torch.testing.assert_close((token, logp), (torch.tensor([1]), logits.log_softmax(-1)[:, 1]))
-
-
 # -------------------- What does not fit, in one sentence
-def test_one_sentence_for_what_does_not_fit(tokenizer, tmp_path):
-    model, sliding, cpu = small_model(tokenizer), small_model(tokenizer), torch.device("cpu")
-    sliding.config.layer_types = ["full_attention", "sliding_attention"]
-    refused = {
-        "unknown chat template 'vicuna': choose one of chatml, llama3": lambda: Chat(model, tokenizer, "vicuna"),
-        "does not know the token <|eot_id|> of the chat template": lambda: Chat(model, tokenizer, "llama3"),
-        "and max_new_tokens 500 exceed the model's 512 positions": lambda: run(model, tokenizer, max_new_tokens=500),
-        "llama is not supported: its attention has a window (layer_types) that is shorter than": lambda: run(
-            sliding, tokenizer
-        ),
-        f"there is no model folder {tmp_path}/none": lambda: load_model(f"{tmp_path}/none", cpu, torch.float32),
-        f"the model {tmp_path} cannot be loaded: ": lambda: load_model(str(tmp_path), cpu, torch.float32),
-        "device 'abacus' is not available here": lambda: pick_device("abacus"),
-        "dtype 'int3' is not supported": lambda: pick_dtype("int3", cpu),
-    }
-    for sentence, call in refused.items():
-        with pytest.raises((ValueError, OSError), match=re.escape(sentence)):
-            call()
-    assert pick_dtype("auto", cpu) is torch.float32
-
-
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model):
     assert cache_bytes(model.config, 24, 147, 4) == Engine(model, 24, 145, 1.0).cache.kv.nbytes
     with pytest.raises(ValueError, match="cache takes 1.44e.08 GB, more than is free: lower --slots or --max_new_tok"):
         KVCache(SimpleNamespace(**SHAPE), 2**30, 2**20, torch.float32, torch.device("cpu"), flash=False)
-
-
-@pytest.mark.parametrize("command", [evaluate, train])
-def test_one_sentence_of_a_command_for_a_cache_that_does_not_fit(command, tokenizer, tmp_path, monkeypatch, capsys):
-    save_model(small_model(tokenizer), tokenizer, tmp_path / "base")
-    (tmp_path / "questions.jsonl").write_text('{"question": "5 or 17?", "answer": "5"}\n')
-    monkeypatch.setattr(support.models, "os", SimpleNamespace(sysconf=lambda name: 100))  # 100 pages of 100 bytes
-    monkeypatch.setattr(train.signal, "signal", lambda *_: None)
-    monkeypatch.chdir(tmp_path)
-    options = "--model base --data questions.jsonl --out out --max_new_tokens 40 --slots 4 --device cpu"
-    more = " --eval_data none --dialogues 4 --minibatches 1 --dtype float32" if command is train else ""
-    with pytest.raises(SystemExit) as end:
-        command.main((options + more).split())
-    assert end.value.code == 2
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if "free" in line]
-    assert " GB, more than is free: lower --slots or --max_new_tokens" in said
 
 
 def test_the_progress_bar_says_the_running_accuracy(model, tokenizer, monkeypatch):
