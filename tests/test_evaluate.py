@@ -40,15 +40,15 @@ def model(tokenizer):
     return small_model(tokenizer)
 
 
-@pytest.mark.parametrize(
-    "allowed, temperature, feedback, options",
-    [
-        ([1, 2, 3], 0.0, "paper", dict(max_new_tokens=60)),
-        ([1, 2, 3], 0.0, "uncounted", dict(max_new_tokens=60, max_attempt_tokens=6, slots=3)),
-        ([2], 0.0, "uninformative", dict(max_new_tokens=9)),
-        ([1] * 5, 1.0, "paper", dict(max_new_tokens=60)),
-    ],
-)
+ASKED = [
+    ([1, 2, 3], 0.0, "paper", dict(max_new_tokens=60)),
+    ([1, 2, 3], 0.0, "uncounted", dict(max_new_tokens=60, max_attempt_tokens=6, slots=3)),
+    ([2], 0.0, "uninformative", dict(max_new_tokens=9)),
+    ([1] * 5, 1.0, "paper", dict(max_new_tokens=60)),
+]
+
+
+@pytest.mark.parametrize("allowed, temperature, feedback, options", ASKED)
 def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, options, model, tokenizer):
     config, own = Config(**options), Chat(model, tokenizer, "chatml", feedback)
     draw = dict(temperature=temperature, seed=(5, 0))
@@ -223,15 +223,15 @@ def test_started_again_it_asks_only_what_is_missing(evaluation, capsys):
     assert evaluation() == [] and files() == whole
 
 
-@pytest.mark.parametrize(
-    "less, asked, rest",
-    [
-        ("--limit 1", 2 * (2 + 3), 3 * (2 + 3)),
-        ("--data b.jsonl --samples 0", 3 * 2, 2 * 2 + 5 * 3),
-        ("--attempts 1 --samples 2", 5 * (1 + 2), 5 * (1 + 1)),
-        ("--limit 1 --attempts 1 --samples 2 --data a.jsonl", 1 + 2, 10 + 15 - 3),
-    ],
-)
+LESS = [
+    ("--limit 1", 2 * (2 + 3), 3 * (2 + 3)),
+    ("--data b.jsonl --samples 0", 3 * 2, 2 * 2 + 5 * 3),
+    ("--attempts 1 --samples 2", 5 * (1 + 2), 5 * (1 + 1)),
+    ("--limit 1 --attempts 1 --samples 2 --data a.jsonl", 1 + 2, 10 + 15 - 3),
+]
+
+
+@pytest.mark.parametrize("less, asked, rest", LESS)
 def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation):
     def found():
         return json.loads(files()["results.json"])["models"]["base"], files()["dialogues-base.json"]
@@ -251,20 +251,20 @@ def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation
     assert found() == grown
 
 
-@pytest.mark.parametrize(
-    "more, change, difference",
-    [
-        ("--max_new_tokens 25", None, "max_new_tokens (24 there, 25 here)"),
-        ("--max_attempt_tokens 4", None, "max_attempt_tokens (None there, 4 here)"),
-        ("--seed 1", None, "seed (3 there, 1 here)"),
-        ("--dtype bfloat16", None, "dtype ('torch.float32' there, 'torch.bfloat16' here)"),
-        ("--feedback uncounted", None, "feedback ('<|im_end|>"),
-        ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback ('<|im_end|>"),
-        ("", patch.object(chat, "SYSTEM", "Be quick."), r"prompt ('<|im_start|>system\nPlease"),
-        ("", patch("support.journal.grader_version", lambda: "new"), ", 'new' here)"),
-        ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content ("),
-    ],
-)
+OTHERS = [
+    ("--max_new_tokens 25", None, "max_new_tokens (24 there, 25 here)"),
+    ("--max_attempt_tokens 4", None, "max_attempt_tokens (None there, 4 here)"),
+    ("--seed 1", None, "seed (3 there, 1 here)"),
+    ("--dtype bfloat16", None, "dtype ('torch.float32' there, 'torch.bfloat16' here)"),
+    ("--feedback uncounted", None, "feedback ('<|im_end|>"),
+    ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback ('<|im_end|>"),
+    ("", patch.object(chat, "SYSTEM", "Be quick."), r"prompt ('<|im_start|>system\nPlease"),
+    ("", patch("support.journal.grader_version", lambda: "new"), ", 'new' here)"),
+    ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content ("),
+]
+
+
+@pytest.mark.parametrize("more, change, difference", OTHERS)
 def test_another_configuration_is_refused(more, change, difference, evaluation, capsys):
     evaluation("--limit 1")
     before = files()
@@ -276,24 +276,21 @@ def test_another_configuration_is_refused(more, change, difference, evaluation, 
 
 
 # -------------------- Mistakes
-@pytest.mark.parametrize(
-    "more, sentence",
-    [
-        ("--attempts 0", "--attempts: must be greater than 0, not 0"),
-        ("--samples 1", "--samples must be 0 or at least --attempts, not 1"),
-        ("--feedback kind", "unknown feedback 'kind': choose one of paper, uncounted, uninformative"),
-        *[(f"--model {names}", "--model must name models, each once, ") for names in ("base,base/", "a=b,a=c", "=b")],
-        ("--model base,missing", "there is no model folder missing: "),
-        ("--model .", "the model . cannot be loaded: "),
-        ("--model plain", "the tokenizer does not know the token <|im_end|> of the chat template 'chatml': choose "),
-        ("--data missing.jsonl", "missing.jsonl is missing "),
-        ("--data a.jsonl,gsm8k-tset", "no data set is called 'gsm8k-tset' (did you mean gsm8k-test?)"),
-        ("--out a.jsonl", "the output folder a.jsonl cannot be written (File exists): choose another --out"),
-        ("--max_new_tokens 3000", "the longest prompt ("),
-        ("--device abacus", "device 'abacus' is not available here: "),
-        ("--dtype int3", "dtype 'int3' is not supported: "),
-    ],
-)
+MISTAKES = [
+    ("--attempts 0", "--attempts: must be greater than 0, not 0"),
+    ("--samples 1", "--samples must be 0 or at least --attempts, not 1"),
+    ("--feedback kind", "unknown feedback 'kind': choose one of paper, uncounted, uninformative"),
+    *[(f"--model {names}", "--model must name models, each once, ") for names in ("base,base/", "a=b,a=c", "=b")],
+    ("--model base,missing", "there is no model folder missing: "),
+    ("--model .", "the model . cannot be loaded: "),
+    ("--model plain", "the tokenizer does not know the token <|im_end|> of the chat template 'chatml': choose "),
+    ("--data a.jsonl,gsm8k-tset", "no data set is called 'gsm8k-tset' (did you mean gsm8k-test?)"),
+    ("--out a.jsonl", "the output folder a.jsonl cannot be written (File exists): choose another --out"),
+    ("--max_new_tokens 3000", "the longest prompt ("),
+]
+
+
+@pytest.mark.parametrize("more, sentence", MISTAKES)
 def test_mistakes_are_one_sentence_before_the_long_work(more, sentence, evaluation, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate.py"])
     with patch("evaluate.evaluate", side_effect=AssertionError), pytest.raises(SystemExit, match="2"):
