@@ -37,7 +37,7 @@ def test_exact_notices_a_token_that_is_not_what_the_model_says(monkeypatch):
         return (real(logits_RV, *rest)[0] + 1) % logits_RV.shape[1], real(logits_RV, *rest)[1]
 
     monkeypatch.setattr(gpu.rollout, "sample", off_by_one)
-    model, script = gpu.random_model(LlamaConfig(**gpu.SMALL_SHAPE), "cpu"), Script(3, 1024, **gpu.SMALL_LENGTHS)
+    model, script = gpu.random_model(LlamaConfig(**gpu.SMALL_SHAPE), "cpu"), Script(3, 1024, **gpu.SMALL["lengths"])
     for temperature in (0.0, 1.0):
         *_, distances = gpu.against_full_pass(model, script, temperature)
         assert max(distances) > 0
