@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 
@@ -281,12 +281,12 @@ def start(argv: list[str] | None, at_end: ExitStack) -> tuple[Config, Run, list,
     ranks.on_rank0(lambda: at_end.enter_context(held_folder(config.out)))
     run = build_run(config)
     problems, longest = fitting_problems(config, run, training, validation + held_out)
-    log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, asdict(config))
+    if run.plan_memory(longest):
+        run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
+    log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
     ranks.on_rank0(partial(run.write_config, {"data": training, "validation_data": validation, "eval_data": held_out}))
     if config.resume:
         run.restore()
-    if run.plan_memory(longest):  # after config.json, in which slots stay open: another machine has another memory
-        run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
     return config, run, problems, validation, held_out, log
 
 
@@ -305,7 +305,7 @@ def command(argv: list[str] | None, at_end: ExitStack) -> None:
         raise SystemExit(130) from None
     first, go_on = ranks.rank() == 0, f"go on with: python train.py --resume --out {config.out}"
     if first:
-        print(describe(config, PRESETS, run.actor, len(problems)))
+        print(describe(Config(**run.options), PRESETS, run.actor, len(problems)))
     try:
         with stop_on_signal() as stop_requested:
             finished = train(config, run, problems, validation, log, stop_requested)

@@ -34,6 +34,7 @@ class Run:
 
     def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
+        self.options = asdict(config)  # with the slots left open, as another machine has another memory
         self.actor, self.critic, self.reference = actor, critic, reference
         parts = dict(actor=actor, critic=critic, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
         self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
@@ -101,7 +102,7 @@ class Run:
             git = subprocess.run(command, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
             versions = dict(torch=torch.__version__, transformers=transformers.__version__, commit=git.stdout.strip())
             began = versions | hashes
-        save_json(asdict(self.config) | {"resume": False, "made_with": began}, path)
+        save_json(self.options | {"resume": False, "made_with": began}, path)
 
     def restore(self) -> None:
         """Go on from the last checkpoint, if there is one."""
