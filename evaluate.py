@@ -39,8 +39,8 @@ from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
 RULES = Rules(extract_boxed, is_equal, reward)
-# The engine is asked for this many dialogues for each slot at a time; a kill loses these. At their end it runs empty,
-# which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
+# The engine is asked for this many dialogues for each slot at a time; a kill loses these. At the end of each time few
+# rows are left, which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
 CHUNK_CPU, CHUNK = 4, 16
 Records = list[list[dict]]  # for each question a list: the record of one dialogue for each number of attempts allowed
 
@@ -114,7 +114,7 @@ def accuracy_at_k(records: Records) -> dict:
 # -------------------- 3. The command: models and data sets -> tables, figure, dialogues
 @dataclass
 class Options:
-    model: str = option(..., "model folder or hub name; several, separated by commas; tables call LABEL=FOLDER so")
+    model: str = option(..., "model folder or hub name; several, separated by commas; LABEL=FOLDER is called LABEL")
     data: str = option(..., "names that `python -m data` lists or .jsonl files, separated by commas; paper: its five")
     attempts: int = option(5, "ask every question with 1, 2, ... up to this many attempts allowed", POSITIVE)
     out: str | None = option(None, "output folder; none: runs/evaluate/MODEL-DATA")
@@ -190,7 +190,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     check_model(model, chat, rollout)
     settings, samples = journal_settings(model, chat, options), None
     greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
-    if options.samples:  # there is no feedback; of so many records, fields that nothing reads are left out
+    if options.samples:  # there is no feedback; fields that nothing reads are left out
         settings = settings | {"feedback": None, "seed": options.seed}
         samples = Journal(out / f"samples-{file_name(name)}.jsonl", settings, ("text", "attempts", "reward"))
     return Candidate(name, model.cpu(), chat, options, greedy, samples)

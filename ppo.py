@@ -1,9 +1,9 @@
 """PPO: Dialogues + models -> one update of actor and critic.
 
-What deviates from textbook PPO, all of it the paper's (section 4 and the authors' settings):
+What deviates from textbook PPO by default, all of it the paper's (section 4 and the authors' settings):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
-- The reward comes once, at the last action (+1, -0.5 or -1), with gamma 1 and lambda 0.99.
+- The reward comes once, at the last action (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
 
@@ -111,8 +111,8 @@ def advantages(dialogues, value_DT: torch.Tensor | None, config) -> tuple[torch.
 
 
 def trained_actions(dialogues, config) -> torch.Tensor:
-    """(D, T), True at the actions that are trained on: all, or those of dialogues that did not run out of tokens. None
-    where the same rewards are to come after all of them: there, normalised errors of the critic would be learned."""
+    """(D, T), True at the actions that are trained on: all, or those of dialogues that did not run out of tokens. All
+    False where the same rewards are to come after all of them: to normalise would blow up the critic's noise."""
     trained_DT = dialogues.sampled_DT & ~(dialogues.truncated_D[:, None] & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[trained_DT]
     return trained_DT & (to_go_A != to_go_A[:1]).any()
@@ -299,7 +299,7 @@ def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float |
 
 
 # -------------------- The optimiser
-PART = 2**26  # numbers of a weight that are stepped at one time
+PART = 2**26  # numbers of a weight that are stepped at once
 MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 
 

@@ -165,7 +165,7 @@ class KVCache:
 
     def set_positions(self, rows_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
         """Where the next forward pass writes. Its attention reads `reads`, rows and how many positions of each, or with
-        None only the keys and values that it writes. `lengths` are for flash attention (Engine.row_lengths)."""
+        None only what it writes. `lengths` are for flash attention (Engine.row_lengths)."""
         self.rows_R, self.position_RN, self.reads, self.lengths = rows_R, position_RN, reads, lengths
 
     def update(self, key, value, layer_index: int):
@@ -280,8 +280,7 @@ class Engine:
     def prefill(self, batch: list[LiveDialogue]) -> None:
         """Write the tokens of these dialogues that the cache does not hold into it, and make the rows active. The last
         token is left for the next decode step."""
-        # Equal prompts, as in a group, are computed once and copied. It saves a third of SmolLM2's rollout (groups
-        # of 8, on a CPU).
+        # Equal prompts, as in a group, are computed once and copied: a third less time for SmolLM2, groups of 8, a CPU.
         prompts = {live: tuple(live.tokens) if live.n_cached == 0 else live for live in batch}
         computed = {prompt: live for live, prompt in prompts.items()}
         self.fill_cache(list(computed.values()))
@@ -485,10 +484,9 @@ def rollout(
     model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first=0, progress=None, engine=None
 ) -> Dialogues:
     """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3). Of `config` it
-    reads slots (rows of the engine), max_new_tokens (budget for all after the prompt, feedback included) and
-    max_attempt_tokens (for one attempt). Temperature 0 is greedy. `seed` and a dialogue's index, from `first` on, make
-    its random numbers. `progress` labels a progress bar. `engine` is one that was used before. ValueError when model,
-    prompts or cache do not fit."""
+    reads slots (rows of the engine), max_new_tokens (for all after the prompt) and max_attempt_tokens. Temperature 0 is
+    greedy. `seed` and a dialogue's index, from `first` on, make its random numbers. `progress` labels a progress bar.
+    `engine` is one to use again. ValueError when model, prompts or cache do not fit."""
     model.set_attn_implementation("engine")
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first):
@@ -497,6 +495,7 @@ def rollout(
         dialogues[-1].open_attempt(config)
     longest = check_fit(model, max(live.start for live in dialogues), config.max_new_tokens)
     engine = engine or Engine(model, min(config.slots or len(dialogues), len(dialogues)), longest, temperature)
+    assert engine.temperature == temperature
     # the dialogues that may become longest go first, so that few rows are left alone at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
     waiting, in_flight, finished, solved = [], deque(), 0, 0
@@ -520,7 +519,8 @@ def rollout(
             in_flight.append(engine.decode_async(engine.stride))
         if writing and len(in_flight) <= engine.ahead:
             continue
-        for live, tokens, logps in in_flight.popleft()():
+        collect = in_flight.popleft()
+        for live, tokens, logps in collect():
             live.tokens += tokens
             live.logps += logps
             if not (attempt := find_end(live, chat, rules.extract)):

@@ -7,14 +7,14 @@
     python train.py --resume --out runs/NAME --steps N  # prolong it: further steps at the last learning rate
     torchrun --nproc-per-node 8 train.py --preset paper # the same run, shared by eight GPUs
 
-Each step: rollout (rollout.py) -> reward (reward.py) -> one PPO update (ppo.py). A run writes into its folder:
+Each step: rollout with rewards -> reference log-probs and values -> one PPO update. A run writes into its folder:
 
     config.json            all options, versions, fingerprints of base model and data
     metrics.jsonl          one line a step
     dialogues/             a dialogue as text, with verdicts: of the first, the last and every few steps
     checkpoint-STEP.pt     the last few, for --resume
     model/                 the trained model, an ordinary Hugging Face folder
-    training.png           metrics, drawn again with every checkpoint; python -m support.plots lays runs over each other
+    training.png           metrics, drawn again with every checkpoint; python -m support.plots overlays runs
     evaluation.json, accuracy.png     base and trained model at 1, 2, ... attempts
 
 Ctrl-C or SIGTERM let the step end, save and stop; a second one stops at once.
@@ -104,7 +104,7 @@ class Config:
     out: str | None = running(None, "folder of the run; none: runs/PRESET-DATE-TIME")
     resume: bool = running(False, "go on with the run in --out, with its own options")
     eval_data: str | None = running("math500", "questions of the evaluation at the end; none: no evaluation")
-    eval_limit: int | None = running(None, "evaluate on this many of them, the first ones", POSITIVE)
+    eval_limit: int | None = running(None, "of evaluation and validation questions, ask the first N", POSITIVE)
     eval_attempts: int = running(5, "evaluate with 1, 2, ... up to this many attempts allowed", POSITIVE)
     eval_every: int | None = running(None, "steps between evaluations on --validation_data; none: never", POSITIVE)
     validation_data: str = running("math-validation", "questions of --eval_every: choose settings by these")

@@ -42,7 +42,7 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
     """(model, tokenizer) from a model folder or a hub name, dropout off. OSError or ValueError in one sentence."""
     config, cannot = Path(name, "config.json"), f"the model {name} cannot be loaded: "
     if not config.parent.is_dir() and (name.count("/") != 1 or name[0] in "./~" or name.startswith("runs/")):
-        built = re.fullmatch("runs/(miniature|smollm2)/base", name)
+        built = re.fullmatch("runs/(miniature|cue|smollm2)/base", name)
         what = f"build it: make {name}" if built else "give a folder with a config.json, or a hub name"
         raise FileNotFoundError(f"there is no model folder {name}: {what}")
     if config.exists() and '"preset"' in config.read_text():
