@@ -23,7 +23,6 @@ import train
 from ppo import Optimizer, action_logps, gae, micro_batches, reference_logps_and_values, update
 from rollout import Attempt
 from support.cuda import compilations, fuse_layers
-from support.models import move
 
 CONFIG = train.Config(gae_lambda=0.95, kl_coef=0.05, minibatches=1, micro_batch_tokens=100_000)
 with_config = partial(replace, CONFIG)
@@ -452,13 +451,3 @@ def test_offload_steps_bit_for_bit_the_same(dtype, monkeypatch):
     assert optimizer.states.keys() == offloaded.states.keys() == {0, 1, 2}
     for n, state in optimizer.states.items():
         assert all(torch.equal(x, offloaded.states[n][name]) for name, x in state.items())
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_moved_to_pinned_memory_and_back():
-    there = torch.randn(1000, 1000, device="cuda").t()
-    x = torch.nn.Parameter(there.clone())
-    move([x], torch.device("cpu"))
-    assert x.is_pinned() and torch.equal(x, there.cpu())
-    move([x], torch.device("cuda"))
-    assert x.is_cuda and torch.equal(x, there) and x.stride() == there.stride()
