@@ -388,8 +388,7 @@ class Optimizer:
 
     def state_dict(self) -> dict:
         """Whole on rank 0, whatever the number of ranks; elsewhere without the other ranks' masters and moments."""
-        states = dict(pair for share in ranks.gather_on_rank0(list(self.states.items())) for pair in share)
-        return {"steps": self.steps, "skipped": self.skipped, "states": states}
+        return {"steps": self.steps, "skipped": self.skipped, "states": ranks.gather_on_rank0(self.states)}
 
     @torch.no_grad()
     def load_state_dict(self, saved: dict) -> None:

@@ -73,12 +73,14 @@ def broadcast(x: torch.Tensor, source: int) -> None:
 
 
 @together()
-def gather_on_rank0(thing) -> list:
-    """What every rank has, in their order, on rank 0; elsewhere only its own."""
-    things = [thing] * count()
-    if count() > 1:
-        dist.gather_object(thing, things if rank() == 0 else None)
-    return things
+def gather_on_rank0(states: dict[int, dict[str, torch.Tensor]]) -> dict[int, dict[str, torch.Tensor]]:
+    """The states of all ranks in one dictionary on rank 0, elsewhere only the own ones; of several ranks on the CPU."""
+    if count() == 1:
+        return states
+    mine = {n: {name: x.cpu() for name, x in state.items()} for n, state in states.items()}
+    shares = [mine] * count()
+    dist.gather_object(mine, shares if rank() == 0 else None)
+    return {n: state for share in shares for n, state in share.items()}
 
 
 @together()
