@@ -93,7 +93,7 @@ def cell(values: Iterable[float], form: str, least: float = 0.0, most: float = i
     if not (values := list(values)):
         return "-"
     middle, *ends = (form.format(x) for x in (mean(values), *np.clip(t_interval(values), least, most)))
-    return middle + (" ({} - {})".format(*ends) if len(values) > 1 else "")
+    return middle + (" ({} to {})".format(*ends) if len(values) > 1 else "")
 
 
 def rows_of(by_name: dict[str, dict[str, dict]]) -> list[list[str]]:
@@ -108,12 +108,12 @@ def rows_of(by_name: dict[str, dict[str, dict]]) -> list[list[str]]:
         reference = thousands if name == REFERENCE else reference
         apart = [thousands[seed] - reference[seed] for seed in thousands if seed in reference]
         missing = f", {len(points)} of {len(curves)} seeds" if len(points) < len(curves) else ""
-        line = [name, f"`{VARIANTS[name]}`" if VARIANTS[name] else "", cell(thousands.values(), "{:.1f}") + missing]
-        line += ["" if name == REFERENCE else cell(apart, "{:+.1f}", -inf)]
+        line = [name, f"`{VARIANTS[name]}`" if VARIANTS[name] else "", cell(thousands.values(), "{:z.1f}") + missing]
+        line += ["" if name == REFERENCE else cell(apart, "{:+z.1f}", -inf)]
         line += [cell((point["tokens"] / 1e6 for point in points.values()), "{:.2f}")]
         line += [percent(mean(point["repeated"] for point in points.values()))]
         for key in ("accuracy", "first"):
-            line += [cell((100 * curve[key][-1] for curve in curves.values()), "{:.1f}", most=100)]
+            line += [cell((100 * curve[key][-1] for curve in curves.values()), "{:z.1f}", most=100)]
         lines.append(line)
     return lines
 

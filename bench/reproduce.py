@@ -23,7 +23,7 @@ from data import load_sets
 from data.miniature import best_possible
 from support.cli import fail
 from support.files import save_json, save_text
-from support.plots import markdown, percent, plot_accuracy, read_metrics, table
+from support.plots import interval, markdown, percent, plot_accuracy, read_metrics, table
 from support.statistics import crossed_interval, over_seeds, shares
 
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
@@ -137,8 +137,9 @@ def differences(results: dict[str, dict], part: slice, key: str) -> list[list[st
         one, two = results[name], results[other]
         if both := [seed for seed in one if key in one[seed] and key in two.get(seed, ())]:
             apart_SKQ = np.subtract(*(shares([runs[seed] for seed in both], part, key) for runs in (one, two)))
-            rows = [(100 * x_SQ.mean(), *map(percent, crossed_interval(x_SQ))) for x_SQ in apart_SKQ.swapaxes(0, 1)]
-            lines.append([f"{name} less {other}", *("{:+.1f} ({} - {})".format(*row) for row in rows)])
+            apart_KSQ = apart_SKQ.swapaxes(0, 1)
+            cells = [f"{100 * x_SQ.mean():+z.1f} {interval(*crossed_interval(x_SQ))}" for x_SQ in apart_KSQ]
+            lines.append([f"{name} less {other}", *cells])
     return lines
 
 

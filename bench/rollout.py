@@ -181,7 +181,7 @@ def main() -> None:
                 if [list(map(len, attempts)) for attempts in played] != script.lengths:
                     raise RuntimeError(f"{kind} did not write the attempts of the script")
         for side, (_, *found) in rates.items():
-            spread = f"{median(found):.0f} ({min(found):.0f} - {max(found):.0f})"
+            spread = f"{median(found):.0f} ({min(found):.0f} to {max(found):.0f})"
             print(f"| {name} | {side.replace(' ', ' | ')} | {spread} |", flush=True)
 
 

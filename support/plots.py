@@ -14,7 +14,11 @@ COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B
 
 
 def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
+    return "-" if share is None else f"{100 * share:z.1f}"  # z: 0.0, and never -0.0
+
+
+def interval(low: float, high: float) -> str:
+    return f"({percent(low)} to {percent(high)})"
 
 
 def markdown(lines: list[Sequence[str]]) -> str:
@@ -32,11 +36,11 @@ def table(results: dict[str, dict]) -> str:
         rows, cells = result["by_attempts"], {"attempts allowed": name}
         first, last = rows[0], rows[-1]
         for row in rows:
-            cells[str(row["attempts"])] = f"{percent(row['accuracy'])} ({percent(row['low'])} - {percent(row['high'])})"
+            cells[str(row["attempts"])] = f"{percent(row['accuracy'])} {interval(row['low'], row['high'])}"
         for row in rows[1:2] + rows[2:][-1:]:
-            interval = f" ({percent(row['gain_low'])} - {percent(row['gain_high'])})" if "gain_low" in row else ""
-            gain = f"{100 * (row['accuracy'] - first['accuracy']):+.1f}"
-            cells[f"gain from 1 to {row['attempts']}"] = gain + interval
+            ends = " " + interval(row["gain_low"], row["gain_high"]) if "gain_low" in row else ""
+            gain = f"{100 * (row['accuracy'] - first['accuracy']):+z.1f}"
+            cells[f"gain from 1 to {row['attempts']}"] = gain + ends
         cells[f"repeated answers at {last['attempts']}"] = percent(last["repeated"])
         cells[f"truncated at {last['attempts']}"] = percent(last["truncated"])
         cells[f"tokens a question at {last['attempts']}"] = f"{last['tokens']:.0f}"

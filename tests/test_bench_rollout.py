@@ -85,7 +85,7 @@ def test_table(monkeypatch, capsys):
     scripts = {n: bench.Script(n, 96, length=(2, 4), median=3).tokens / 2 for n in (8, 12, 3)}
     for line, side in zip(lines[4:], ("ours | 2 | 8", "ours | 3 | 12", "generate | 2 | 3", "continuous | 2 | 3")):
         rate = f"{scripts[int(side.split()[-1])]:.0f}"
-        assert line == f"| tiny | {side} | {rate} ({rate} - {rate}) |"
+        assert line == f"| tiny | {side} | {rate} ({rate} to {rate}) |"
 
 
 def test_a_version_without_batches_on_the_cpu_is_refused(monkeypatch, capsys):

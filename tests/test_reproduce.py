@@ -47,7 +47,7 @@ def test_differences_are_of_the_same_seeds_and_questions():
     first_of = {what: cells for what, *cells in reproduce.differences(results, slice(None), "first")}
     solved = {what: cells for what, *cells in reproduce.differences(results, slice(None), "solved")}
     low, high = stats.crossed_interval(np.array([[1.0, 0], [0, 0]]))
-    assert solved["multi-attempt less single-attempt"][0] == f"+25.0 ({100 * low:.1f} - {100 * high:.1f})"
+    assert solved["multi-attempt less single-attempt"][0] == f"+25.0 ({100 * low:.1f} to {100 * high:.1f})"
     means = {what: [cell.split(" ")[0] for cell in solved[what] + cells] for what, cells in first_of.items()}
     assert means == {
         "multi-attempt less base": ["+83.3", "+100.0", "+83.3", "+50.0"],

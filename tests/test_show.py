@@ -106,14 +106,14 @@ def test_table():
     trained = result(0.417, 0.654)
     trained["by_attempts"][1] |= {"gain": 0.237, "gain_low": -0.012, "gain_high": 0.313}
     expected = """\
-| attempts allowed       | base               | trained             |
-| ---------------------- | ------------------ | ------------------- |
-| 1                      | 40.6 (37.6 - 43.7) | 41.7 (38.7 - 44.8)  |
-| 2                      | 41.9 (38.9 - 45.0) | 65.4 (62.4 - 68.3)  |
-| gain from 1 to 2       | +1.3               | +23.7 (-1.2 - 31.3) |
-| repeated answers at 2  | 56.1               | 32.6                |
-| truncated at 2         | 0.4                | 0.4                 |
-| tokens a question at 2 | 31                 | 31                  |"""
+| attempts allowed       | base                | trained              |
+| ---------------------- | ------------------- | -------------------- |
+| 1                      | 40.6 (37.6 to 43.7) | 41.7 (38.7 to 44.8)  |
+| 2                      | 41.9 (38.9 to 45.0) | 65.4 (62.4 to 68.3)  |
+| gain from 1 to 2       | +1.3                | +23.7 (-1.2 to 31.3) |
+| repeated answers at 2  | 56.1                | 32.6                 |
+| truncated at 2         | 0.4                 | 0.4                  |
+| tokens a question at 2 | 31                  | 31                   |"""
     assert plots.table({"base": result(0.406, 0.419), "trained": trained}) == expected
     gains = [line.split() for line in plots.table({"base": result(0.5, 0.5, 0.5, 0.4)}).splitlines() if "gain" in line]
     assert [(words[5], words[7]) for words in gains] == [("2", "+0.0"), ("4", "-10.0")]
@@ -128,7 +128,7 @@ def test_tables_of_several_data_sets_and_models():
     found = plots.tables("a, my/b.jsonl", results, paired).split("\n\n")
     titles = ["mean of a, my/b.jsonl: 20", "a: 10", "my/b.jsonl: 10"]
     assert found[:6:2] == [f"{title} questions, % with 95% interval" for title in titles]
-    assert found[1] == plots.table(results) and "| 30.0 (16.2 - 50.1) | 30.0 (16.2 - 50.1) |" in found[1]
+    assert found[1] == plots.table(results) and "| 30.0 (16.2 to 50.1) | 30.0 (16.2 to 50.1) |" in found[1]
     assert found[3] == plots.table({"base": one, "trained": two})
     assert found[6] == "base : trained, questions that only one of them solved, exact McNemar test"
     assert found[7].splitlines()[2] == "| 1                | 2 : 8, p = 0.11 |"
