@@ -27,8 +27,8 @@ import torch
 
 from data import PAPER, Problem, load_sets
 from data.chat import FEEDBACK_HELP, TEMPLATE_HELP, Chat
-from reward import extract_boxed, is_equal, reward
-from rollout import Dialogues, Rules, rollout
+from reward import RULES
+from rollout import Dialogues, rollout
 from support.check import check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, fail, one_of, option, parse, require
 from support.files import output_folder, save_json, save_text
@@ -38,7 +38,6 @@ from support.plots import plot_accuracy, tables
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
-RULES = Rules(extract_boxed, is_equal, reward)
 # The engine is asked for this many dialogues for each slot at a time; a kill loses these. At the end of each time few
 # rows are left, which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
 CHUNK_CPU, CHUNK = 4, 16

@@ -207,11 +207,12 @@ def kl_k3(logp_A, reference_A) -> torch.Tensor:
 # -------------------- One PPO update
 def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, config, seed) -> dict:
     """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each, with the numbers that
-    `reference_logps_and_values` gave before. Returns the metrics: of "learned" dialogues, and without any, no other."""
+    `reference_logps_and_values` gave before. Returns the metrics; "trained_on" is the number of dialogues that count,
+    and the only metric when there is none."""
     trained_DT = trained_actions(dialogues, config)
     trained = trained_DT.any(1).nonzero()[:, 0]
     if len(trained) == 0:
-        return {"learned": 0}
+        return {"trained_on": 0}
     advantage_DT, return_DT = advantages(dialogues, value_DT, config)
     per_token = {"old_logp": dialogues.logp_DT, "reference": reference_DT, "advantage": advantage_DT}
     if critic is not None:
@@ -228,7 +229,7 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
             else:
                 skipped += 1
 
-    metrics = {"learned": len(trained), "skipped": skipped, "lr": optimizers[0].lr}
+    metrics = {"trained_on": len(trained), "skipped": skipped, "lr": optimizers[0].lr}
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])

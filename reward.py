@@ -9,7 +9,9 @@ what "equal" means, and support/grader/ the grader.
 import os
 import re
 import sys
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 from support.cli import fail
 from support.grader.compare import decide
@@ -58,6 +60,17 @@ def extract_boxed(text: str) -> str | None:
 def is_equal(answer: str, gold: str) -> bool:
     """Is the answer equal to the gold one, by the conventions of docs/grader.md? Never raises; its work is bounded."""
     return decide(answer, gold)
+
+
+class Rules(NamedTuple):
+    """What decides about attempts."""
+
+    extract: Callable[[str], str | None]  # text of an attempt up to a "}" -> its answer, or None
+    is_equal: Callable[[str, str], bool]  # answer, gold answer -> is it correct?
+    reward: Callable[[list, str], list[float]]  # attempts of a dialogue, gold answer -> one reward each
+
+
+RULES = Rules(extract_boxed, is_equal, reward)  # in training, evaluation and benchmarks: a fork puts its own here
 
 
 def main(arguments: list[str]) -> None:

@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,14 +48,6 @@ class Attempt:
     correct: bool = False
 
 
-class Rules(NamedTuple):
-    """What decides about attempts: the three functions of reward.py, or a fork's own."""
-
-    extract: Callable[[str], str | None]  # text of an attempt up to a "}" -> its answer, or None
-    is_equal: Callable[[str, str], bool]  # answer, gold answer -> is it correct?
-    reward: Callable[[list[Attempt], str], list[float]]  # attempts of a dialogue, gold answer -> one reward each
-
-
 @dataclass
 class Dialogues:
     r"""The contract between the stages: tensors on the CPU, in the order of the questions. A dialogue of two attempts:
@@ -78,7 +69,7 @@ class Dialogues:
     attempts: list[list[Attempt]] = field(repr=False)
 
     @classmethod
-    def collect(cls, finished: list["LiveDialogue"], rules: Rules) -> "Dialogues":
+    def collect(cls, finished: list["LiveDialogue"], rules) -> "Dialogues":
         """Reward finished dialogues and pad them into one batch."""
         tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
         sampled_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool)
@@ -112,7 +103,7 @@ class Dialogues:
 
 # -------------------- 2. The algorithm, one dialogue at a time
 @torch.no_grad()
-def rollout_one(model, chat, problem, allowed: int, rules: Rules, config, temperature=1.0, seed=(0,), index=0):
+def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
     """One dialogue, the whole model for every token: its tokens, which of them the model wrote, its attempts. Token for
     token, up to rounding, it is dialogue `index` of a `rollout`. It is slow, and serves readers and tests."""
     tokens = chat.prompt(problem.question, allowed)
@@ -281,15 +272,14 @@ class Engine:
         """Write the tokens of these dialogues that the cache does not hold into it, and make the rows active. The last
         token is left for the next decode step."""
         # Equal prompts, as in a group, are computed once and copied: a third less time for SmolLM2, groups of 8, a CPU.
-        prompts = {live: tuple(live.tokens) if live.n_cached == 0 else live for live in batch}
-        computed = {prompt: live for live, prompt in prompts.items()}
-        self.fill_cache(list(computed.values()))
+        with_prompt: dict[tuple, LiveDialogue] = {}
+        sources = [live if live.n_cached else with_prompt.setdefault(tuple(live.tokens), live) for live in batch]
+        self.fill_cache(list(dict.fromkeys(sources)))
         rows = [live.row for live in batch]
         self.length_S[rows], self.active_S[rows] = [len(live.tokens) - 1 for live in batch], True
         rows_R = self.send(rows)
-        if len(computed) < len(batch):
-            source_R = self.send([computed[prompts[live]].row for live in batch])
-            self.copy_cache(source_R, rows_R, int(self.length_S[rows].max()))
+        if sources != batch:
+            self.copy_cache(self.send([live.row for live in sources]), rows_R, int(self.length_S[rows].max()))
         self.token_S[rows_R] = self.send([live.tokens[-1] for live in batch])
         self.position_S[rows_R] = self.send(self.length_S[rows])
 
@@ -439,7 +429,7 @@ def find_end(live: LiveDialogue, chat: Chat, extract: Callable[[str], str | None
     return None
 
 
-def end_attempt(live: LiveDialogue, attempt: Attempt, rules: Rules) -> None:
+def end_attempt(live: LiveDialogue, attempt: Attempt, rules) -> None:
     """Keep the tokens up to the attempt's end, and grade it."""
     surplus = len(live.tokens) - attempt.end
     del live.tokens[attempt.end :], live.logps[len(live.logps) - surplus :]
@@ -481,15 +471,17 @@ def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]
 
 @torch.no_grad()
 def rollout(
-    model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first=0, progress=None, engine=None
+    model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first_index=0, progress=None, engine=None
 ) -> Dialogues:
-    """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3). Of `config` it
-    reads slots (rows of the engine), max_new_tokens (for all after the prompt) and max_attempt_tokens. Temperature 0 is
-    greedy. `seed` and a dialogue's index, from `first` on, make its random numbers. `progress` labels a progress bar.
-    `engine` is one to use again. ValueError when model, prompts or cache do not fit."""
+    """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3).
+
+    `rules` decide about attempts (reward.py:Rules). Of `config` it reads slots (rows of the engine), max_new_tokens (of
+    all after the prompt) and max_attempt_tokens. Temperature 0 is greedy. `seed` and a dialogue's index, from
+    `first_index` on, make its random numbers. `progress` labels a progress bar. `engine` is one to use again.
+    ValueError when model, prompts or cache do not fit."""
     model.set_attn_implementation("engine")
     dialogues = []
-    for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first):
+    for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
         prompt = chat.prompt(problem.question, n)
         dialogues.append(LiveDialogue(index, problem, n, prompt, end_of_budget=len(prompt) + config.max_new_tokens))
         dialogues[-1].open_attempt(config)

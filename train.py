@@ -39,8 +39,9 @@ from tqdm import tqdm
 from data import Problem, load, question_key
 from data.chat import FEEDBACK_HELP, TEMPLATE_HELP, Chat
 from data.presets import PRESETS
-from evaluate import RULES, accuracy_at_k, dialogue_record, evaluate
+from evaluate import accuracy_at_k, dialogue_record, evaluate
 from ppo import Optimizer, action_logps, informative_groups, reference_logps_and_values, update
+from reward import RULES
 from rollout import Engine, rollout
 from support import ranks
 from support.check import check_model
@@ -164,7 +165,7 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
             # 1. The model answers questions, in 1..N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = ranks.own_slice(config.dialogues, config.group_size)
-            where = dict(seed=seed, first=mine.start, engine=run.engine)
+            where = dict(seed=seed, first_index=mine.start, engine=run.engine)
             dialogues = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, config.temperature, **where)
             dialogues = training_set = ranks.gather_rows(dialogues)
             if config.drop_uniform_groups:
@@ -182,7 +183,7 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
                 losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
-            losses["learned"] /= config.dialogues
+            losses["learned"] = losses.pop("trained_on") / config.dialogues
             metrics = {"step": run.step} | training_metrics(dialogues) | losses
             metrics |= stage_speeds(dialogues, training_set, clock) | run.memory()
             if config.eval_every and run.step % config.eval_every == 0:
@@ -259,7 +260,8 @@ def fitting_problems(config: Config, run: Run, training: list, held_out: list) -
 
 
 def report(config: Config, run: Run, held_out: list[Problem]) -> None:
-    """Print the last dialogue, evaluate the base and the trained model, print the table, draw the figure."""
+    """Save the trained model, evaluate it and the base model, print a dialogue, the table and what went wrong."""
+    save_model(run.actor, run.chat.tokenizer, run.folder / "model")
     print(run.last_dialogue())
     run.engine = None  # the evaluation has its own
     if held_out:
@@ -272,58 +274,48 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
         print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
-
-
-def start(argv: list[str] | None, at_end: ExitStack) -> tuple[Config, Run, list, list, list, Callable]:
-    """All that can go wrong before the first step. The folder of the run is ours until `at_end`."""
-    ranks.join()
-    config, training, validation, held_out = ranks.on_rank0(partial(prepare, argv))
-    ranks.on_rank0(lambda: at_end.enter_context(held_folder(config.out)))
-    run = build_run(config)
-    problems, longest = fitting_problems(config, run, training, validation + held_out)
-    if run.plan_memory(longest):
-        run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
-    log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
-    ranks.on_rank0(partial(run.write_config, {"data": training, "validation_data": validation, "eval_data": held_out}))
-    if config.resume:
-        run.restore()
-    return config, run, problems, validation, held_out, log
+    files = f"{config.out}/model/ is the trained model, {config.out}/ has its metrics, dialogues and plots"
+    print(*run.warnings(), files, sep="\n")
 
 
 def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ExitStack() as at_end:  # then the folder of the run is free for others
-        command(argv, at_end)
-
-
-def command(argv: list[str] | None, at_end: ExitStack) -> None:
+    run, go_on = None, ""
     try:
-        config, run, problems, validation, held_out, log = start(argv, at_end)
-    except (ValueError, OSError) as error:
-        fail(error)
-    except KeyboardInterrupt:  # there is nothing yet to save
-        raise SystemExit(130) from None
-    first, go_on = ranks.rank() == 0, f"go on with: python train.py --resume --out {config.out}"
-    if first:
-        print(describe(Config(**run.options), PRESETS, run.actor, len(problems)))
-    try:
-        with stop_on_signal() as stop_requested:
-            finished = train(config, run, problems, validation, log, stop_requested)
-        ranks.leave()
-        if not finished:
-            raise KeyboardInterrupt
-        if first:
-            save_model(run.actor, run.chat.tokenizer, run.folder / "model")
-            report(config, run, held_out)
-            files = f"{config.out}/model/ is the trained model, {config.out}/ has its metrics, dialogues and plots"
-            print(*run.warnings(), files, sep="\n")
+        ranks.join()
+        config, training, validation, held_out = ranks.on_rank0(partial(prepare, argv))
+        with ExitStack() as until_the_end:
+            ranks.on_rank0(
+                lambda: until_the_end.enter_context(held_folder(config.out))
+            )  # no other process writes there
+            run = build_run(config)
+            problems, longest = fitting_problems(config, run, training, validation + held_out)
+            if run.plan_memory(longest):
+                run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
+            log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
+            questions = {"data": training, "validation_data": validation, "eval_data": held_out}
+            ranks.on_rank0(partial(run.write_config, questions))
+            if config.resume:
+                run.restore()
+            go_on = f"; go on with: python train.py --resume --out {config.out}"
+            if ranks.rank() == 0:
+                print(describe(Config(**run.options), PRESETS, run.actor, len(problems)))
+            with stop_on_signal() as stop_requested:
+                finished = train(config, run, problems, validation, log, stop_requested)
+            ranks.leave()
+            if not finished:
+                raise KeyboardInterrupt
+            if ranks.rank() == 0:
+                report(config, run, held_out)
     except KeyboardInterrupt:
-        print(f"\nstopped; {go_on}", file=sys.stderr)
+        if go_on:  # else there is nothing yet to save
+            print(f"\nstopped{go_on}", file=sys.stderr)
         raise SystemExit(130) from None
     except FloatingPointError as error:
         fail(f"step {run.step}: {error}; the checkpoints in {config.out} are from before")
-    except (OSError, ValueError, torch.OutOfMemoryError) as error:  # full disk, lost process
-        fail(f"step {run.step}: {str(error).splitlines()[0]}; {go_on}")
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:  # a mistake, a full disk, a lost process
+        where = f"step {run.step}: " if go_on else ""
+        fail(f"{where}{str(error).splitlines()[0]}{go_on}")
 
 
 if __name__ == "__main__":

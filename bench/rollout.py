@@ -29,7 +29,7 @@ import rollout
 import train
 from data import Problem
 from data.miniature import build_model
-from evaluate import RULES
+from reward import RULES
 from support.cli import fail
 from support.memory import SHAPE
 

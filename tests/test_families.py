@@ -15,8 +15,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import evaluate
 from data.chat import Chat
-from evaluate import RULES
 from ppo import action_logps
+from reward import RULES
 from rollout import rollout
 from support.check import check_model
 

@@ -327,7 +327,7 @@ def test_gradient_of_the_update_is_that_of_the_plain_formula(loss_mean, actor, c
 def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues):
     config = with_config(group_size=4, kl_coef=0.0)
     metrics, found = gradients(actor, None, dialogues, config)
-    names = "learned policy_loss kl entropy approx_kl clipfrac ratio skipped grad_norm lr"
+    names = "trained_on policy_loss kl entropy approx_kl clipfrac ratio skipped grad_norm lr"
     assert set(metrics) == set(names.split())  # none of the critic's
 
     reward, advantages = dialogues.reward_D.tolist(), []
@@ -386,7 +386,7 @@ def test_drop_truncated_leaves_those_dialogues_out(actor, critic, dialogues):
     _, expected, _ = gradients(actor, critic, dialogues.select(kept), CONFIG)
     assert_same_gradients(dropped, expected)
     everything = replace(dialogues, truncated_D=torch.ones_like(dialogues.truncated_D))
-    assert gradients(actor, critic, everything, with_config(drop_truncated=True)) == ({"learned": 0}, [], [])
+    assert gradients(actor, critic, everything, with_config(drop_truncated=True)) == ({"trained_on": 0}, [], [])
 
 
 @pytest.mark.parametrize("broken", ["old_logp", "return"])

@@ -16,8 +16,8 @@ import rollout as stage
 import train
 from data import Problem
 from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat, feedback_text, feedback_words, prompt_text
-from reward import extract_boxed, reward
-from rollout import Attempt, Engine, KVCache, Rules, rollout, rollout_one, sample
+from reward import Rules, extract_boxed, reward
+from rollout import Attempt, Engine, KVCache, rollout, rollout_one, sample
 from support.cuda import flash_attention, has_flash
 from support.models import cache_bytes
 

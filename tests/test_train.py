@@ -24,8 +24,8 @@ import data
 import evaluate
 import train
 from data import Problem
-from reward import reward
-from rollout import Attempt, Dialogues, LiveDialogue, Rules
+from reward import Rules, reward
+from rollout import Attempt, Dialogues, LiveDialogue
 from support import cli
 from support.run import stage_speeds, training_metrics
 from support.show import as_text
@@ -179,7 +179,7 @@ def test_a_dialogue_of_the_first_the_last_and_every_few_steps():
 def test_the_first_lines_and_those_of_a_file(capsys):
     """Where there is no terminal, and so no bar, every twentieth of the run is a line, and its first and last step. At
     the end it says what went wrong."""
-    replaced = {"train.update": lambda *_: {"kl": 0.25, "learned": 2, "skipped": 2}}
+    replaced = {"train.update": lambda *_: {"kl": 0.25, "trained_on": 2, "skipped": 2}}
     result = launch("--steps 45 --dialogues 2 --max_new_tokens 1 --save_every 45 --out long", replaced, report=True)
     first, second = result.output.splitlines()[:2]
     assert first == "long: base, 45,664 parameters, 12 questions"
