@@ -9,7 +9,6 @@ assistant   second attempt                    <- written by the model
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 from jinja2 import TemplateError
@@ -62,21 +61,16 @@ CUT = "\ufdd0"
 
 def find_feedback(feedback: Feedback) -> Feedback:
     """The feedback of a name, or the text or function itself. ValueError for a word that is no name."""
-    if callable(feedback) or feedback in FEEDBACKS:
-        return FEEDBACKS.get(feedback, feedback)
-    if " " not in feedback:
+    if not callable(feedback) and feedback not in FEEDBACKS and " " not in feedback:
         raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
-    if unknown := set(re.findall(r"(?<![\w}])\{([a-z_]+)\}", feedback)) - {"attempts", "answer"}:
-        raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
-    return feedback
+    return FEEDBACKS.get(feedback, feedback)
 
 
 def feedback_words(feedback: Feedback, attempts_left: int, attempt, gold: str) -> str:
     """What the feedback says after this attempt."""
     if callable(feedback):
         return feedback(attempts_left, attempt, gold)
-    words = feedback.replace("{attempts}", str(attempts_left))
-    return words.replace("{answer}", attempt.answer or "") if "{answer}" in words else words
+    return feedback.replace("{attempts}", str(attempts_left)).replace("{answer}", attempt.answer or "")
 
 
 def prompt_text(template: ChatTemplate, question: str, attempts: int) -> str:
@@ -101,29 +95,25 @@ def own_template(tokenizer) -> ChatTemplate:
         fixed = dict(tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024")
         return tokenizer.apply_chat_template(messages, **fixed)
 
-    if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template of its own: choose a --chat_template other than auto")
-    why = "no special token ends the assistant's turn, or a text is left out"
     turns = {"system": [("system", "{system}"), ("user", "{question}")], "user": [("user", "{system}\n\n{question}")]}
     for role, opening in turns.items():
         try:
             prompt = write(*opening)
             before, _, after = write(*opening, ("assistant", CUT), (role, "{feedback}")).partition(CUT)
-        except (TemplateError, TypeError) as refusal:
-            why = refusal
+        except (TemplateError, TypeError, ValueError):  # the template refuses these turns, or there is none
             continue
         after = after.lstrip()
-        end = next((token for token in special_tokens(tokenizer) if after.startswith(token)), None)
+        end = control_tokens(tokenizer).match(after)
         whole = "{system}" in prompt and "{question}" in prompt and "{feedback}" in after
         if whole and end and before.rstrip() == prompt.rstrip():
-            return ChatTemplate(prompt, end, after.removeprefix(end))
-    raise ValueError(f"the tokenizer's own chat template cannot write a dialogue of several attempts: {why}")
+            return ChatTemplate(prompt, end[0], after.removeprefix(end[0]))
+    raise ValueError("the tokenizer has no chat template of its own that can write a dialogue of several attempts")
 
 
-def special_tokens(tokenizer) -> list[str]:
-    """The texts of all control tokens, longer ones first."""
-    names = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(names, key=len, reverse=True)
+def control_tokens(tokenizer) -> re.Pattern:
+    """Matches the text of a control token, the longest one."""
+    names = sorted((x.content for x in tokenizer.added_tokens_decoder.values() if x.special), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)) or "(?!)")
 
 
 class Chat:
@@ -143,21 +133,20 @@ class Chat:
             unknown = f"the token {self.template.end} of the chat template {template!r}"
             raise ValueError(f"the tokenizer does not know {unknown}: {choose}")
         self.turn_end = end[0]
-        eos = model.generation_config.eos_token_id if model.generation_config else None
+        eos = model.generation_config.eos_token_id
         self.end_tokens = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         # An attempt can only end at an end token or at one that contains a closing brace, so a rollout looks for a box
         # after these alone. "<0x7D>" is the byte token of "}".
         self.brace_tokens = {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
-        self.special = re.compile("|".join(map(re.escape, special_tokens(tokenizer))) or "(?!)")
-        self.feedback_tokens = lru_cache(1 << 12)(lambda words: self.encode(feedback_text(self.template, words)))
+        self.control = control_tokens(tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text. Special tokens only where the text spells them."""
         return sum((self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(CUT)), [])
 
     def plain(self, text: str) -> str:
-        """The text, cut in the middle of whatever looks like a special token: encoded, it is text and no control."""
-        return self.special.sub(lambda name: name[0][:1] + CUT + name[0][1:], text)
+        """The text, cut in the middle of whatever looks like a control token: encoded, it is text and no control."""
+        return self.control.sub(lambda name: name[0][:1] + CUT + name[0][1:], text)
 
     def prompt(self, question: str, attempts: int) -> list[int]:
         return self.encode(prompt_text(self.template, self.plain(question), attempts))
@@ -165,7 +154,7 @@ class Chat:
     def feedback_after(self, last_token: int, attempts_left: int, attempt, gold: str) -> list[int]:
         """The forced tokens after a wrong attempt. A turn that the model has ended itself is not ended twice."""
         words = self.plain(feedback_words(self.feedback, attempts_left, attempt, gold))
-        return self.feedback_tokens(words)[last_token == self.turn_end :]
+        return self.encode(feedback_text(self.template, words))[last_token == self.turn_end :]
 
     def text(self, tokens: list[int]) -> str:
         """The text of these tokens unchanged, special tokens included."""

@@ -85,14 +85,9 @@ def draw_riddles(split: str, cued: bool = False) -> list[tuple[Riddle, int]]:
     splits. A training riddle is in the set five times, each time with another draw of the hidden number and of the cue,
     so there is nothing to learn by heart."""
     places, drawn = SPLITS[split], []
+    every = [Riddle(bound, modulus, rest) for modulus in MODULI for rest in range(modulus) for bound in range(100)]
     for count in CANDIDATES:
-        group = [
-            Riddle(bound, modulus, remainder)
-            for modulus in MODULI
-            for remainder in range(modulus)
-            # the bounds that leave this many candidates
-            for bound in range(remainder + (count - 1) * modulus + 1, remainder + count * modulus + 1)
-        ]
+        group = [riddle for riddle in every if len(riddle.candidates) == count]
         order = np.random.default_rng((SEED, count)).permutation(len(group))  # the same for every split
         rng = np.random.default_rng((SEED, count, places.start))
         for i in np.repeat(order[places], 5 if split == "train" else 1):
@@ -123,9 +118,8 @@ def build_tokenizer(problems: list[tuple[Riddle, int]], feedback: str = "paper")
     numbers = pre_tokenizers.Split(Regex(r"\d+"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([numbers, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    tokens = dict(special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"], vocab_size=4000)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(**tokens, initial_alphabet=alphabet, show_progress=False)
+    control, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(special_tokens=control, initial_alphabet=alphabet, show_progress=False)
     chat, feedback = CHAT_TEMPLATES["chatml"], find_feedback(feedback)
     texts = list(map(str, range(100)))
     for riddle, hidden in problems:
@@ -136,9 +130,9 @@ def build_tokenizer(problems: list[tuple[Riddle, int]], feedback: str = "paper")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def build_model(vocab_size: int, eos_token_id: int, seed: int) -> LlamaForCausalLM:
+def build_model(vocab_size: int, eos_token_id: int) -> LlamaForCausalLM:
     """Llama architecture, random weights. (For a Qwen2 folder AutoTokenizer would not keep our tokenizer's rules.)"""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
     sizes |= dict(vocab_size=vocab_size, max_position_embeddings=4096, tie_word_embeddings=True)
     tokens = dict(eos_token_id=eos_token_id, bos_token_id=None)
@@ -163,19 +157,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--feedback", default="paper", help=FEEDBACK_HELP)
     parser.add_argument("--steps", type=int, default=800, help="steps of the supervised warm-up")
     parser.add_argument("--batch", type=int, default=64, help="dialogues in a step")
-    parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     problems = draw_riddles("train", args.cue)
     try:
         tokenizer = build_tokenizer(problems[:500], args.feedback)
     except ValueError as error:
         fail(error)
-    model = build_model(len(tokenizer), tokenizer.eos_token_id, args.seed)
-    rng = np.random.default_rng(args.seed)
+    model = build_model(len(tokenizer), tokenizer.eos_token_id)
+    rng = np.random.default_rng(0)
     chat = Chat(model, tokenizer, "chatml", args.feedback)
     dialogues = worked_dialogues(chat, problems, args.steps * args.batch, rng)
-    supervised_warm_up(model, dialogues, args.batch, args.lr, rng)
+    supervised_warm_up(model, dialogues, args.batch, lr=4e-3, rng=rng)
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 

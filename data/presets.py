@@ -1,12 +1,5 @@
 """Presets: pieces of command line for train.py, read before the user's own. Its defaults are the paper's values."""
 
-import torch
-
-SMOLLM2_SIZE = (
-    "--steps 40 --dialogues 512 --micro_batch_tokens 16384 --compile false"
-    if torch.cuda.is_available()
-    else "--steps 64 --dialogues 64 --micro_batch_tokens 1024"
-)
 PRESETS = {
     "paper": "",
     "miniature": """
@@ -16,11 +9,12 @@ PRESETS = {
     "smollm2": """
         --model runs/smollm2/base --data mawps-easy-train --validation_data mawps-easy-validation
         --eval_data mawps-easy-test,svamp-easy --max_attempts 3 --group_size 8 --drop_uniform_groups --minibatches 2
-        --lr 5e-5 --max_new_tokens 256 --max_attempt_tokens 32 --save_every 8 --show_every 1 """
-    + SMOLLM2_SIZE,
+        --lr 5e-5 --max_new_tokens 256 --max_attempt_tokens 32 --save_every 8 --show_every 1
+        --steps 64 --dialogues 64 --micro_batch_tokens 1024""",
     "smoke": """
         --model runs/smoke/base --data riddles-train --validation_data riddles-validation --eval_every 1
         --eval_data riddles-validation --eval_limit 8 --steps 2 --dialogues 8 --eval_attempts 3 --minibatches 2
         --lr 1e-4 --max_new_tokens 96 --max_attempt_tokens 24 --slots 4 --save_every 1 --show_every 1""",
 }
 PRESETS["cue"] = PRESETS["miniature"].replace("riddles", "riddles-cue").replace("runs/miniature", "runs/cue")
+PRESETS["smollm2-gpu"] = f"{PRESETS['smollm2']} --steps 40 --dialogues 512 --micro_batch_tokens 16384 --compile false"

@@ -43,14 +43,14 @@ def supervised_warm_up(
 ) -> None:
     """Train a float32 model on worked dialogues: one pass, `batch` dialogues a step, the loss on the attempts alone.
     `dtype` is the computation's."""
-    dialogues, steps = list(dialogues), len(dialogues) // batch
-    for start in range(0, len(dialogues), 16 * batch):  # batches of similar length, for less padding
-        dialogues[start : start + 16 * batch] = sorted(dialogues[start : start + 16 * batch], key=lambda d: len(d[0]))
-    order = np.concatenate([start + rng.permutation(min(16, steps - start)) for start in range(0, steps, 16)])
+    batches = []
+    for start in range(0, len(dialogues), 16 * batch):  # dialogues of similar length together, for less padding
+        by_length = sorted(dialogues[start : start + 16 * batch], key=lambda dialogue: len(dialogue[0]))
+        batches += [by_length[i * batch : (i + 1) * batch] for i in rng.permutation(len(by_length) // batch)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    for i in (bar := tqdm(order, desc="supervised warm-up", unit="step", mininterval=1)):
-        tokens, targets = zip(*dialogues[i * batch : (i + 1) * batch])
+    schedule = get_cosine_schedule_with_warmup(optimizer, len(batches) // 20, len(batches))
+    for dialogues_of_step in (bar := tqdm(batches, desc="supervised warm-up", unit="step", mininterval=1)):
+        tokens, targets = zip(*dialogues_of_step)
         tokens_BT = pad_sequence(list(map(torch.tensor, tokens)), batch_first=True).to(model.device)
         target_BT = pad_sequence(list(map(torch.tensor, targets)), batch_first=True, padding_value=-100)
         next_BT = target_BT[:, 1:].to(model.device)

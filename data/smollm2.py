@@ -51,8 +51,8 @@ def operations(question: str) -> dict[str, str]:
 
 def easy(problems: list[Problem]) -> list[Problem]:
     """The questions that some operation answers and some other does not."""
-    results = [list(operations(problem.question).values()) for problem in problems]
-    return [problem for problem, found in zip(problems, results) if 0 < found.count(problem.answer) < len(found)]
+    results = {problem: list(operations(problem.question).values()) for problem in problems}
+    return [problem for problem, found in results.items() if 0 < found.count(problem.answer) < len(found)]
 
 
 def neutral_attempts(problem: Problem, allowed: int, rng: np.random.Generator) -> list[str]:
@@ -67,11 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Supervised warm-up of SmolLM2 for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
-    parser.add_argument("--limit", type=int, help="number of questions (default: all 764)")
-    parser.add_argument("--batch", type=int, default=8, help="dialogues in a step")
-    parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation alone")
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
         taught = load("mawps-easy-train")
@@ -79,12 +75,12 @@ def main(argv: list[str] | None = None) -> None:
         chat = Chat(model, tokenizer, "chatml")
     except (ValueError, OSError) as error:
         fail(error)
-    rng = np.random.default_rng(args.seed)
+    rng = np.random.default_rng(0)
     dialogues = []
-    for problem in [taught[i] for i in rng.permutation(len(taught))[: args.limit]]:
+    for problem in [taught[i] for i in rng.permutation(len(taught))]:
         allowed = int(rng.integers(1, ATTEMPTS + 1))
         dialogues.append(worked_dialogue(chat, *problem, allowed, neutral_attempts(problem, allowed, rng)))
-    supervised_warm_up(model, dialogues, args.batch, args.lr, rng, getattr(torch, args.dtype))
+    supervised_warm_up(model, dialogues, batch=8, lr=1e-4, rng=rng, dtype=getattr(torch, args.dtype))
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {args.model} after {len(dialogues)} worked dialogues")
 

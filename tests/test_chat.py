@@ -15,7 +15,7 @@ from data.chat import CHAT_TEMPLATES, SYSTEM, Chat, feedback_text, own_template,
 
 TOKENIZER = miniature.build_tokenizer(miniature.draw_riddles("train")[:200])  # hypothesis takes no fixture
 WRONG = SimpleNamespace(text="So \\boxed{7}", answer="7")
-MODEL = SimpleNamespace(generation_config=None)
+MODEL = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
 
 # -------------------- The models' own templates
 # The shape of what the families publish, in our words. Then the control tokens, and what is expected of a dialogue with
@@ -126,19 +126,15 @@ def test_chatml_and_llama3_are_what_such_models_bring_along():
 
 
 REFUSED = {
-    "the tokenizer has no chat template of its own": None,
-    "cannot write a dialogue of several attempts: one question only": (
-        "{{ raise_exception('one question only') if messages | length > 2 }}{{ messages[0].content }}"
-    ),
-    "no special token ends the assistant's turn": (
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
-    ),
+    "there is none": None,
+    "it raises": "{{ raise_exception('one question only') if messages | length > 2 }}{{ messages[0].content }}",
+    "no control token ends a turn": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ",
 }
 
 
-@pytest.mark.parametrize("sentence, template", REFUSED.items())
-def test_a_template_that_does_not_do_is_refused(sentence, template):
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+@pytest.mark.parametrize("template", REFUSED.values(), ids=REFUSED)
+def test_a_template_that_does_not_do_is_refused(template):
+    with pytest.raises(ValueError, match="the tokenizer has no chat template of its own that can write"):
         Chat(MODEL, with_template(template, ""), "auto")
 
 
@@ -190,30 +186,16 @@ def test_feedback_words(feedback, answer, words):
     assert chat.text(tokens) == expected and tokens == chat.encode(expected)
 
 
-def test_the_same_words_are_encoded_once():
-    chat, encoded = Chat(MODEL, TOKENIZER, "chatml", too_high_or_low), []
-    encode, chat.encode = chat.encode, lambda text: encoded.append(text) or encode(text)
-    for gold in ("5", "6", "5", "9", "8"):
-        chat.feedback_after(-1, 1, WRONG, gold)
-    assert ["high" in text for text in encoded] == [True, False]
-
-
-REFUSED_FEEDBACK = {
-    "kind": "unknown feedback 'kind': choose one of paper, uncounted, uninformative, or write a sentence",
-    "{attempt} left": "has {attempt}: it may have {attempts} and {answer}",
-}
-
-
-@pytest.mark.parametrize("feedback, sentence", REFUSED_FEEDBACK.items())
-def test_feedback_that_is_refused(feedback, sentence):
-    with pytest.raises(ValueError, match=re.escape(sentence)):
-        Chat(MODEL, TOKENIZER, "chatml", feedback)
+def test_feedback_that_is_refused():
+    sentence = "unknown feedback 'kind': choose one of paper, uncounted, uninformative, or write a sentence"
+    with pytest.raises(ValueError, match=sentence):
+        Chat(MODEL, TOKENIZER, "chatml", "kind")
 
 
 def test_a_base_for_other_words(tmp_path, capsys, monkeypatch):
     """The words of the feedback are few tokens of its tokenizer, and its dialogues hold them."""
     words, taught = "Nope, {attempts} more, not {answer}.", []
-    monkeypatch.setattr(miniature, "supervised_warm_up", lambda model, dialogues, *_: taught.extend(dialogues))
+    monkeypatch.setattr(miniature, "supervised_warm_up", lambda model, dialogues, *_, **__: taught.extend(dialogues))
     monkeypatch.setattr(miniature, "save_model", lambda model, tokenizer, out: taught.append(tokenizer))
     miniature.main(["--out", str(tmp_path / "base"), "--steps", "2", "--batch", "8", "--feedback", words])
     *dialogues, tokenizer = taught

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data import load, miniature
 from data.chat import Chat
 from data.miniature import CANDIDATES, SPLITS, Riddle, best_possible, draw_riddles, neutral_attempts, solution
-from data.sft import supervised_warm_up, worked_dialogue
+from data.sft import boxed, supervised_warm_up, worked_dialogue
 from reward import extract_boxed
 
-RIDDLE = Riddle(35, 12, 5)
+RIDDLE, WRONG = Riddle(35, 12, 5), boxed(r"2. \boxed{2}")
 SETS = [*SPLITS, *(f"cue-{split}" for split in SPLITS)]
 
 
@@ -32,7 +32,7 @@ def chat(tokenizer):
 
 
 def new_model(tokenizer):
-    return miniature.build_model(len(tokenizer), tokenizer.eos_token_id, seed=0)
+    return miniature.build_model(len(tokenizer), tokenizer.eos_token_id)
 
 
 def tokens_of(tokenizer, text: str) -> list[int]:
@@ -147,7 +147,7 @@ def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
     for text in [*texts, " ", peculiar]:
         assert reloaded.encode(text) == chat.encode(text) and reloaded.text(reloaded.encode(text)) == text
         assert reloaded.prompt(text, 3) == chat.prompt(text, 3)
-    assert reloaded.feedback_after(0, 2, None, "") == chat.feedback_after(0, 2, None, "")
+    assert reloaded.feedback_after(0, 2, WRONG, "") == chat.feedback_after(0, 2, WRONG, "")
     assert reloaded.tokenizer.pad_token_id == tokenizer.pad_token_id
     assert (reloaded.end_tokens, reloaded.brace_tokens) == (chat.end_tokens, chat.brace_tokens)
 
@@ -163,7 +163,7 @@ def test_worked_attempts_end_where_a_rollout_ends_them(chat, drawn):
 
 
 def test_a_worked_dialogue_by_hand(chat):
-    prompt, feedback = chat.prompt("Q?", 3), chat.feedback_after(-1, 2, None, "9")
+    prompt, feedback = chat.prompt("Q?", 3), chat.feedback_after(-1, 2, WRONG, "9")
     first, second = chat.encode(r"2. \boxed{2}"), chat.encode(r"2, 9. \boxed{9}")
     tokens, target = worked_dialogue(chat, "Q?", "9", 3, [r"2. \boxed{2}", r"2, 9. \boxed{9}"])
     assert tokens == prompt + first + feedback + second

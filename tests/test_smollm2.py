@@ -49,21 +49,20 @@ def test_the_teacher_looks_neither_back_nor_at_verdicts():
 def folder(tmp_path, tokenizer, monkeypatch):
     small_model(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(smollm2, "load", lambda name: {"mawps-easy-train": [JOAN] * 12}[name])
+    monkeypatch.setattr(smollm2, "load", lambda name: {"mawps-easy-train": [JOAN] * 48}[name])
     return tmp_path
 
 
 def test_the_command_writes_a_fine_tuned_model(folder, capsys):
-    def weight(out, count, *words):
-        smollm2.main(["--model", f"{folder}/model", "--out", f"{folder}/{out}", "--batch", "2", *words])
-        assert f"{folder}/{out}: {folder}/model after {count} worked dialogues" in capsys.readouterr().out
+    def weight(out, *words):
+        smollm2.main(["--model", f"{folder}/model", "--out", f"{folder}/{out}", *words])
+        assert f"{folder}/{out}: {folder}/model after 48 worked dialogues" in capsys.readouterr().out
         return AutoModelForCausalLM.from_pretrained(folder / out).lm_head.weight.detach()
 
     before = AutoModelForCausalLM.from_pretrained(folder / "model").lm_head.weight.detach()
-    first, same = (weight(out, 8, "--limit", "8") for out in ("first", "same"))
-    full = weight("full", 12)
-    assert torch.equal(first, same) and not torch.equal(first, before) and not torch.equal(first, full)
-    rounded = weight("rounded", 12, "--dtype", "bfloat16")  # computed in bfloat16: the same but rounded
+    full, same = weight("full"), weight("same")
+    assert torch.equal(full, same) and not torch.equal(full, before)
+    rounded = weight("rounded", "--dtype", "bfloat16")  # computed in bfloat16: the same but rounded
     assert rounded.dtype == torch.float32 and not torch.equal(full, rounded)
     assert torch.nn.functional.cosine_similarity((full - before).flatten(), (rounded - before).flatten(), dim=0) > 0.8
 
