@@ -29,9 +29,9 @@ runs/smollm2/base: | .venv/ready
 	$(PY) -m data.smollm2 --out $@ $(if $(MODEL),--model $(MODEL))
 
 # the base models that are built here and not downloaded
-BASE := $(if $(filter miniature cue smollm2,$(PRESET)),runs/$(PRESET)/base)
+BASE := $(if $(filter miniature cue smollm2 smollm2-gpu,$(PRESET)),runs/$(PRESET:-gpu=)/base)
 
-train: .venv/ready $(BASE)  ## train: PRESET=miniature (or cue, smollm2, paper), any option as ARGS="--seed 3 --max_attempts 1"
+train: .venv/ready $(BASE)  ## train: PRESET=miniature (or cue, smollm2, smollm2-gpu, paper), any option as ARGS="--seed 3 --max_attempts 1"
 	$(PY) train.py --preset $(PRESET) $(ARGS)
 
 baseline:  ## the same with a single attempt, the paper's baseline
@@ -40,7 +40,7 @@ baseline:  ## the same with a single attempt, the paper's baseline
 # `make reproduce` compares on both kinds of riddles
 COMPARED := $(if $(filter miniature,$(PRESET)),miniature cue,$(PRESET))
 
-reproduce: .venv/ready $(patsubst %,runs/%/base,$(COMPARED))  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
+reproduce: .venv/ready $(patsubst %,runs/%/base,$(COMPARED:-gpu=))  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
 	for preset in $(COMPARED); do $(PY) -m bench.reproduce --preset $$preset --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS)) || exit; done
 
 ablations: .venv/ready runs/miniature/base runs/cue/base  ## how fast variants of the paper's recipe learn, up to an hour: SEEDS="0 1 2"

@@ -60,7 +60,7 @@ task, sampling, rewards, learning, running, machine = (partial(option, group=gro
 class Config:
     """Every option of a run. The defaults are the paper's values."""
 
-    preset: str = task("paper", "set of options to start from: paper, miniature, cue, smollm2 or smoke")
+    preset: str = task("paper", "set of options to start from: paper, miniature, cue, smollm2, smollm2-gpu, smoke")
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
     data: str = task("math-train", "training questions: a name from `python -m data`, or a .jsonl file")
     min_attempts: int = task(1, "attempts allowed are drawn uniformly from min_attempts..max_attempts", POSITIVE)

@@ -126,7 +126,7 @@ def compare(args: argparse.Namespace) -> dict:
     if MULTI not in results:
         raise ValueError(f"no {MULTI} run in {args.out} is finished")
     sets = {name: len(problems) for name, problems in load_sets(config["eval_data"]).items()}
-    best = [] if args.preset == "smollm2" else best_possible(args.preset == "cue", config["eval_attempts"])
+    best = [] if "smollm2" in args.preset else best_possible(args.preset == "cue", config["eval_attempts"])
     return {"sets": sets, "best possible": best, "results": results}
 
 
@@ -190,7 +190,8 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
-    parser.add_argument("--preset", choices=("miniature", "cue", "smollm2"), default="miniature", help="of train.py")
+    presets = "miniature", "cue", "smollm2", "smollm2-gpu"
+    parser.add_argument("--preset", choices=presets, default="miniature", help="of train.py")
     parser.add_argument("--out", type=Path, help="none: runs/reproduce-PRESET")
     parser.add_argument("--finished", action="store_true", help="no runs: the tables of those that are finished")
     parser.set_defaults(seeds=[0])

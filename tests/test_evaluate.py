@@ -190,7 +190,11 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
     def asked(more):
         evaluation(f"--model runs/a/model,runs/b/model --data a.jsonl --attempts 1 {more}", ask="")
         for _, own, _, _, _, config, *_ in (call.args for call in evaluation.calls):
-            feedback = "paper" if "1 attempts left" in own.text(own.feedback_after(-1, 1, None, "")) else "uncounted"
+            feedback = (
+                "paper"
+                if "1 attempts left" in own.text(own.feedback_after(-1, 1, Mock(answer="1"), ""))
+                else "uncounted"
+            )
             yield config.max_new_tokens, config.max_attempt_tokens, feedback, own.template.end
 
     assert list(asked("--out own")) == [(50, 9, "uncounted", "<|eot_id|>"), (60, None, "paper", "<|im_end|>")]
@@ -284,7 +288,10 @@ MISTAKES = [
     ("--model base,missing", "there is no model folder missing: "),
     ("--model .", "the model . cannot be loaded: "),
     ("--model plain", "the tokenizer does not know the token <|im_end|> of the chat template 'chatml': choose "),
-    ("--data a.jsonl,gsm8k-tset", "no data set is called 'gsm8k-tset' (did you mean gsm8k-test?)"),
+    (
+        "--data a.jsonl,gsm8k-tset",
+        "no data set is called 'gsm8k-tset': expected a path that ends in .jsonl, or one of ",
+    ),
     ("--out a.jsonl", "the output folder a.jsonl cannot be written (File exists): choose another --out"),
     ("--max_new_tokens 3000", "the longest prompt ("),
 ]

@@ -58,8 +58,9 @@ def test_differences_are_of_the_same_seeds_and_questions():
 
 def test_the_controls_feedback_is_as_long_as_the_papers(tokenizer):
     paper, other = (Chat(small_model(tokenizer), tokenizer, "chatml", name) for name in ("paper", "uninformative"))
-    after = other.feedback_after(0, 3, None, "")
-    assert len(after) == len(paper.feedback_after(0, 3, None, ""))
+    wrong = SimpleNamespace(answer="7")
+    after = other.feedback_after(0, 3, wrong, "")
+    assert len(after) == len(paper.feedback_after(0, 3, wrong, ""))
     assert "incorrect" not in paper.text(after) and "3" not in paper.text(after)
 
 

@@ -262,7 +262,8 @@ class Scripted:
 
     def __init__(self, script: list[int], vocabulary: int):
         self.config = SimpleNamespace(**SHAPE, model_type="scripted", vocab_size=vocabulary)
-        self.device, self.dtype, self.generation_config = torch.device("cpu"), torch.float32, None
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.generation_config = SimpleNamespace(eos_token_id=None)
         self.script = torch.tensor(script + [0] * 50)
 
     def set_attn_implementation(self, name):
