@@ -47,7 +47,7 @@ Reader = Callable[[dict], tuple[str, str]]
 
 
 def columns(questions: str, answer: str, final: Callable[[str], str] = str) -> Reader:
-    """Reads the question from these columns, and makes the final answer from the text of the answer's."""
+    """Joins these columns to the question, and makes the answer from that one."""
     return lambda row: (" ".join(row[key].strip() for key in questions.split()), final(row[answer]))
 
 

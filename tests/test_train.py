@@ -463,7 +463,7 @@ MISTAKES = """
 --min_attempts 4           | --max_attempts must be at least --min_attempts, not 3
 --minibatches 9            | --minibatches must be at most --dialogues, not 9
 --data gsm9k-train         | no data set is called 'gsm9k-train': expected a path that ends in
---data missing.jsonl       | missing.jsonl is missing
+--data missing.jsonl       | No such file or directory: 'missing.jsonl'
 --eval_data shared.jsonl   | 1 questions of --eval_data are in --data as well, the first: 'Question 0'
 --model ./no/such/folder   | there is no model folder ./no/such/folder
 --dtype float16            | dtype 'float16' is not supported: choose auto, float32 or bfloat16
