@@ -21,7 +21,7 @@ else:
     table = {name: "generated" for name in RIDDLES}
     table |= {name: f"{name.replace('-easy', '')}, the questions that one operation answers" for name in EASY}
     for name, (file, buckets, _) in SETS.items():
-        table[name] = f"{len(buckets)}% of {SOURCES[file][0]}"
+        table[name] = (f"about {len(buckets)}% of " if len(buckets) < 100 else "") + SOURCES[file][0]
     table["NAME.jsonl"] = "a file of yours: one object with 'question' and 'answer' a line"
     for name, about in table.items():
         print(f"{name:24} {about}")
