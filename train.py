@@ -50,7 +50,7 @@ from support.cuda import fuse_layers
 from support.files import save_json
 from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
-from support.run import Run, describe, held_folder, in_brief, open_log, stage_speeds, training_metrics
+from support.run import Run, held_folder, in_brief, open_log, stage_speeds, training_metrics
 
 GROUPS = "task", "rollout", "reward", "PPO", "run", "machine"
 task, sampling, rewards, learning, running, machine = (partial(option, group=group) for group in GROUPS)
@@ -299,7 +299,8 @@ def main(argv: list[str] | None = None) -> None:
                 run.restore()
             go_on = f"; go on with: python train.py --resume --out {config.out}"
             if ranks.rank() == 0:
-                print(describe(Config(**run.options), PRESETS, run.actor, len(problems)))
+                parameters = f"{run.actor.num_parameters():,} parameters"
+                print(f"{config.out}: {config.model}, {parameters}, {len(problems)} questions")
             with stop_on_signal() as stop_requested:
                 finished = train(config, run, problems, validation, log, stop_requested)
             ranks.leave()

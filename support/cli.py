@@ -1,9 +1,7 @@
 """The command line: options from a flat dataclass, mistakes in one sentence, Ctrl-C."""
 
-import difflib
 import json
 import os
-import re
 import signal
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
@@ -50,26 +48,17 @@ def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
     """The options that the command line gives, by name. Whatever is wrong ends the program with one sentence."""
     how = dict(usage="%(prog)s --OPTION VALUE ...", formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser = ArgumentParser(description=about, argument_default=SUPPRESS, **how)
-    parser.error = lambda message: fail(message.removeprefix("argument "))
+    parser.error = fail
     groups, types = {"options": parser}, get_type_hints(kind)
     for each in fields(kind):
         text, valid, title = each.metadata.values()
         default = "required" if each.default is MISSING else f"default: {each.default}"
-        group = groups[title] = groups.get(title) or parser.add_argument_group(title)
-        flag = dict(nargs="?", const=True, metavar="true") if types[each.name] is bool else dict(metavar="")
-        convert = converter(types[each.name], valid)
-        group.add_argument(f"--{each.name}", help=f"{text} ({default})", type=convert, **flag)
-    argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
-    given, unknown = parser.parse_known_args(argv)
-    if unknown:
-        word = unknown[0].split("=")[0]
-        alike = difflib.get_close_matches(word, [f"--{name}" for name in types], n=1)
-        if word.startswith("--"):  # --learning_rate
-            alike += [f"--{each.name}" for each in fields(kind) if word[2:].replace("_", " ") in each.metadata["help"]]
-        fail(f"there is no option {word}" + (f": did you mean {alike[0]}?" if alike else ", see --help"))
-    if missing := [f"--{each.name}" for each in fields(kind) if each.default is MISSING and each.name not in given]:
-        fail(f"{', '.join(missing)} must be given, see --help")
-    return vars(given)
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        how = dict(nargs="?", const=True, metavar="true") if types[each.name] is bool else dict(metavar="")
+        how |= dict(help=f"{text} ({default})", required=each.default is MISSING)
+        groups[title].add_argument(f"--{each.name}", type=converter(types[each.name], valid), **how)
+    return vars(parser.parse_args(argv))
 
 
 def converter(kind: type, valid: tuple | None) -> Callable[[str], object]:
@@ -99,8 +88,7 @@ def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str |
         raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(presets)}")
     options = kind(**(parse(kind, presets[preset].split()) | given))
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    # a part is what a process that was killed before its first step may leave
-    if Path(options.out).is_dir() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
+    if Path(options.out).is_dir() and any(Path(options.out).iterdir()):
         raise ValueError(f"{options.out} is not empty: continue that run with --resume, or choose another --out")
     return options
 
@@ -127,6 +115,9 @@ def saved_options(kind: type, given: dict):
 
 
 # -------------------- Ctrl-C
+SIGNALS = signal.SIGINT, signal.SIGTERM
+
+
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether Ctrl-C or SIGTERM came, after which the caller should stop. A second one of
@@ -134,14 +125,14 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     came = []
 
     def note(number: int, frame) -> None:
-        if number in came:
-            raise KeyboardInterrupt
         came.append(number)
+        signal.signal(number, signal.default_int_handler)
         os.write(2, b"\nstopping after this step; once more stops at once\n")  # print might be interrupted in a print
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in SIGNALS:
+        signal.signal(number, note)
     try:
         yield lambda: bool(came)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler)

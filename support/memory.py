@@ -1,5 +1,7 @@
 """What a run needs of each device's memory, by formula. `python -m support.memory` shows what fits on one GPU."""
 
+from itertools import compress, product
+
 from transformers import Qwen2Config
 
 from support.models import cache_bytes, head_size, key_heads
@@ -74,6 +76,13 @@ def needed(plan: dict[str, dict[str, float]]) -> float:
 
 
 FEW_SLOTS = 64  # with fewer, a rollout would be slow
+OPTIONS = {  # of train.py that need less memory, with what they change; the mildest, which only cost time, come last
+    "--group_size 8": dict(critic=False),
+    f"--slots {FEW_SLOTS}": dict(slots=FEW_SLOTS),
+    "--offload true": dict(offload=True),
+    "--gradient_checkpointing true": dict(gradient_checkpointing=True),
+    "--micro_batch_tokens 4096": dict(micro_batch_tokens=4096),
+}
 
 
 def most_slots(available: float, most: int, **settings) -> int:
@@ -85,21 +94,15 @@ def most_slots(available: float, most: int, **settings) -> int:
     return max([min(FEW_SLOTS, most), *filter(fit, range(1, most + 1))])
 
 
-def mildest(available: float, **settings) -> dict | None:
-    """The mildest changes of `settings` with which the plan fits, those that only cost time first; None: none helps."""
-    recompute, offload, short = {"gradient_checkpointing": True}, {"offload": True}, {"micro_batch_tokens": 4096}
-    fewer = [{"slots": max(1, settings["slots"] // part)} for part in (2, 4, 8)]
-    changes = [{}, short, recompute, offload, *fewer, recompute | offload, recompute | offload | short]
-    changes += [recompute | offload | few for few in fewer]
-    changes += [{"critic": False} | change for change in changes]
-    return next((change for change in changes if needed(memory_plan(**settings | change)) <= available), None)
-
-
-def as_options(changes: dict | None) -> str:
-    """The changes as options of train.py. Eight dialogues of a question are enough to do without the critic."""
-    words = {"critic": "--group_size 8"}
-    options = [words.get(name, f"--{name} {str(value).lower()}") for name, value in (changes or {}).items()]
-    return "a smaller model, or more GPUs" if changes is None else " ".join(options)
+def mildest(available: float, **settings) -> tuple[str, dict]:
+    """The mildest options with which the plan fits, and the settings that they make. The critic goes last."""
+    for chosen in product((False, True), repeat=len(OPTIONS)):  # the last one changes fastest
+        changed = dict(settings)
+        for changes in compress(OPTIONS.values(), chosen):
+            changed |= changes
+        if needed(memory_plan(**changed)) <= available:
+            return " ".join(compress(OPTIONS, chosen)), changed
+    return "a smaller model, or more GPUs", settings
 
 
 def explain_memory(available: float, **settings) -> str:
@@ -110,22 +113,23 @@ def explain_memory(available: float, **settings) -> str:
         parts = ", ".join(f"{what} {size / 1e9:.1f}" for what, size in phase.items() if size)
         lines.append(f"  {name} {sum(phase.values()) / 1e9:.1f} ({parts})")
     spare = available - needed(plan)
-    verdict = f"it fits, with {spare / 1e9:.1f} GB to spare"
-    if spare < 0:
-        verdict = f"it does not fit: try {as_options(mildest(available, **settings))}"
-    return "\n".join([*lines, f"  {verdict}"])
+    if spare >= 0:
+        lines.append(f"  it fits, with {spare / 1e9:.1f} GB to spare")
+    else:
+        lines.append(f"  it does not fit: try {mildest(available, **settings)[0]}")
+    return "\n".join(lines)
 
 
 def main() -> None:
     print("| model | GPU | with | slots | needed, GB |\n|---|---|---|---|---|")
     for size, parameters in PARAMETERS.items():
-        settings = PAPER | {"shape": Qwen2Config(**QWEN25[size]), "parameters": parameters}
         for memory in (24, 40, 80):
             available = 0.985 * memory * 2**30  # CUDA reports 98.5% of a card's memory
-            changes = mildest(available, **settings)
-            slots = most_slots(available, DIALOGUES, **settings | (changes or {}))
-            bytes_needed = needed(memory_plan(**settings | (changes or {}) | {"slots": slots}))
-            print(f"| {size} | {memory} GB | {as_options(changes)} | {slots} | {bytes_needed / 1e9:.0f} |")
+            shape = Qwen2Config(**QWEN25[size])
+            options, settings = mildest(available, **PAPER, shape=shape, parameters=parameters)
+            settings["slots"] = most_slots(available, DIALOGUES, **settings)
+            bytes_needed = needed(memory_plan(**settings))
+            print(f"| {size} | {memory} GB | {options} | {settings['slots']} | {bytes_needed / 1e9:.0f} |")
 
 
 if __name__ == "__main__":

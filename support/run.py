@@ -8,9 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from datetime import timedelta
 from hashlib import sha256
-from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from zipfile import ZipFile
@@ -19,8 +17,7 @@ import torch
 import transformers
 
 from support import ranks
-from support.cli import parse
-from support.files import append_lines, atomic_write, output_folder, remove, save_json, save_text
+from support.files import append_lines, atomic_write, output_folder, save_json, save_text
 from support.journal import fingerprint
 from support.memory import RESERVE, explain_memory, memory_plan, most_slots, needed
 from support.models import device_memory, move, recompute_activations, save_model
@@ -36,9 +33,11 @@ class Run:
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.options = asdict(config)  # with the slots left open, as another machine has another memory
         self.actor, self.critic, self.reference = actor, critic, reference
-        parts = dict(actor=actor, critic=critic, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
-        self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
-        self.optimizers = [part for name, part in self.parts.items() if name.endswith("optimizer")]
+        self.parts = dict(actor=actor, actor_optimizer=actor_optimizer)  # what a checkpoint holds
+        self.optimizers = [actor_optimizer]
+        if critic:
+            self.parts |= dict(critic=critic, critic_optimizer=critic_optimizer)
+            self.optimizers.append(critic_optimizer)
         self.engine = None  # of the rollouts, where memory allows to keep it from step to step
         if config.offload:
             move(reference.parameters(), torch.device("cpu"))
@@ -61,15 +60,24 @@ class Run:
         """Choose the slots, if the options leave that open, and print the plan on CUDA. Returns whether the engine can
         stay in memory during the update."""
         config, model, available = self.config, self.actor, device_memory(self.actor.device)
-        settings = {name: getattr(config, name) for name in ("micro_batch_tokens", "offload", "gradient_checkpointing")}
-        settings |= dict(capacity=capacity, critic=self.critic is not None, processes=ranks.count())
-        settings |= dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
-        settings |= dict(compiled=config.compile and model.device.type == "cuda")
+        cuda = model.device.type == "cuda"
+        settings = dict(
+            shape=model.config,
+            parameters=model.num_parameters(),
+            element=model.dtype.itemsize,
+            capacity=capacity,
+            micro_batch_tokens=config.micro_batch_tokens,
+            processes=ranks.count(),
+            critic=self.critic is not None,
+            offload=config.offload,
+            gradient_checkpointing=config.gradient_checkpointing,
+            compiled=config.compile and cuda,
+        )
         config.slots = config.slots or most_slots(available, config.dialogues, **settings)
-        settings |= dict(slots=min(config.slots, config.dialogues))
-        settings |= dict(keep_engine=needed(memory_plan(**settings, keep_engine=True)) <= available)
+        settings["slots"] = min(config.slots, config.dialogues)
+        settings["keep_engine"] = needed(memory_plan(**settings, keep_engine=True)) <= available
         self.planned_memory = needed(memory_plan(**settings)) - RESERVE
-        if model.device.type == "cuda" and ranks.rank() == 0:
+        if cuda and ranks.rank() == 0:
             print(explain_memory(available, **settings))
         return settings["keep_engine"]
 
@@ -118,15 +126,13 @@ class Run:
         ranks.on_rank0(self.cut_metrics)
 
     def cut_metrics(self) -> None:
-        """Drop metrics after the checkpoint, because those steps come again. ValueError when those before it, a line a
-        step, are not all there."""
+        """Drop the metrics after the checkpoint, because those steps come again. There is a line for each step."""
         path = self.folder / "metrics.jsonl"
         path.touch()
-        lines = path.read_bytes().splitlines(keepends=True)[: self.step]
-        for step, line in zip_longest(range(1, self.step + 1), lines, fillvalue=b""):
-            if not (line.startswith(b'{"step": %d, ' % step) and line.endswith(b"}\n")):
-                raise ValueError(f"{path}: line {step} should be that of step {step}, but is missing or torn")
-        os.truncate(path, sum(map(len, lines)))
+        lines = path.read_text().splitlines(keepends=True)
+        if len(lines) < self.step:
+            raise ValueError(f"{path} has {len(lines)} lines, but the last checkpoint is of step {self.step}")
+        save_text("".join(lines[: self.step]), path)
 
     def record(self, metrics: dict, dialogue: dict) -> None:
         """Append the step's line to metrics.jsonl. In the first, the last and every few steps write a dialogue and,
@@ -135,9 +141,8 @@ class Run:
         step, steps = self.step, self.config.steps
         if step in (1, steps) or step % self.config.show_every == 0:
             save_text(as_text(dialogue) + "\n", output_folder(self.folder / "dialogues") / f"step-{step:06d}.txt")
-        if not sys.stderr.isatty() and (step in (1, steps) or step % max(1, steps // 20) == 0):
-            left = timedelta(seconds=round(metrics["seconds"] * (steps - step)))
-            print(f"step {step} of {steps}: {in_brief(metrics)}, about {left} left", file=sys.stderr, flush=True)
+            if not sys.stderr.isatty():
+                print(f"step {step} of {steps}: {in_brief(metrics)}", file=sys.stderr, flush=True)
 
     def last_dialogue(self) -> str:
         text = (self.folder / "dialogues" / f"step-{self.step:06d}.txt").read_text(encoding="utf-8")
@@ -145,15 +150,17 @@ class Run:
 
     def warnings(self) -> list[str]:
         """What went wrong in the run, a sentence each."""
-        rows = read_metrics(self.folder)
-        truncated, skipped = fmean(row["truncated"] for row in rows), sum(row.get("skipped", 0) for row in rows)
+        rows, found = read_metrics(self.folder), []
+        truncated = fmean(row["truncated"] for row in rows)
+        skipped = sum(row.get("skipped", 0) for row in rows)
         idle = sum(row["learned"] == 0 for row in rows)
-        sentences = {
-            f"{truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens": truncated > 0.5,
-            f"{skipped} optimiser steps were skipped, as a gradient was not finite": skipped,
-            f"{idle} of {len(rows)} steps had nothing to learn from, as all rewards were equal": idle,
-        }
-        return [f"warning: {sentence}" for sentence, applies in sentences.items() if applies]
+        if truncated > 0.5:
+            found.append(f"warning: {truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens")
+        if skipped:
+            found.append(f"warning: {skipped} optimiser steps were skipped, as a gradient was not finite")
+        if idle:
+            found.append(f"warning: {idle} of {len(rows)} steps had nothing to learn from, as all rewards were equal")
+        return found
 
 
 @contextmanager
@@ -179,15 +186,12 @@ def held_folder(out: str) -> Iterator[None]:
 
 def save_checkpoint(state: dict, folder: Path, keep: int) -> None:
     """Write the state after step state["step"], delete all but the last `keep`. OSError when it cannot be written."""
-    final = folder / f"checkpoint-{state['step']:06d}.pt"
+    path = folder / f"checkpoint-{state['step']:06d}.pt"
     try:
-        with atomic_write(final) as path, open(path, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either, the latter with no reason
-        why = getattr(error, "strerror", None) or "is the disk full?"
-        raise OSError(f"{final} cannot be written ({why}), the checkpoints before it are intact") from error
+        with atomic_write(path) as part:
+            torch.save(state, part)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
+        raise OSError(f"{path} cannot be written (is the disk full?), the checkpoints before it are intact") from error
     for old in sorted(folder.glob("checkpoint-*.pt"))[:-keep]:
         old.unlink()
 
@@ -195,16 +199,12 @@ def save_checkpoint(state: dict, folder: Path, keep: int) -> None:
 def last_checkpoint(folder: Path) -> Path | None:
     """The last sound checkpoint; None when none was written yet. A corrupt one is named, and set aside. OSError when
     all are corrupt: a run should not start anew by mistake."""
-    for part in folder.glob("*.part"):  # of a process that was killed while it wrote
-        remove(part)
     checkpoints = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
     for path in checkpoints:
         try:
             with ZipFile(path) as file:  # torch.load reads over changed bytes; here every checksum is compared
                 if damaged := file.testzip():
                     raise ValueError(f"wrong checksum of {damaged}")
-                if not any(name.endswith("/data.pkl") for name in file.namelist()):
-                    raise ValueError("not a file of torch.save")
             return path
         except Exception as error:  # a broken file makes zipfile raise half a dozen kinds
             path.rename(path.with_suffix(".corrupt"))
@@ -241,15 +241,6 @@ def stage_speeds(dialogues, training_set, clock: list[float]) -> dict:
     return rates | {"seconds": clock[-1] - clock[0]}
 
 
-def describe(config, presets: dict[str, str], model, questions: int) -> str:
-    """What a run is, for its first lines: the options are those that differ from its preset."""
-    preset = type(config)(**parse(type(config), presets[config.preset].split()), preset=config.preset, out=config.out)
-    options = [f"--{name} {value}" for name, value in vars(config).items() if value != getattr(preset, name)]
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"""{config.out}: {config.model}, {model.num_parameters():,} parameters, {questions} questions
-preset {config.preset}, {" ".join(options) or "unchanged"}; {versions}"""
-
-
 def in_brief(metrics: dict) -> str:
     """The metrics beside the progress bar."""
     return ", ".join(f"{name} {metrics[name]:.3f}" for name in ("reward", "accuracy", "kl") if name in metrics)
@@ -262,15 +253,12 @@ def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], No
         if log_to == "wandb":
             import wandb
 
-            runs = sorted(Path(out).glob("wandb/*run-*"))  # of the same run before it was resumed: run-TIME-ID
-            settings = dict(dir=out, id=runs[-1].name.split("-")[-1] if runs else None, resume="allow")
-            wandb.init(project="multi-attempt", name=Path(out).name, config=options, **settings)
+            wandb.init(project="multi-attempt", name=Path(out).name, dir=out, config=options)
             return lambda metrics: wandb.log(metrics, step=metrics["step"])
         if log_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            writer = SummaryWriter(out)
-            numbers = (int, float)
+            writer, numbers = SummaryWriter(out), (int, float)
             return lambda row: [writer.add_scalar(k, x, row["step"]) for k, x in row.items() if isinstance(x, numbers)]
     except ImportError as error:
         raise ValueError(f"--log_to {log_to} needs a package that is not installed: {error}") from error
