@@ -27,7 +27,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -50,7 +49,7 @@ from support.cuda import fuse_layers
 from support.files import save_json
 from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
-from support.run import Run, held_folder, in_brief, open_log, stage_speeds, training_metrics
+from support.run import Run, in_brief, open_log, stage_speeds, training_metrics
 
 GROUPS = "task", "rollout", "reward", "PPO", "run", "machine"
 task, sampling, rewards, learning, running, machine = (partial(option, group=group) for group in GROUPS)
@@ -60,7 +59,7 @@ task, sampling, rewards, learning, running, machine = (partial(option, group=gro
 class Config:
     """Every option of a run. The defaults are the paper's values."""
 
-    preset: str = task("paper", "set of options to start from: paper, miniature, cue, smollm2, smollm2-gpu, smoke")
+    preset: str = task("paper", f"set of options to start from: {', '.join(PRESETS)}", one_of(*PRESETS))
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
     data: str = task("math-train", "training questions: a name from `python -m data`, or a .jsonl file")
     min_attempts: int = task(1, "attempts allowed are drawn uniformly from min_attempts..max_attempts", POSITIVE)
@@ -179,8 +178,7 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
 
             # 3. Clipped PPO on the model-written tokens.
             shuffle_seed = (*seed, 0, Stream.MINIBATCHES)
-            with run.recomputing():
-                losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
+            losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
             losses["learned"] = losses.pop("trained_on") / config.dialogues
@@ -260,7 +258,7 @@ def fitting_problems(config: Config, run: Run, training: list, held_out: list) -
 
 
 def report(config: Config, run: Run, held_out: list[Problem]) -> None:
-    """Save the trained model, evaluate it and the base model, print a dialogue, the table and what went wrong."""
+    """Save the trained model, evaluate it and the base model, print a dialogue and the table."""
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
     print(run.last_dialogue())
     run.engine = None  # the evaluation has its own
@@ -274,8 +272,7 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
         print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
-    files = f"{config.out}/model/ is the trained model, {config.out}/ has its metrics, dialogues and plots"
-    print(*run.warnings(), files, sep="\n")
+    print(f"{config.out}/model/ is the trained model, {config.out}/ has its metrics, dialogues and plots")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -284,30 +281,26 @@ def main(argv: list[str] | None = None) -> None:
     try:
         ranks.join()
         config, training, validation, held_out = ranks.on_rank0(partial(prepare, argv))
-        with ExitStack() as until_the_end:
-            ranks.on_rank0(
-                lambda: until_the_end.enter_context(held_folder(config.out))
-            )  # no other process writes there
-            run = build_run(config)
-            problems, longest = fitting_problems(config, run, training, validation + held_out)
-            if run.plan_memory(longest):
-                run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
-            log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
-            questions = {"data": training, "validation_data": validation, "eval_data": held_out}
-            ranks.on_rank0(partial(run.write_config, questions))
-            if config.resume:
-                run.restore()
-            go_on = f"; go on with: python train.py --resume --out {config.out}"
-            if ranks.rank() == 0:
-                parameters = f"{run.actor.num_parameters():,} parameters"
-                print(f"{config.out}: {config.model}, {parameters}, {len(problems)} questions")
-            with stop_on_signal() as stop_requested:
-                finished = train(config, run, problems, validation, log, stop_requested)
-            ranks.leave()
-            if not finished:
-                raise KeyboardInterrupt
-            if ranks.rank() == 0:
-                report(config, run, held_out)
+        run = build_run(config)
+        problems, longest = fitting_problems(config, run, training, validation + held_out)
+        if run.plan_memory(longest):
+            run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
+        log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
+        questions = {"data": training, "validation_data": validation, "eval_data": held_out}
+        ranks.on_rank0(partial(run.write_config, questions))
+        if config.resume:
+            run.restore()
+        go_on = f"; go on with: python train.py --resume --out {config.out}"
+        if ranks.rank() == 0:
+            parameters = f"{run.actor.num_parameters():,} parameters"
+            print(f"{config.out}: {config.model}, {parameters}, {len(problems)} questions")
+        with stop_on_signal() as stop_requested:
+            finished = train(config, run, problems, validation, log, stop_requested)
+        ranks.leave()
+        if not finished:
+            raise KeyboardInterrupt
+        if ranks.rank() == 0:
+            report(config, run, held_out)
     except KeyboardInterrupt:
         if go_on:  # else there is nothing yet to save
             print(f"\nstopped{go_on}", file=sys.stderr)

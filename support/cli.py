@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, field, fields
@@ -32,7 +32,7 @@ def one_of(*choices: str):
     return f"be one of {', '.join(choices)}", lambda value: value in choices
 
 
-def option(default, help: str, valid=None, *, group: str = "options"):
+def option(default, help: str, valid=("", lambda value: True), *, group: str = "options"):
     """A field of a dataclass of options. `valid`: what its value must be, in words, and the function that decides, not
     asked about None. Without a default (`...`) the option is required."""
     return field(default=MISSING if default is ... else default, metadata=dict(help=help, valid=valid, group=group))
@@ -51,27 +51,29 @@ def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
     parser.error = fail
     groups, types = {"options": parser}, get_type_hints(kind)
     for each in fields(kind):
-        text, valid, title = each.metadata.values()
-        default = "required" if each.default is MISSING else f"default: {each.default}"
+        title, required = each.metadata["group"], each.default is MISSING
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        how = dict(nargs="?", const=True, metavar="true") if types[each.name] is bool else dict(metavar="")
-        how |= dict(help=f"{text} ({default})", required=each.default is MISSING)
-        groups[title].add_argument(f"--{each.name}", type=converter(types[each.name], valid), **how)
-    return vars(parser.parse_args(argv))
+        flag = dict(nargs="?", const=True, metavar="true") if types[each.name] is bool else dict(metavar="")
+        text = f"{each.metadata['help']} ({'required' if required else f'default: {each.default}'})"
+        reader = converter(types[each.name])
+        groups[title].add_argument(f"--{each.name}", help=text, type=reader, required=required, **flag)
+    given = vars(parser.parse_args(argv))
+    for each in fields(kind):
+        value, (words, valid) = given.get(each.name), each.metadata["valid"]
+        if value is not None and not valid(value):
+            fail(f"--{each.name} must {words}, not {value}")
+    return given
 
 
-def converter(kind: type, valid: tuple | None) -> Callable[[str], object]:
-    """From a word to a value of this type in its range; "none" and "auto" are None where the type has it."""
+def converter(kind: type) -> Callable[[str], object]:
+    """From a word to a value of this type; "none" and "auto" are None where the type has it."""
     base, *optional = get_args(kind) or (kind,)
 
     def convert(word: str):
         if optional and word.lower() in ("none", "auto"):
             return None
-        value = ["false", "true"].index(word.lower()) == 1 if base is bool else base(word)
-        if valid and not valid[1](value):
-            raise ArgumentTypeError(f"must {valid[0]}, not {value}")
-        return value
+        return ["false", "true"].index(word.lower()) == 1 if base is bool else base(word)
 
     convert.__name__ = base.__name__  # argparse says "invalid int value"
     return convert
@@ -84,8 +86,6 @@ def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str |
     if given.get("resume"):
         return saved_options(kind, given)
     preset = given.get("preset", kind.preset)
-    if preset not in presets:
-        raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(presets)}")
     options = kind(**(parse(kind, presets[preset].split()) | given))
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
     if Path(options.out).is_dir() and any(Path(options.out).iterdir()):
@@ -98,11 +98,9 @@ def saved_options(kind: type, given: dict):
     if not (out := given.get("out")):
         raise ValueError("--resume needs the folder of the run: --out runs/NAME")
     path = Path(out) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"there is no run to resume in {out}: {path} is missing")
     try:
         saved = json.loads(path.read_text())
-        saved.pop("made_with")  # see support/run.py
+        del saved["made_with"]  # see support/run.py
         options = kind(**saved | {"resume": True, "out": out})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} cannot be read by this version: {error}") from error

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,13 +41,3 @@ def append_lines(rows: list[dict], path: str | Path) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
         file.flush()
         os.fsync(file.fileno())
-
-
-def output_folder(out: str) -> Path:
-    """The folder, made if need be. OSError in one sentence when nothing can be written into it."""
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise OSError(f"the output folder {out} cannot be written ({error.strerror}): choose another --out") from None
-    return Path(out)

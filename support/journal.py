@@ -46,27 +46,24 @@ def grader_version() -> str:
 
 class Journal:
     """The records of finished dialogues, without the keys `left_out`, by (question, gold answer), in the order they
-    were asked; in a file if a path is given. ValueError when that has other settings, or is damaged."""
+    were asked; in a file if a path is given. ValueError when that has other settings."""
 
     def __init__(self, path: Path | None = None, settings: dict | None = None, left_out: tuple[str, ...] = ()):
-        self.path, self.settings, self.left_out, self.count = path, settings, left_out, 0
+        self.path, self.settings, self.left_out = path, settings, left_out
         self.finished: dict[tuple[str, str], list[dict]] = defaultdict(list)
         *lines, cut = path.read_bytes().split(b"\n") if path and path.exists() else [b""]
         if cut:
             os.truncate(path, path.stat().st_size - len(cut))
-        if not lines:
-            return
-        try:
+        if lines:
             there, *records = map(json.loads, lines)
-            keys = [key for key in there | settings if there.get(key) != settings.get(key)]
+            if others := [key for key in there | settings if there.get(key) != settings.get(key)]:
+                what = f"{path} holds an evaluation with other settings ({', '.join(others)})"
+                raise ValueError(f"{what}: choose another --out, or delete it")
             self.keep(records)
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}): delete it, and its questions are asked again") from None
-        if keys:
-            changed = ", ".join(f"{key} ({there.get(key)!r:.50} there, {settings.get(key)!r:.50} here)" for key in keys)
-            raise ValueError(
-                f"{path} holds an evaluation with other settings, {changed}: choose another --out, or delete it"
-            )
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.finished.values()))
 
     def missing(self, problems: list[tuple], allowed: Sequence[int]) -> list[tuple]:
         """(problem, attempts allowed) of every dialogue that is not there. A journal that was written with a shorter or
@@ -80,7 +77,6 @@ class Journal:
     def keep(self, records: list[dict]) -> None:
         for record in records:
             self.finished[record["question"], record["gold"]].append(record)
-        self.count += len(records)
 
     def append(self, records: list[dict]) -> None:
         """Keep these records, on the disk before this returns."""

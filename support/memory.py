@@ -87,11 +87,9 @@ OPTIONS = {  # of train.py that need less memory, with what they change; the mil
 
 def most_slots(available: float, most: int, **settings) -> int:
     """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case."""
-
-    def fit(n: int) -> bool:
-        return sum(memory_plan(**settings | {"slots": n})["rollout"].values()) <= 0.95 * available
-
-    return max([min(FEW_SLOTS, most), *filter(fit, range(1, most + 1))])
+    room = 0.95 * available
+    fitting = [n for n in range(1, most + 1) if sum(memory_plan(**settings | {"slots": n})["rollout"].values()) <= room]
+    return max([min(FEW_SLOTS, most), *fitting])
 
 
 def mildest(available: float, **settings) -> tuple[str, dict]:
@@ -112,12 +110,10 @@ def explain_memory(available: float, **settings) -> str:
     for name, phase in plan.items():
         parts = ", ".join(f"{what} {size / 1e9:.1f}" for what, size in phase.items() if size)
         lines.append(f"  {name} {sum(phase.values()) / 1e9:.1f} ({parts})")
-    spare = available - needed(plan)
-    if spare >= 0:
-        lines.append(f"  it fits, with {spare / 1e9:.1f} GB to spare")
-    else:
-        lines.append(f"  it does not fit: try {mildest(available, **settings)[0]}")
-    return "\n".join(lines)
+    verdict = f"it fits, with {(available - needed(plan)) / 1e9:.1f} GB to spare"
+    if needed(plan) > available:
+        verdict = f"it does not fit: try {mildest(available, **settings)[0]}"
+    return "\n".join([*lines, f"  {verdict}"])
 
 
 def main() -> None:

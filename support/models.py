@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,13 +39,10 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def load_model(name: str, device: torch.device, dtype: torch.dtype):
     """(model, tokenizer) from a model folder or a hub name, dropout off. OSError or ValueError in one sentence."""
-    config, cannot = Path(name, "config.json"), f"the model {name} cannot be loaded: "
-    if not config.parent.is_dir() and (name.count("/") != 1 or name[0] in "./~" or name.startswith("runs/")):
-        built = re.fullmatch("runs/(miniature|cue|smollm2)/base", name)
-        what = f"build it: make {name}" if built else "give a folder with a config.json, or a hub name"
-        raise FileNotFoundError(f"there is no model folder {name}: {what}")
-    if config.exists() and '"preset"' in config.read_text():
-        raise FileNotFoundError(f"{name} is the folder of a run: its model is {name}/model, written when the run ends")
+    cannot = f"the model {name} cannot be loaded: "
+    if not Path(name).is_dir() and not re.fullmatch(r"(?!runs/)\w[\w.-]*/[\w.-]+", name):  # nor a hub name
+        advice = "give a folder with a config.json, or a hub name; `make train` builds the base of a preset"
+        raise FileNotFoundError(f"there is no model folder {name}: {advice}")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -58,9 +54,6 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
         raise OSError(cannot + why) from error
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(f"{cannot}{len(missing)} of its weights are missing, {missing[0]} first")
-    tokens, embeddings = max(tokenizer.get_vocab().values(), default=-1) + 1, len(model.get_input_embeddings().weight)
-    if tokens > embeddings:
-        raise ValueError(f"{cannot}its tokenizer has {tokens} tokens, but the model embeds {embeddings}")
     return model.to(device).eval(), tokenizer
 
 
@@ -72,7 +65,6 @@ def save_model(model, tokenizer, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 WINDOWS = r"(\w+_)?window(_size)?|attention_chunk_size|local_attention|index_topk\w*"
 SURPLUS = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
 
@@ -81,32 +73,24 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
     """The cache positions that the longest dialogue needs. ValueError when the model's configuration tells that it
     cannot do this; what shows in a short dialogue as well is left to support/check.py."""
     config, capacity = model.config, longest_prompt + max_new_tokens
-    values, refused = vars(config), f"{config.model_type} is not supported"
-    layers, rope = set(values.get("layer_types") or ()), values.get("rope_parameters") or {}
-    if getattr(model, "_is_stateful", False) or layers - ATTENTION:
-        raise ValueError(f"{refused}: some layers keep a state (state-space, linear attention)")
-    if values.get("attn_logit_softcapping"):
-        raise ValueError(f"{refused}: its attention has a soft cap")
-
-    windows = {name: size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int}
-    if layers == {"full_attention"} and hasattr(type(config), "layer_types"):
-        windows.pop("sliding_window", None)  # the model reads layer_types, and no layer has the window
-    elif layers - {"full_attention"} and not windows:
-        windows = {"layer_types": 1}
-    for name, size in windows.items():
-        if 0 < size < capacity:  # a window that no dialogue fills is none
-            raise ValueError(f"{refused}: its attention has a window ({name}) that is shorter than {capacity} tokens")
-
-    for part in (part for part in (rope, *rope.values()) if isinstance(part, dict)):
-        kind, limit = part.get("rope_type") or "default", part.get("original_max_position_embeddings") or 0
-        if "dynamic" in kind or (kind == "longrope" and capacity + SURPLUS > limit):
-            raise ValueError(f"{refused}: its positions ({kind}) are encoded by the longest dialogue of a batch")
+    values, layers = vars(config), set(getattr(config, "layer_types", None) or ())
+    windows = [size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int]
+    other_layers = layers - {"full_attention"} and not windows  # with a state, or a window by another name
+    rope = values.get("rope_parameters") or {}
+    longrope = "longrope" in str(rope) and capacity + SURPLUS > rope.get("original_max_position_embeddings", 0)
+    reasons = {
+        f"some layers do not see all of {capacity} tokens": other_layers or any(0 < x < capacity for x in windows),
+        "its attention has a soft cap": values.get("attn_logit_softcapping"),
+        "its positions are encoded by the longest dialogue of a batch": "dynamic" in str(rope) or longrope,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ValueError(f"{config.model_type} is not supported: {reason}")
 
     positions = getattr(config, "max_position_embeddings", None)
     if positions and 0 < positions < capacity + (0 if rope else SURPLUS):  # learned positions end there
-        lengths = f"the longest prompt ({longest_prompt} tokens) and max_new_tokens {max_new_tokens}"
-        advice = "lower max_new_tokens or leave out long questions"
-        raise ValueError(f"{lengths} exceed the model's {positions} positions: {advice}")
+        lengths = f"the longest prompt ({longest_prompt} tokens) and --max_new_tokens {max_new_tokens}"
+        raise ValueError(f"{lengths} exceed the model's {positions} positions")
     return capacity
 
 
@@ -124,17 +108,17 @@ def decoder_layers(*models) -> list[torch.nn.Module]:
     return [part for model in models for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
-@contextmanager
-def recompute_activations(*models):
-    """Inside, layers do not keep their activations for the backward pass but compute them again. transformers does so
-    in training mode alone, which brings dropout back."""
-    layers = decoder_layers(*models)
-    forwards = [layer.forward for layer in layers]
-    for layer, forward in zip(layers, forwards):
-        layer.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
-    yield
-    for layer, forward in zip(layers, forwards):
-        layer.forward = forward
+def recompute_activations(*models) -> None:
+    """From now on, layers do not keep their activations for the backward pass but compute them again. transformers does
+    so in training mode alone, which brings dropout back."""
+    for layer in decoder_layers(*models):
+        layer.forward = partial(recomputed, layer.forward)
+
+
+def recomputed(forward, *args, **kwargs):
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 @torch.no_grad()
@@ -173,13 +157,10 @@ def device_memory(device: torch.device) -> int:
 
 
 def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros for a key/value cache, not empty memory: a masked NaN would still poison sums. ValueError in one sentence
-    when there is not enough memory."""
-    gigabytes = math.prod(shape) * dtype.itemsize / 1e9
-    try:  # the system of a CPU promises more than it has, and ends the process when it is used
-        if device.type == "cpu" and gigabytes > device_memory(device) / 1e9:
-            raise RuntimeError
-        return torch.zeros(shape, dtype=dtype, device=device)
-    except RuntimeError as error:
-        takes = f"the key/value cache takes {gigabytes:.3g} GB"
-        raise ValueError(f"{takes}, more than is free: lower --slots or --max_new_tokens") from error
+    """Zeros for a key/value cache, not empty memory: a masked NaN would still poison sums. ValueError when the device
+    has not that much: the system of a CPU promises more than it has, and ends the process when it is used."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > device_memory(device):
+        takes = f"the key/value cache takes {size / 1e9:.3g} GB"
+        raise ValueError(f"{takes}, more than there is: lower --slots or --max_new_tokens")
+    return torch.zeros(shape, dtype=dtype, device=device)

@@ -136,9 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         plot_training({run: read_metrics(run) for run in args.runs}, args.out)
     except (OSError, ValueError) as error:
         fail(error)
-    for each in options:
-        each |= {f"made with: {name}": value for name, value in each.pop("made_with", {}).items()}
-    names = dict.fromkeys(name for each in options for name in each)
+    names = [name for name in options[0] if name != "made_with"]
     rows = [[name, *(str(each.get(name)) for each in options)] for name in names]
     print(markdown([["option", *args.runs], *(row for row in rows if len(set(row[1:])) > 1)]))
     print(f"\nthe curves are in {args.out}")

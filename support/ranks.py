@@ -101,20 +101,21 @@ def on_rank0(function: Callable):
             result = function()
         except (ValueError, OSError, SystemExit) as mistake:
             error = mistake
-    result, code = gather((result, error and getattr(error, "code", 2)))[0]
-    if error or code is not None:
-        raise error or SystemExit(code)
+    result, failed = gather((result, error is not None))[0]
+    if failed:
+        raise error or SystemExit(2)
     return result
 
 
 def gather_rows(batch):
     """A dataclass of tensors and lists with a row for each dialogue: the rows of all ranks, padded alike."""
-    parts, joined = gather(batch), {}
     if count() == 1:
         return batch
-    for name, value in vars(batch).items():
-        rows = [row for part in parts for row in getattr(part, name)]
-        joined[name] = pad_sequence(rows, batch_first=True) if name.endswith("_DT") else rows
-        if name.endswith("_D"):
-            joined[name] = torch.stack(rows)
+    parts, joined = gather(batch), {}
+    for name in vars(batch):
+        joined[name] = [row for part in parts for row in getattr(part, name)]
+        if name.endswith("_DT"):
+            joined[name] = pad_sequence(joined[name], batch_first=True)
+        elif name.endswith("_D"):
+            joined[name] = torch.stack(joined[name])
     return type(batch)(**joined)

@@ -1,23 +1,19 @@
 """A run: its folder, its checkpoints, and where its models are."""
 
-import fcntl
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from statistics import fmean
-from zipfile import ZipFile
 
 import torch
 import transformers
 
 from support import ranks
-from support.files import append_lines, atomic_write, output_folder, save_json, save_text
+from support.files import append_lines, atomic_write, save_json, save_text
 from support.journal import fingerprint
 from support.memory import RESERVE, explain_memory, memory_plan, most_slots, needed
 from support.models import device_memory, move, recompute_activations, save_model
@@ -41,6 +37,8 @@ class Run:
         self.engine = None  # of the rollouts, where memory allows to keep it from step to step
         if config.offload:
             move(reference.parameters(), torch.device("cpu"))
+        if config.gradient_checkpointing:
+            recompute_activations(*filter(None, (actor, critic)))
 
     @contextmanager
     def on_device(self, model):
@@ -51,28 +49,15 @@ class Run:
         if self.config.offload:
             move(model.parameters(), torch.device("cpu"))
 
-    def recomputing(self):
-        """The context of the update that --gradient_checkpointing asks for."""
-        models = filter(None, (self.actor, self.critic))
-        return recompute_activations(*models) if self.config.gradient_checkpointing else nullcontext()
-
     def plan_memory(self, capacity: int) -> bool:
         """Choose the slots, if the options leave that open, and print the plan on CUDA. Returns whether the engine can
         stay in memory during the update."""
         config, model, available = self.config, self.actor, device_memory(self.actor.device)
         cuda = model.device.type == "cuda"
-        settings = dict(
-            shape=model.config,
-            parameters=model.num_parameters(),
-            element=model.dtype.itemsize,
-            capacity=capacity,
-            micro_batch_tokens=config.micro_batch_tokens,
-            processes=ranks.count(),
-            critic=self.critic is not None,
-            offload=config.offload,
-            gradient_checkpointing=config.gradient_checkpointing,
-            compiled=config.compile and cuda,
-        )
+        settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
+        settings |= dict(capacity=capacity, processes=ranks.count(), critic=self.critic is not None)
+        settings |= dict(offload=config.offload, gradient_checkpointing=config.gradient_checkpointing)
+        settings |= dict(micro_batch_tokens=config.micro_batch_tokens, compiled=config.compile and cuda)
         config.slots = config.slots or most_slots(available, config.dialogues, **settings)
         settings["slots"] = min(config.slots, config.dialogues)
         settings["keep_engine"] = needed(memory_plan(**settings, keep_engine=True)) <= available
@@ -88,21 +73,34 @@ class Run:
         return {"device_memory": torch.cuda.max_memory_allocated(), "planned_memory": self.planned_memory}
 
     def save(self) -> None:
+        """Write a checkpoint, and delete all but the last few. OSError when it cannot be written."""
         state = {name: part.state_dict() for name, part in self.parts.items()} | {"step": self.step}
-        if ranks.rank() == 0:
-            save_checkpoint(state, self.folder, self.config.keep_checkpoints)
-            plot_training({"": read_metrics(self.folder)}, self.folder / "training.png")
-            if self.config.export_checkpoints:
-                save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
+        if ranks.rank() > 0:
+            return
+        path = self.folder / f"checkpoint-{self.step:06d}.pt"
+        try:
+            with atomic_write(path) as part:
+                torch.save(state, part)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
+            raise OSError(f"{path} cannot be written, the checkpoints before it are intact: {error!r:.150}") from error
+        for old in self.checkpoints()[: -self.config.keep_checkpoints]:
+            old.unlink()
+        plot_training({"": read_metrics(self.folder)}, self.folder / "training.png")
+        if self.config.export_checkpoints:
+            save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*.pt"))
 
     def write_config(self, questions: dict[str, list]) -> None:
         """All options, versions, and fingerprints of base model and questions. ValueError when a run goes on with
         another base model or other questions than it began with."""
         path = self.folder / "config.json"
+        (self.folder / "dialogues").mkdir(parents=True, exist_ok=True)
         hashes = {name: sha256(repr(problems).encode()).hexdigest()[:16] for name, problems in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
         if self.config.resume:
-            began = json.loads(path.read_text()).get("made_with", {})
+            began = json.loads(path.read_text())["made_with"]
             if differ := [f"--{name}" for name in hashes if began.get(name) != hashes[name]]:
                 raise ValueError(f"the run in {self.folder} began with other contents of {' and '.join(differ)}")
         else:
@@ -114,15 +112,15 @@ class Run:
 
     def restore(self) -> None:
         """Go on from the last checkpoint, if there is one."""
-        if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        if paths := ranks.on_rank0(self.checkpoints):
             try:
+                state = torch.load(paths[-1], map_location="cpu", weights_only=True)
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
                 self.step = state["step"]
-            except (KeyError, TypeError, RuntimeError, ValueError) as error:
-                why = str(error).splitlines()[0]
-                raise ValueError(f"{path} is of another model, or of another version of train.py: {why}") from error
+            except Exception as error:  # a damaged file makes torch raise half a dozen kinds
+                advice = "without it, the run goes on from the checkpoint before it"
+                raise ValueError(f"{paths[-1]} cannot be restored ({error!r:.150}): {advice}") from error
         ranks.on_rank0(self.cut_metrics)
 
     def cut_metrics(self) -> None:
@@ -140,78 +138,13 @@ class Run:
         append_lines([metrics], self.folder / "metrics.jsonl")  # before the checkpoint that counts on it
         step, steps = self.step, self.config.steps
         if step in (1, steps) or step % self.config.show_every == 0:
-            save_text(as_text(dialogue) + "\n", output_folder(self.folder / "dialogues") / f"step-{step:06d}.txt")
+            save_text(as_text(dialogue) + "\n", self.folder / "dialogues" / f"step-{step:06d}.txt")
             if not sys.stderr.isatty():
                 print(f"step {step} of {steps}: {in_brief(metrics)}", file=sys.stderr, flush=True)
 
     def last_dialogue(self) -> str:
         text = (self.folder / "dialogues" / f"step-{self.step:06d}.txt").read_text(encoding="utf-8")
         return f"\nA dialogue of step {self.step}:\n\n{text}"
-
-    def warnings(self) -> list[str]:
-        """What went wrong in the run, a sentence each."""
-        rows, found = read_metrics(self.folder), []
-        truncated = fmean(row["truncated"] for row in rows)
-        skipped = sum(row.get("skipped", 0) for row in rows)
-        idle = sum(row["learned"] == 0 for row in rows)
-        if truncated > 0.5:
-            found.append(f"warning: {truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens")
-        if skipped:
-            found.append(f"warning: {skipped} optimiser steps were skipped, as a gradient was not finite")
-        if idle:
-            found.append(f"warning: {idle} of {len(rows)} steps had nothing to learn from, as all rewards were equal")
-        return found
-
-
-@contextmanager
-def held_folder(out: str) -> Iterator[None]:
-    """The folder of a run, inside for this process alone; deleted when nothing was written there. OSError when another
-    process writes there, or none can."""
-    folder = output_folder(out)
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise OSError(f"another process writes to {out}: wait for its end, or choose another --out") from None
-    except OSError:  # a network file system may have no locks
-        pass
-    try:
-        yield
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-        os.close(lock)
-
-
-def save_checkpoint(state: dict, folder: Path, keep: int) -> None:
-    """Write the state after step state["step"], delete all but the last `keep`. OSError when it cannot be written."""
-    path = folder / f"checkpoint-{state['step']:06d}.pt"
-    try:
-        with atomic_write(path) as part:
-            torch.save(state, part)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
-        raise OSError(f"{path} cannot be written (is the disk full?), the checkpoints before it are intact") from error
-    for old in sorted(folder.glob("checkpoint-*.pt"))[:-keep]:
-        old.unlink()
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last sound checkpoint; None when none was written yet. A corrupt one is named, and set aside. OSError when
-    all are corrupt: a run should not start anew by mistake."""
-    checkpoints = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
-    for path in checkpoints:
-        try:
-            with ZipFile(path) as file:  # torch.load reads over changed bytes; here every checksum is compared
-                if damaged := file.testzip():
-                    raise ValueError(f"wrong checksum of {damaged}")
-            return path
-        except Exception as error:  # a broken file makes zipfile raise half a dozen kinds
-            path.rename(path.with_suffix(".corrupt"))
-            print(f"{path} is corrupt ({error!r:.100}): the one before it is used", file=sys.stderr)
-    if checkpoints:
-        raise OSError(f"no checkpoint in {folder} can be read: start again with another --out")
-    return None
 
 
 def training_metrics(batch) -> dict:

@@ -2,8 +2,8 @@
 
 A dialogue here is what dialogue_record of evaluate.py returns."""
 
+import json
 import re
-from html import escape
 from pathlib import Path
 from string import Template
 
@@ -16,7 +16,6 @@ KINDS = {  # of dialogues: what --show_what calls them, and what that means
     "repeated": "a wrong answer repeated",
     "truncated": "an attempt cut off by a token budget",
 }
-MARKUP = r"&lt;(?:\|.+?\||\w+_of_turn)&gt;(?:(?:system|user|assistant|model)\b)?"  # of chat templates, in HTML
 MOST = 500  # questions on a page: more would be too much for a browser
 PAGE = Path(__file__).with_name("dialogues.html")  # the page without its dialogues
 
@@ -38,9 +37,9 @@ def parts(dialogue: dict) -> list[tuple[str, str]]:
     text, attempts, pieces, end = dialogue["text"], dialogue["attempts"], [], 0
     for i, attempt in enumerate(attempts, 1):
         pieces.append(("feedback" if end else "prompt", text[end : attempt["at"]]))
-        end = (
-            attempt["at"] + len(attempt["text"]) if i < len(attempts) else len(text)
-        )  # the last one with its end token
+        end = attempt["at"] + len(attempt["text"])
+        if i == len(attempts):  # with its end token
+            end = len(text)
         pieces.append(("attempt", text[attempt["at"] : end]))
         verdict, word = ("right", "correct") if attempt["correct"] else ("wrong", "wrong")
         cut = ", cut off by the token budget" if attempt["truncated"] else ""
@@ -72,27 +71,15 @@ def shown(dialogues: list[dict], count: int, what: str) -> str:
 
 
 def page(models: dict[str, list[dict]]) -> str:
-    """Dialogues by model name, all about the same questions -> an HTML page: a folded line for each question, in it the
-    dialogues of all models side by side, and a button for each kind of dialogue."""
-
-    def html(text: str) -> str:
-        return escape(readable(text))
-
-    body, counts, questions = [], dict.fromkeys(["all", *KINDS], 0), list(zip(*models.values(), strict=True))
-    for same in questions[:MOST]:
-        own = ["all", *(kind for kind in KINDS if any(kind in kinds(dialogue) for dialogue in same))]
-        counts |= {kind: counts[kind] + 1 for kind in own}
-        answers, columns = [], []
-        for name, dialogue in zip(map(html, models), same):
-            last, used = dialogue["attempts"][-1], f"{len(dialogue['attempts'])} of {dialogue['allowed']}"
-            answer = f'<b class="{"right" if last["correct"] else "wrong"}">{html(answer_of(last))}</b> ({used})'
-            answers.append(f"{name}: {answer}" if len(models) > 1 else answer)
-            pieces = [(kind, re.sub(MARKUP, r"<i>\g<0></i>", html(piece))) for kind, piece in parts(dialogue)]
-            column = "".join(f'<pre class="{kind}">{piece}</pre>' for kind, piece in pieces)
-            columns.append(f"<section><h2>{name}</h2>{column}</section>")
-        gold, question = html(same[0]["gold"]), html(same[0]["question"][:200])
-        summary = f"<summary>{', '.join(answers)}, gold <b>{gold}</b>: {question}</summary>"
-        body.append(f'<details data-kinds="{" ".join(own)}">{summary}<div>{"".join(columns)}</div></details>')
-    buttons = [f'<button data-kind="{kind}">{KINDS.get(kind, kind)} ({n})</button>' for kind, n in counts.items()]
-    texts = {"count": f"{min(MOST, len(questions))} of {len(questions)}", "buttons": "\n".join(buttons)}
-    return Template(PAGE.read_text(encoding="utf-8")).substitute(texts | {"dialogues": "\n".join(body)})
+    """Dialogues by model name, all about the same questions -> an HTML page that draws them: a folded line for each
+    question, in it the dialogues of all models side by side, and a button for each kind of dialogue."""
+    questions = []
+    for same in zip(*models.values(), strict=True):
+        columns = []
+        for name, dialogue in zip(models, same):
+            answer, used = answer_of(dialogue["attempts"][-1]), f"{len(dialogue['attempts'])} of {dialogue['allowed']}"
+            column = {"name": name, "answer": answer, "used": used, "correct": dialogue["correct"]}
+            columns.append(column | {"kinds": kinds(dialogue), "parts": parts(dialogue)})
+        questions.append({"question": same[0]["question"], "gold": same[0]["gold"], "models": columns})
+    data = json.dumps({"kinds": KINDS, "count": len(questions), "questions": questions[:MOST]})
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(data=data.replace("<", r"\u003c"))  # no tag in it
