@@ -157,10 +157,13 @@ def device_memory(device: torch.device) -> int:
 
 
 def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros for a key/value cache, not empty memory: a masked NaN would still poison sums. ValueError when the device
-    has not that much: the system of a CPU promises more than it has, and ends the process when it is used."""
+    """Zeros for a key/value cache, not empty memory: a masked NaN would still poison sums. ValueError when there is not
+    enough memory: the system of a CPU promises more than it has, and ends the process when it is used."""
     size = math.prod(shape) * dtype.itemsize
-    if size > device_memory(device):
-        takes = f"the key/value cache takes {size / 1e9:.3g} GB"
-        raise ValueError(f"{takes}, more than there is: lower --slots or --max_new_tokens")
-    return torch.zeros(shape, dtype=dtype, device=device)
+    try:
+        if size <= device_memory(device):
+            return torch.zeros(shape, dtype=dtype, device=device)
+    except torch.OutOfMemoryError:
+        pass
+    takes = f"the key/value cache takes {size / 1e9:.3g} GB"
+    raise ValueError(f"{takes}, more than is free: lower --slots or --max_new_tokens")

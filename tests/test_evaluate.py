@@ -155,7 +155,7 @@ def test_the_files_of_two_models_and_two_data_sets(evaluation, monkeypatch, caps
     base, ours = (json.loads(files()[f"dialogues-{name}.json"]) for name in ("base", "ours"))
     assert len(base) == len(ours) == 6 * 2 and base != ours  # without the samples
     page = files()["dialogues.html"].decode()  # those with the most attempts
-    assert page.count("<details ") == 6 and page.count("<h2>ours</h2>") == page.count("<h2>base</h2>") == 6
+    assert page.count('"name": "base"') == page.count('"name": "ours"') == 6
     names = {f"{kind}-{name}" for kind in ("dialogues", "greedy", "samples") for name in ("base", "ours")}
     assert {path.stem for path in Path("out").iterdir()} - {"accuracy"} == names | {"results", "table", "dialogues"}
     assert evaluation("--model base,ours=trained --data a.jsonl --samples 0") == []
@@ -256,15 +256,15 @@ def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation
 
 
 OTHERS = [
-    ("--max_new_tokens 25", None, "max_new_tokens (24 there, 25 here)"),
-    ("--max_attempt_tokens 4", None, "max_attempt_tokens (None there, 4 here)"),
-    ("--seed 1", None, "seed (3 there, 1 here)"),
-    ("--dtype bfloat16", None, "dtype ('torch.float32' there, 'torch.bfloat16' here)"),
-    ("--feedback uncounted", None, "feedback ('<|im_end|>"),
-    ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback ('<|im_end|>"),
-    ("", patch.object(chat, "SYSTEM", "Be quick."), r"prompt ('<|im_start|>system\nPlease"),
-    ("", patch("support.journal.grader_version", lambda: "new"), ", 'new' here)"),
-    ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content ("),
+    ("--max_new_tokens 25", None, "max_new_tokens"),
+    ("--max_attempt_tokens 4", None, "max_attempt_tokens"),
+    ("--seed 1", None, "seed"),
+    ("--dtype bfloat16", None, "model content, dtype"),
+    ("--feedback uncounted", None, "feedback"),
+    ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback"),
+    ("", patch.object(chat, "SYSTEM", "Be quick."), "prompt"),
+    ("", patch("support.journal.grader_version", lambda: "new"), "grader"),
+    ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content"),
 ]
 
 
@@ -275,13 +275,13 @@ def test_another_configuration_is_refused(more, change, difference, evaluation, 
     with change or nullcontext(), pytest.raises(SystemExit, match="2"):
         evaluation(more)
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "-base.jsonl holds an evaluation with other settings, " in error and difference in error
+    assert f"-base.jsonl holds an evaluation with other settings ({difference}): " in error
     assert error.endswith(": choose another --out, or delete it") and files() == before
 
 
 # -------------------- Mistakes
 MISTAKES = [
-    ("--attempts 0", "--attempts: must be greater than 0, not 0"),
+    ("--attempts 0", "--attempts must be greater than 0, not 0"),
     ("--samples 1", "--samples must be 0 or at least --attempts, not 1"),
     ("--feedback kind", "unknown feedback 'kind': choose one of paper, uncounted, uninformative"),
     *[(f"--model {names}", "--model must name models, each once, ") for names in ("base,base/", "a=b,a=c", "=b")],
@@ -292,7 +292,7 @@ MISTAKES = [
         "--data a.jsonl,gsm8k-tset",
         "no data set is called 'gsm8k-tset': expected a path that ends in .jsonl, or one of ",
     ),
-    ("--out a.jsonl", "the output folder a.jsonl cannot be written (File exists): choose another --out"),
+    ("--out a.jsonl", "[Errno 17] File exists: 'a.jsonl'"),
     ("--max_new_tokens 3000", "the longest prompt ("),
 ]
 

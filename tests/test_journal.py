@@ -46,17 +46,8 @@ def test_what_is_missing():
 
 def test_other_settings_are_refused_and_named(tmp_path):
     Journal(path := tmp_path / "j.jsonl", {"k": 1, "l": "a" * 99, "n": 0}).append([A])
-    names = f"k (1 there, None here), l ('{'a' * 49} there, 'b\\nc' here), m (None there, 3 here)"
-    with pytest.raises(ValueError, match=re.escape(f"other settings, {names}: choose another --out, or delete it")):
+    with pytest.raises(ValueError, match=re.escape("other settings (k, l, m): choose another --out, or delete it")):
         Journal(path, {"l": "b\nc", "m": 3, "n": 0})
-
-
-@pytest.mark.parametrize("lines", [b'{"k": 1}\n{"quest', b'{"k": 1}\n[]', b'{"k": 1}\n{}', b"[]", b"\xff"])
-def test_a_damaged_journal_is_named(lines, tmp_path):
-    path = tmp_path / "j.jsonl"
-    path.write_bytes(lines + b"\n[]\n")
-    with pytest.raises(ValueError, match="j.jsonl is damaged .*: delete it, and its questions are asked again$"):
-        Journal(path, {"k": 1})
 
 
 def test_the_grader_version_knows_every_source(tmp_path, monkeypatch):

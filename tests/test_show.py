@@ -1,5 +1,6 @@
 """What people see: dialogues on the terminal and on a page, tables and figures, all of records written by hand."""
 
+import json
 import re
 import runpy
 import sys
@@ -65,32 +66,34 @@ def test_shown():
     assert "A\ufffd[2J\ufffd & <i>" in nasty and "\033" not in nasty and "\x9b" not in nasty
 
 
+def drawn(models: dict) -> dict:
+    """What the page draws. It is data, not code: there is no tag in it."""
+    page = show.page(models)
+    (data,) = re.findall(r'<script type="application/json" id="data">([^<]*)</script>', page)
+    assert page.count("<script") == 2 and not re.search(r"https?:|src=|@import|<link", page)
+    return json.loads(data)
+
+
 def test_page(monkeypatch):
     """Questions of the first model: a, b, c, d, e, b; what the second one says, solves only the first of them."""
     others = [dialogue(one["question"], 1, f"It is {7 - i}") for i, one in enumerate(DIALOGUES)]
-    page = show.page({"base": DIALOGUES, "ours": others})
-    lines = re.findall(r'<details data-kinds="([\w ]+)"><summary>(.*?)</summary>', page)
-    kinds = ["first", "fixed never", "never repeated", "never", "never truncated", "fixed never"]
-    assert [kinds for kinds, _ in lines] == [f"all {kind}" for kind in kinds]
-    fixed = '<b class="right">answer 7</b> (2 of 3), ours: <b class="wrong">answer 6</b> (1 of 1), gold <b>7</b>: b'
-    assert lines[1][1] == f"base: {fixed}" and '<b class="wrong">no closed box</b> (2 of 2)' in lines[3][1]
-    buttons = dict(re.findall(r'<button data-kind="(\w+)">[^<]*\((\d+)\)', page))
-    assert buttons == {"all": "6", "first": "1", "fixed": "2", "never": "5", "repeated": "1", "truncated": "1"}
-    assert page.count("<h2>base</h2>") == page.count("<h2>ours</h2>") == 6 and "6 of 6 questions" in page
-    dimmed = "<i>&lt;|im_end|&gt;</i>\n<i>&lt;|im_start|&gt;system</i>\nTry again.<i>&lt;|im_end|&gt;</i>\n"
-    assert f'<pre class="feedback">{dimmed}<i>&lt;|im_start|&gt;assistant</i></pre>' in page
-    for tag in ("details", "summary", "section", "div", "pre", "b", "i"):
-        assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
+    data = drawn({"base": DIALOGUES, "ours": others})
+    assert data["kinds"] == show.KINDS and data["count"] == len(data["questions"]) == 6
+    question = data["questions"][1]
+    assert (question["question"], question["gold"]) == ("b", "7")
+    first, second = question["models"]
+    assert [each["name"] for each in question["models"]] == ["base", "ours"]
+    assert (first["answer"], first["used"], first["correct"], first["kinds"]) == ("answer 7", "2 of 3", True, ["fixed"])
+    assert (second["answer"], second["used"], second["correct"]) == ("answer 6", "1 of 1", False)
+    assert [tuple(part) for part in first["parts"]] == show.parts(FIXED)
     monkeypatch.setattr(show, "MOST", 2)
-    page = show.page({"base": DIALOGUES})
-    assert page.count("<details ") == 2 and "2 of 6 questions" in page and "base:" not in page
+    data = drawn({"base": DIALOGUES})
+    assert len(data["questions"]) == 2 and data["count"] == 6
 
 
 def test_a_page_runs_nothing_that_a_model_wrote():
-    page = show.page({"<trained>": [NASTY]})
-    assert "<h2>&lt;trained&gt;</h2>" in page and "A\ufffd[2J\ufffd &amp; &lt;i&gt;" in page
-    assert "alert(1)</script>" not in page and "&lt;script&gt;alert(1)" in page and "gold <b>&lt;b&gt;</b>" in page
-    assert page.count("<script>") == 1 and not re.search(r"https?:|src=|@import|<link|\$", page)
+    (question,) = drawn({"<trained>": [NASTY]})["questions"]
+    assert question["question"] == "<script>alert(1)</script>" and question["models"][0]["name"] == "<trained>"
 
 
 def result(*accuracies, n=1000):
@@ -185,8 +188,7 @@ def test_runs_laid_over_each_other(tmp_path, capsys, monkeypatch):
         Path(name, "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
     plots.main(["a", "b", "--out", "c.png"])
     cells = [re.split(r" *\| *", line.strip("| ")) for line in capsys.readouterr().out.splitlines()]
-    assert cells[0] == ["option", "a", "b"] and cells[4] == [""]
-    assert cells[2:4] == [["lr", "0.1", "0.2"], ["made with: commit", "a", "b"]]
+    assert cells[0] == ["option", "a", "b"] and cells[2:4] == [["lr", "0.1", "0.2"], [""]]
     assert Path("c.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="2"):
         plots.main(["a", "nowhere"])
