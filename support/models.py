@@ -75,7 +75,8 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
     config, capacity = model.config, longest_prompt + max_new_tokens
     values, layers = vars(config), set(getattr(config, "layer_types", None) or ())
     windows = [size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int]
-    other_layers = layers - {"full_attention"} and not windows  # with a state, or a window by another name
+    stateful = getattr(model, "_is_stateful", False)  # or with layers that have neither full attention nor a window
+    other_layers = stateful or (layers - {"full_attention"} and not windows)
     rope = values.get("rope_parameters") or {}
     longrope = "longrope" in str(rope) and capacity + SURPLUS > rope.get("original_max_position_embeddings", 0)
     reasons = {

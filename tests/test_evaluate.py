@@ -60,7 +60,7 @@ def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, opt
         tokens, sampled, attempts = rollout_one(model, own, problem, n, ev.RULES, config, **draw, index=i)
         expected = {"question": problem.question, "gold": problem.answer, "allowed": n, "text": own.text(tokens)}
         expected |= {key: getattr(attempts[-1], key) for key in ("correct", "truncated")} | {"tokens": sum(sampled)}
-        expected |= {"reward": sum(ev.reward(attempts, problem.answer)), "attempts": []}
+        expected |= {"reward": sum(ev.RULES.reward(attempts, problem.answer)), "attempts": []}
         for each in map(vars, attempts):
             at = len(own.text(tokens[: each.pop("start")]))
             expected["attempts"].append({key: each[key] for key in each if key != "end"} | {"at": at})
