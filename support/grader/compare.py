@@ -5,35 +5,23 @@ from fractions import Fraction
 
 from support.grader.latex import MAX_CHARS, Unreadable, clean, read, tokens
 from support.grader.values import MP, Values, close, kinds, lift, names, walk
-from support.grader.words import labelled, same_at_sight
+from support.grader.words import choice, same_at_sight
 
-MAX_ITEMS, MAX_NUMBERS = 32, 50  # of a list or a matrix; written in two sets
+MAX_ITEMS = 32  # of a list or a matrix, and numbers that are written in two sets
 CONTAINERS = {"list", "both", "set", "seq", "union", "rel"}
-LABELS = {"sym", "text", "seq", "names"}
+LABELS = {"sym", "text", "seq", "+", "-", "*", "/", "sin", "cos", "tan"}  # the kinds that make up a name
 ORDER = {"<", "<=", ">", ">=", "!=", "=="}
 REALS = ("sym", "R")
 FAR = {"infinity": Fraction(10) ** 7_000}  # nearly the largest number that a value may be
-GRID = [Fraction(k, 2) for k in (0, *range(-21, 22))]
+ANYWHERE = [Fraction(0), Fraction(-1), Fraction(10)]  # where two sets show no end, or only 0
 
 
 # ------------------------------------------------------------------------------------------------- parts of an answer
 def is_label(node) -> bool:
-    r"""May it be left out before an equals sign? x, f(x), AB, |AB|, AB/CD, (p, q), Area, m + n, \sin A"""
-    if node[0] in ("seq", "+", "-", "*", "/", "sin", "cos", "tan"):
-        inner = [n for n in node[1:] if isinstance(n, tuple)]
-        if not all(map(is_label, inner)):
-            return False
-        apart = sum(len(names(n)) for n in inner) == len(names(node))  # x x is x^2, but AB + BC
-        points = len(set(inner)) > 1 and all(name[0].isupper() for name in names(node))
-        return apart or points
-    return node[0] in LABELS or node[0] == "abs" and all(name[0].isupper() for name in names(node))
-
-
-def grown(node, by: int, variables: bool, whole: bool = True):
-    """An expression with its unit (and its variables) that many times as large; all of it where it has no unit"""
-    if whole and "unit" not in kinds(node) or node[0] == "unit" or variables and node[0] == "sym":
-        return ("*", node[1] if node[0] == "unit" else node, ("num", Fraction(by)))
-    return tuple(grown(n, by, variables, whole=False) if isinstance(n, tuple) else n for n in node)
+    r"""May it be left out before an equals sign? x, f(x), AB, |AB|, AB/CD, (p, q), Area, m + n, \sin A; not x + x"""
+    letters = [n[1] for n in walk(node) if n[0] == "sym"]
+    points = all(letter[0].isupper() for letter in letters)  # |AB| is a length, |x| is not x
+    return kinds(node) <= LABELS | ({"abs"} if points else set()) and len(set(letters)) == len(letters)
 
 
 def signed(node, sign: int):
@@ -44,15 +32,14 @@ def signed(node, sign: int):
 
 
 def items(node) -> list:
-    r"""The elements of a list or a set: 1 \pm 2 are two of them, x = 1, 2 is x = 1, x = 2; x = y = 1 is x = 1, y = 1"""
+    r"""The elements of a list or a set: 1 \pm 2 are two of them, x = 1, 2 is x = 1, x = 2"""
     if node[0] in ("list", "set"):
         parts = [item for n in node[1:] for item in items(n)]
         if parts and parts[0][:2] in (("rel", "="), ("rel", "!=")) and "rel" not in {n[0] for n in parts[1:]}:
             parts[1:] = [(*parts[0][:3], n) for n in parts[1:]]
         return parts
-    if node[0] == "rel" and node[1] in ("=", "in", "!=") and {node[2][0], node[3][0]} & {"names", "list", "set", "pm"}:
-        labels = node[2][1:] if node[2][0] == "names" else [node[2]]
-        return [("rel", node[1].replace("in", "="), label, item) for label in labels for item in items(node[3])]
+    if node[0] == "rel" and node[1] in ("=", "in", "!=") and node[3][0] in ("list", "set", "pm"):
+        return [("rel", node[1].replace("in", "="), node[2], item) for item in items(node[3])]
     return [signed(node, 1), signed(node, -1)] if kinds(node) & {"pm", "mp"} else [node]
 
 
@@ -91,60 +78,55 @@ class Comparison(Values):
             low, high = (self.evaluate(n, FAR) for n in parts[2:])
             return all(holds("<=" if end in "[]" else "<", *gap) for end, gap in zip(parts, ((low, x), (x, high))))
         if kind == "rel" and ORDER.issuperset(signs := parts[0].split()):
-            row = [self.evaluate(n, {variable: x, **FAR}) for n in parts[1:]]
-            return all(map(holds, signs, row, row[1:]))
+            if all(side[0] == "sym" or not names(side) for side in parts[1:]):  # else its ends do not show
+                row = [self.evaluate(n, {variable: x, **FAR}) for n in parts[1:]]
+                return all(map(holds, signs, row, row[1:]))
         if node != REALS:
             raise Unreadable("no set of real numbers")
         return True
 
     def members(self, node, points: list) -> list[bool]:
-        """Which of the points are in a set. Of a list, x > 1, x < 2 is both, but x < 1, x > 2 is either."""
+        """Which of the points are in a set; x > 1, x < 2 is both"""
         parts, variables = items(node), names(node) - {"R"}
         if len(parts) > 1 and parts[0][0] == "rel":
-            every = self.members(("both", *parts), points)
-            return every if any(every) else self.members(("union", *parts), points)
+            node = ("both", *parts)
         if len(variables) > 1 or not variables and "rel" in kinds(node):
             raise Unreadable("no relation of one variable")
         return [self.contains(node, x, min(variables, default="")) for x in points]
 
     def same_set(self, a, g) -> bool | None:
-        """Have two sets the same members among the numbers that are written in either, those just below and just above
-        each of these, and a grid? One of the two must show all its ends, as (1, 2] and x > 3 do: where the other one
-        has no such end, or one more, they differ on one side of it. None where one of the two is no set."""
-        sides = [[side for n in walk(node) if n[0] == "rel" for side in n[2:]] for node in (a, g)]
-        shown = [all(side[0] == "sym" or not names(side) for side in part) for part in sides]
+        """Have two sets the same members among the numbers that are written in either and those just below and above
+        each of these? They can differ nowhere else. None where one is no set, or does not show its ends."""
         written = [self.at(n) for n in numbers(a) + numbers(g)]
-        if not any(shown) or len(written) > MAX_NUMBERS:
+        if len(written) > MAX_ITEMS:
             return None
-        written = [v if isinstance(v, Fraction) else Fraction(MP.nstr(v, 70)) for v in written if v and not v.imag]
-        near = [v + sign * abs(v) / 10**20 for v in written for sign in (-1, 0, 1)]
+        written = {v if isinstance(v, Fraction) else Fraction(MP.nstr(v, 70)) for v in written if v and not v.imag}
+        points = ANYWHERE + [v + sign * abs(v) / 10**20 for v in written for sign in (-1, 0, 1)]
         try:
-            members = [self.members(node, near + (GRID[::21] if all(shown) else GRID)) for node in (a, g)]
+            members = [self.members(node, points) for node in (a, g)]
         except Unreadable:
             return None
         return members[0] == members[1] and any(members[0])
 
     def settled(self, node):
         """The tree with every chain of = and \\approx brought down to `name = value`, to one value, or to one equation:
-        5 = x, y = k = 5, x = 1 + 1 = 2, 1/3 \\approx 0.33, 17 mod 5 = 2. Each link of a chain must hold."""
+        5 = x, x = 1 + 1 = 2, 1/3 \\approx 0.33. Each link of a chain must hold."""
         node = tuple(self.settled(n) if isinstance(n, tuple) else n for n in node)
         if node[0] != "rel" or not set(signs := node[1].split()) <= {"=", "approx"}:
             return node
         if len(set(node[2:])) < len(node[2:]):
             raise Unreadable("a tautology")
-        labels = [n for n in node[2:] if is_label(n)]
-        values = [n for n in node[2:] if not is_label(n)] or [labels.pop()]
+        labels, values = [n for n in node[2:] if is_label(n)], [n for n in node[2:] if not is_label(n)]
         if not labels and len(values) == 2 and signs == ["="] and names(node):
             return node  # 2x + y = 3
+        if not values:  # y = x
+            values = labels[1:]
+        elif len(labels) > 1:
+            raise Unreadable("several names")
         for value in values[1:]:
             if not self.same(value, values[0]) and not ("approx" in signs and self.same(values[0], value)):
                 raise Unreadable("a chain of equalities that does not hold")
-        value = values[-1] if values[0][0] == "mod" else values[0]
-        if not labels:
-            return value
-        if len(labels) == 1 and labels[0][0] == value[0] == "seq" and len(labels[0]) == len(value):  # (x, y) = (1, 2)
-            return ("list", *(("rel", "=", *pair) for pair in zip(labels[0][3:], value[3:])))
-        return ("rel", "=", labels[0] if len(labels) == 1 else ("names", *sorted(labels, key=str)), value)
+        return ("rel", "=", labels[0], values[0]) if labels else values[0]
 
     def same(self, a, g) -> bool:
         """Two settled nodes, by their kinds from the outermost inward"""
@@ -172,9 +154,6 @@ class Comparison(Values):
             return len(found) == 1
         if inner != [a, g] and self.same(*inner):
             return True
-        for variables in (True, False):  # 180 - 2a is 180° - 2a, but sin 30 is not sin 30°
-            if all(self.agree(grown(a, by, variables), grown(g, by, variables)) for by in (1, 2)):
-                return True
         for name, _, power in (part.partition("^") for part in found.pop().split()):  # 12 m/s, read as a product
             inner[a[0] != "unit"] = ("*", inner[a[0] != "unit"], ("^", ("sym", name), ("num", Fraction(power or 1))))
         return (a[0] == "unit") != (g[0] == "unit") and self.agree(*inner)
@@ -201,7 +180,7 @@ class Comparison(Values):
     def same_relation(self, a, g) -> bool:
         """Two relations, or one and what it names"""
         if a[0] != "rel":
-            curve = g[2][0] not in LABELS and names(g[2]) & {"x", "y", "z"}  # x + y = 1, but m + n = 1
+            curve = g[2][0] in ("+", "-", "*", "/") and names(g[2]) & {"x", "y", "z"}  # x + y = 1, but m + n = 1
             return g[1] in ("=", "in") and is_label(g[2]) and not curve and self.same(a, g[3])
         if g[0] != "rel":
             return a[1] in ("=", "in") and is_label(a[2]) and self.same(a[3], g)
@@ -221,13 +200,12 @@ def decide(answer: str, gold: str) -> bool:
         if answer.isdecimal() and gold.isdecimal():
             return int(answer) == int(gold)
         answer, gold = clean(answer), clean(gold)
-        (label, rest), (label_of_gold, rest_of_gold) = labelled(answer), labelled(gold)
-        alike = label == label_of_gold or label in "abcde" and label.upper() == label_of_gold
-        if len(label) == 1 and alike and not (rest and rest_of_gold):  # (B) 27 is B
+        (letter, rest), (letter_of_gold, rest_of_gold) = choice(answer), choice(gold)
+        alike = letter_of_gold and letter_of_gold in (letter, letter.upper() if letter in "abcde" else letter)
+        if alike and not (rest and rest_of_gold):  # (B) 27 is B
             return True
-        other_choice = label and label_of_gold and not alike and min(len(label), len(label_of_gold)) == 1
-        bare = (rest or answer, rest_of_gold or gold)  # "Total: 18" is 18 and "The sum is 18"
-        return _same_text(answer, gold) or not other_choice and bare != (answer, gold) and _same_text(*bare)
+        lettered = alike or bool(letter) != bool(letter_of_gold)  # (B) 27 is 27, but not (C) 27
+        return _same_text(answer, gold) or lettered and _same_text(rest, rest_of_gold)
     except Exception:  # no texts, or too much work: whatever goes wrong, it is not equal
         return False
 
@@ -240,5 +218,4 @@ def _same_text(answer: str, gold: str) -> bool:
         written = [tokens(re.sub(r"\{(\w|\\[a-z]+)\}", r" \1 ", text)) for text in (answer, gold)]
         return a[0] == g[0] and written[0] == written[1]
     comparison = Comparison(a, g)
-    a, g = comparison.settled(a), comparison.settled(g)
-    return a == g if "mod" in kinds(a) | kinds(g) else comparison.same(a, g)
+    return comparison.same(comparison.settled(a), comparison.settled(g))

@@ -124,8 +124,7 @@ def _count(function, *numbers):
 _COMPUTE = {name: partial(_call, name.replace("arc", "a").replace("ln", "log")) for name in FUNCTIONS}
 _COMPUTE |= {"+": _add, "-": lambda a, b: _add(a, -b), "neg": operator.neg, "^": _power, "root": _root}
 _COMPUTE |= {"*": lambda a, b: math.prod(lift(a, b)), "/": lambda a, b: math.prod(lift(a, 1 / b)), "abs": abs}
-_COMPUTE |= {"mixed": lambda whole, part: whole + part if part < 1 else whole * part}  # 2 1/3, but 2 4/3
-_COMPUTE |= {"floor": _floor, "ceil": lambda a: -_floor(-a), "mod": lambda a, b: a - b * _floor(a / b)}
+_COMPUTE |= {"floor": _floor, "ceil": lambda a: -_floor(-a)}
 _COMPUTE |= {"!": partial(_count, math.factorial), "binom": partial(_count, math.comb)}
 _COMPUTE |= {"base": lambda digits, base: Fraction(int(digits, base or 1))}
 _COMPUTE |= {"unit": lambda value, unit: math.prod(lift(value, FACTORS[unit]))}
@@ -135,9 +134,9 @@ _COMPUTE |= {"pi": lambda: +MP.pi, "e": lambda: +MP.e, "i": lambda: MP.mpc(0, 1)
 # ---------------------------------------------------------------------------------------------- two answers, by values
 def _probes(variables: list[str], whole: bool) -> list[dict]:
     """Above 1, below 1, and each variable once negative; whole numbers for n! and floors"""
-    if whole:
-        return [{n: Fraction(2 + 3 * i + j) for i, n in enumerate(variables)} for j in range(6)]
     numbered = list(enumerate(variables))
+    if whole:
+        return [{n: Fraction(2 + 3 * i + j) for i, n in numbered} for j in range(6)]
     points = [{n: Fraction(90 + 41 * i + (83 + 11 * i) * j, (37, 247)[j % 2]) for i, n in numbered} for j in range(4)]
     return points + [{**points[k % 2], n: -points[k % 2][n]} for k, n in enumerate(variables[:4])]
 
@@ -203,17 +202,11 @@ class Values:
         """Two expressions are equal, or one is such a rounding of the other as the conventions allow."""
         if self.agree(a, g):
             return True
-        decimals, (x, y) = [n for n in (a, g) if n[0] == "dec"], map(self.at, (a, g))
+        x, y, decimals = self.at(a), self.at(g), [n for n in (a, g) if n[0] == "dec"]
         if not decimals or names(a) | names(g) or x is None or y is None:
             return False
-        gap, size = _real(abs(_add(x, -y))), _real(abs(y))
-        if min(n[3] for n in decimals) >= FULL_FLOAT and (g[0] == "dec" or getattr(y, "denominator", 0) != 1):
-            return gap <= max(_real(2 * max(n[2] for n in decimals)), size / 2**51)  # computed floats
-        if g[0] != "dec":
-            return False
-        half, digits = g[2:]
-        if a[0] == "dec":
-            changed = digits < 5 and size / 10**13 < gap < size / 500_000  # no rounding makes 2.5 of 2.500002500000
-            return a[3] >= max(FULL_FLOAT, digits + 3) and not changed and gap <= _real(half)
-        exact = half > Fraction(1, 200) and digits < 3  # so short, it was not rounded
-        return not exact and gap <= _real(half)
+        gap, computed = _real(abs(_add(x, -y))), min(n[3] for n in decimals) >= FULL_FLOAT
+        if computed and (g[0] == "dec" or getattr(y, "denominator", 0) != 1):
+            return gap <= max(_real(2 * max(n[2] for n in decimals)), _real(abs(y)) / 2**51)
+        rounded = g[0] == "dec" and (g[2] <= Fraction(1, 200) or g[3] > 2)  # 2.5 is too short for a rounded number
+        return rounded and (a[0] != "dec" or a[3] >= FULL_FLOAT) and gap <= _real(g[2])
