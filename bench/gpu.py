@@ -1,72 +1,70 @@
 """What only a GPU can show, in one run of about five minutes: is it exact there, and how fast is it.
 
     python -m bench.gpu [--json FILE]        # make bench-gpu
-    python -m bench.gpu --small              # tiny numbers, seconds on the CPU: what runs where there is no CUDA
+    python -m bench.gpu --small              # tiny sizes, seconds on the CPU: what runs where there is no CUDA
     python -m bench.gpu --memory 24          # as on a card of 24 GB, with the options that the paper's run needs there
 
-The shape is Qwen2.5-1.5B's, with random weights in bfloat16, so nothing is downloaded. A script decides prompts,
-feedback and the length of every attempt (bench/rollout.py). A section that fails stops no other; the exit code is 1.
+Weights are random, so nothing is downloaded; they are in bfloat16. A script decides prompts, feedback and the length of
+every attempt (bench/rollout.py). A section that fails stops no other; the exit code is 1.
 
     decode    steps with every slot busy at one length of context, as a share of the bound by memory bandwidth: all
               weights, all keys and values, and the logits written and read once. Before it, a device copy
-    step      two steps of train.py by the paper's preset with 128 dialogues, then one with all 1024: the speed of each
-              stage, and the most memory beside the plan. It has its own optimisers and critic
+    step      Qwen2.5-1.5B's shape: two steps of train.py by the paper's preset with 128 dialogues, then one with all
+              1024. Of the last step the speed of each stage, and the most memory beside the plan
+    smollm2   the same with SmolLM2-135M's shape and preset: the last of four steps
     resume    a small run that is resumed: the metrics of its last step beside those of the run that went through
-    exact     in float32: is every token the one that the full forward pass and the dialogue's uniform numbers give, and
-              how far are the log-probabilities apart? In bfloat16: the same up to ties, where the probability between a
-              uniform number and its token is small; then without graphs, and without flash attention
+    exact     without a script: is every token that of `rollout_one`, how far are the log-probabilities from the full
+              forward pass? Also in float32, since in bfloat16 rounding decides where two tokens are as good
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
 """
 
 import argparse
 import gc
-import json
-import math
-import shutil
 import sys
 import time
 import traceback
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from unittest import mock
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import Qwen2Config
 
 import rollout
 import train
-from bench.rollout import COMMON, Script, play_generate, play_ours, random_model, run_engine, scripted
+from bench.rollout import COMMON, SMOLLM2, Script, play_generate, play_ours, random_model, scripted
+from data import Problem, load
+from data.chat import Chat
 from data.miniature import build_tokenizer, draw_riddles
-from support.cuda import compilations, fuse_layers
+from reward import RULES
+from support.cuda import fuse_layers
 from support.files import save_json
 from support.memory import QWEN25, SHAPE
-from support.models import cache_bytes, save_model
+from support.models import cache_bytes
 from support.plots import read_metrics
 
-SMALL_SHAPE = COMMON | dict(zip(SHAPE, (64, 96, 2, 4, 2, 1024)), initializer_range=0.3)
-FULL = dict(
-    shape=COMMON | QWEN25["1.5B"],
-    decode=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)],
-    lengths=dict(prompt=(60, 300), length=(8, 2000), median=450, longest=2900, feedback=30),
-    steps={128: 2, 1024: 1},  # dialogues: steps
-    options="",
-    generate=dict(dialogues=32, prompt=(60, 300), length=(8, 1200), median=450, attempts=1),
+QWEN = Qwen2Config(**COMMON | QWEN25["1.5B"])
+TINY = Qwen2Config(**COMMON, **dict(zip(SHAPE, (64, 96, 2, 4, 2, 1024))), head_dim=128, initializer_range=0.3)
+PAPER_STEP = dict(shape=QWEN, script=dict(dialogues=1024, length=(8, 2000), median=450))
+SMOLLM2_STEP = dict(shape=SMOLLM2, script=dict(dialogues=512, prompt=(10, 24), length=(4, 32), median=9))
+SMALL_STEP = dict(shape=TINY, script=dict(dialogues=24, length=(2, 12), median=5))
+FEW = "--dialogues 128 --minibatches 1"
+FULL = dict(  # the arguments of each section that has some; `runs` are options of train.py
+    decode=dict(shape=QWEN, loads=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)]),
+    step=PAPER_STEP | dict(runs=[f"{FEW} --steps 2", "--dialogues 1024 --minibatches 8 --steps 1"]),
+    smollm2=SMOLLM2_STEP | dict(runs=["--preset smollm2 --dialogues 512 --steps 4"]),
+    generate=dict(shape=QWEN, script=dict(dialogues=32, prompt=(60, 300), length=(8, 1200), median=450, attempts=1)),
 )
 SMALL = dict(
-    shape=SMALL_SHAPE,
-    decode=[(4, 64)],
-    lengths=dict(prompt=(4, 8), length=(2, 12), median=5, longest=60, feedback=5),
-    steps={8: 2},
-    options="",
-    generate=dict(dialogues=4, prompt=(4, 8), length=(2, 6), median=4, attempts=1),
+    decode=dict(shape=TINY, loads=[(4, 64)]),
+    step=SMALL_STEP | dict(runs=["--dialogues 8 --minibatches 1 --steps 2"]),
+    smollm2=SMALL_STEP | dict(runs=["--preset smollm2 --dialogues 16 --steps 2"]),
+    generate=dict(shape=TINY, script=dict(dialogues=4, length=(2, 6), median=4, attempts=1)),
 )
-SMALL_CARD = dict(options="--offload --gradient_checkpointing --micro_batch_tokens 4096", steps={128: 1})
-BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense, per second, from the makers' data sheets
+SPARING = f"{FEW} --steps 1 --offload --gradient_checkpointing --micro_batch_tokens 4096"
 
 
 def timed(run) -> float:
@@ -87,57 +85,6 @@ def clear() -> None:
 
 
 # -------------------- The sections: each returns {measure: value}
-def exact(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    script = Script(24, SMALL_SHAPE["vocab_size"], prompt=(20, 60), length=(8, 60), median=25, feedback=10)
-    config = Qwen2Config(**SMALL_SHAPE, head_dim=128)  # the kernels of the large model
-    model, results = random_model(config, device), {}
-    for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-        _, apart, distances = against_full_pass(model, script, temperature)
-        results[f"float32, {name}: tokens that differ"] = sum(distance > 0 for distance in distances)
-        results[f"float32, {name}: largest difference of a log-probability"] = max(apart)
-    model = model.to(dtype)
-    dialogues, apart, distances = against_full_pass(model, script, 1.0)
-    results[f"{dtype}: difference of a log-probability, mean"] = np.mean(apart).item()
-    results[f"{dtype}: difference of a log-probability, largest"] = max(apart)
-    results[f"{dtype}: probability between a uniform number and its token"] = max(distances)
-
-    def without_graph(engine, active):
-        return SimpleNamespace(replay=lambda: engine.step(active, None))
-
-    variants = {
-        "without graphs": mock.patch.object(rollout.Engine, "graph", without_graph),
-        "without flash attention": mock.patch.object(rollout, "has_flash", lambda model: False),
-    }
-    for name, patch in variants.items():
-        with patch:
-            other = run_engine(model, script, slots=7)
-        same_DT = (other.tokens_DT == dialogues.tokens_DT).cummin(-1).values  # up to the first tie
-        apart = (other.logp_DT - dialogues.logp_DT)[same_DT & dialogues.sampled_DT].abs()
-        results[f"{dtype}, {name}: dialogues that differ"] = int((~same_DT).any(-1).sum())
-        results[f"{dtype}, {name}: difference of a log-probability, mean"] = apart.mean().item()
-    return results
-
-
-@torch.no_grad()
-def against_full_pass(model, script, temperature: float) -> tuple[rollout.Dialogues, list[float], list[float]]:
-    """The engine's dialogues. Of every sampled token, how far its log-probability is from the full forward pass's; and
-    how far the token is from the one that this pass asks for, 0 if it is that. Sampled: the probability between the
-    dialogue's uniform number and the token. Greedy: in log-probability."""
-    dialogues = run_engine(model, script, slots=7, temperature=temperature)
-    logp_DTV = model(input_ids=dialogues.tokens_DT.to(model.device)).logits.float().log_softmax(-1).cpu()
-    apart, distances = [], []
-    for d, prompt in enumerate(script.prompts):
-        uniforms = np.random.default_rng((0, d)).random(script.budget, dtype=np.float32)
-        for t in dialogues.sampled_DT[d].nonzero()[:, 0].tolist():
-            logp_V, token = logp_DTV[d, t - 1].double(), dialogues.tokens_DT[d, t]
-            apart.append((dialogues.logp_DT[d, t] - logp_V[token]).abs().item())
-            cdf_V = F.pad(logp_V.exp().cumsum(-1), (1, 0))
-            drawn = uniforms[t - len(prompt)].item() * cdf_V[-1]
-            outside = torch.maximum(cdf_V[token] - drawn, drawn - cdf_V[token + 1]).clamp(min=0)
-            distances.append((outside if temperature else logp_V.max() - logp_V[token]).item())
-    return dialogues, apart, distances
-
-
 def copy_bandwidth(device: str) -> float:
     """Bytes read and written per second by a device copy."""
     source = torch.zeros(2**32 if device == "cuda" else 2**22, dtype=torch.uint8, device=device)
@@ -148,14 +95,14 @@ def copy_bandwidth(device: str) -> float:
 
 
 @torch.no_grad()
-def decode(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
+def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]]) -> dict[str, float]:
     bandwidth = copy_bandwidth(device)
     results = {"device copy, bytes/s": bandwidth}
-    model = random_model(Qwen2Config(**size["shape"]), device, dtype)
+    model = random_model(shape, device, dtype)
     model.set_attn_implementation("engine")
     if device == "cuda":
         fuse_layers(model)
-    for slots, context in size["decode"]:  # nothing is prefilled: the time does not depend on what the cache holds
+    for slots, context in loads:  # nothing is prefilled: the time does not depend on what the cache holds
         engine = rollout.Engine(model, slots, context + 64, temperature=1.0)
         engine.dialogues = [rollout.LiveDialogue(row, None, 1, [], 0, row=row) for row in range(slots)]
         engine.active_S[:] = True
@@ -163,135 +110,122 @@ def decode(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
             engine.length_S[:] = context - 32
             engine.position_S.fill_(context - 32)
             seconds = timed(lambda: list(engine.decode_async(count)())) / count
-        moved = dtype.itemsize * (model.num_parameters() + 2 * slots * model.config.vocab_size)
-        bound = (moved + cache_bytes(model.config, slots, context, dtype.itemsize)) / bandwidth
+        moved = dtype.itemsize * (model.num_parameters() + 2 * slots * shape.vocab_size)
+        bound = (moved + cache_bytes(shape, slots, context, dtype.itemsize)) / bandwidth
         results[f"{slots} slots, {context} tokens of context: tokens/s"] = slots / seconds
         results[f"{slots} slots, {context} tokens of context: share of the bound"] = bound / seconds
     return results
 
 
-def generate(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    model = random_model(Qwen2Config(**size["shape"]), device, dtype)
-    script = Script(vocabulary=model.config.vocab_size, **size["generate"])
+def step(device: str, dtype: torch.dtype, shape, script: dict, runs: list[str]) -> dict[str, float]:
+    results = {}
+    for options in runs:
+        with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
+            row = run_training(folder, shape, script, f"{options} --eval_data none")
+        measures = [name for name in row if "second" in name or "memory" in name or name == "ratio"]
+        results |= {f"{options}, {name}": row[name] for name in measures}
+    return results
+
+
+def run_training(folder: str, shape, script: dict, options: str) -> dict:
+    """train.py with a random model of this shape, on the script's prompts and attempts. Returns the last step's
+    metrics; what the run prints goes to stderr."""
+    clear()
+    tokenizer, script = build_tokenizer(draw_riddles("train")), Script(vocabulary=shape.vocab_size, **script)
+    problems = [Problem(" ".join(map(str, prompt)), "5") for prompt in script.prompts]
+    stand_ins = dict(
+        load=lambda name: problems,
+        load_model=lambda name, device, dtype: (random_model(shape, device, dtype), tokenizer),
+        check_model=mock.DEFAULT,  # nothing
+        save_model=mock.DEFAULT,
+    )
+    with scripted(script), mock.patch.multiple(train, **stand_ins), redirect_stdout(sys.stderr):
+        train.main([*options.split(), "--out", folder])
+    return read_metrics(folder)[-1]
+
+
+def resume(device: str, dtype: torch.dtype) -> dict[str, float]:
+    options = "--dialogues 24 --minibatches 2 --max_new_tokens 90 --lr 1e-4 --steps 3 --eval_data none --save_every 1"
+    with TemporaryDirectory() as folder:
+        straight = run_training(folder, **SMALL_STEP, options=f"{options} --keep_checkpoints 3")
+        Path(folder, "checkpoint-000003.pt").unlink()
+        resumed = run_training(folder, **SMALL_STEP, options="--resume")
+    return {f"difference in {key}": abs(resumed[key] - straight[key]) for key in ("reward", "kl", "grad_norm")}
+
+
+@torch.no_grad()
+def exact(device: str, dtype: torch.dtype) -> dict[str, float]:
+    model, results = random_model(TINY, device), {}
+    chat = Chat(model, build_tokenizer(draw_riddles("train")), "chatml")
+    config = train.Config(slots=5, max_new_tokens=90, max_attempt_tokens=20)
+    problems, allowed = load("riddles-test")[:8], [1, 2, 3, 4] * 2
+    for precision, temperature in dict.fromkeys([(torch.float32, 1.0), (torch.float32, 0.0), (dtype, 1.0)]):
+        rules = RULES, config, temperature
+        dialogues = rollout.rollout(model.to(precision), chat, problems, allowed, *rules)
+        differ, apart = 0, []
+        for d, length in enumerate(dialogues.length_D):
+            plain, *_ = rollout.rollout_one(model, chat, problems[d], allowed[d], *rules, index=d)
+            tokens_T, sampled_T = dialogues.tokens_DT[d, :length], dialogues.sampled_DT[d, :length]
+            differ += tokens_T.tolist() != plain
+            logits_TV = model(input_ids=tokens_T[None].to(model.device)).logits[0]
+            logp_TV = logits_TV[:-1].float().log_softmax(-1).cpu()
+            own_T = F.pad(logp_TV.gather(1, tokens_T[1:, None])[:, 0], (1, 0))
+            apart += (dialogues.logp_DT[d, :length] - own_T)[sampled_T].abs().tolist()
+        name = f"{precision}, temperature {temperature:.0f}"
+        results[f"{name}, dialogues that differ"] = differ
+        results[f"{name}, difference of a log-probability, mean"] = sum(apart) / len(apart)
+        results[f"{name}, difference of a log-probability, largest"] = max(apart)
+    return results
+
+
+def generate(device: str, dtype: torch.dtype, shape, script: dict) -> dict[str, float]:
+    model, script = random_model(shape, device, dtype), Script(vocabulary=shape.vocab_size, **script)
     sides = play_ours, play_generate
     ours, theirs = (script.tokens / timed(lambda: play(model, script, len(script.prompts))) for play in sides)
     return {"ours, tokens/s": ours, "generate, tokens/s": theirs, "times as fast as generate": ours / theirs}
 
 
-def step(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    results, stages = {}, [f"{stage}_tokens_per_second" for stage in ("rollout", "score", "update")]
-    with TemporaryDirectory() as folder:
-        save_base(folder, size["shape"], device, dtype)
-        for dialogues, steps in size["steps"].items():
-            clear()
-            compiled, minibatches = compilations(), max(1, dialogues // 128)
-            settings = f"--steps {steps} --dialogues {dialogues} --minibatches {minibatches} {size['options']}"
-            with mock.patch.object(train.Run, "save"), mock.patch.object(train, "save_model"):  # 40 GB
-                row = run_training(folder, Script(dialogues, 4000, **size["lengths"]), settings)
-            row["kernels compiled"] = compilations() - compiled
-            keys = ["seconds", *stages, "ratio", "kernels compiled"]
-            if device == "cuda":
-                row["share of bf16 peak in the update"] = share_of_peak(folder, row)
-                keys += ["share of bf16 peak in the update", "device_memory", "planned_memory"]
-            results |= {f"{dialogues} dialogues, {key}": row[key] for key in keys}
-            shutil.rmtree(f"{folder}/run")
-    return results
-
-
-def save_base(folder: str, shape: dict, device: str, dtype: torch.dtype) -> None:
-    """A model folder with random weights and the miniature's tokenizer, and questions of numbers."""
-    model, tokenizer = random_model(LlamaConfig(**shape), device, dtype), build_tokenizer(draw_riddles("train"))
-    save_model(model, tokenizer, Path(folder, "base"))
-    questions = [" ".join(map(str, range(i, i + 60 + i % 60))) for i in range(200)]
-    lines = [json.dumps({"question": question, "answer": "5"}) for question in questions]
-    Path(folder, "questions.jsonl").write_text("\n".join(lines))
-
-
-def run_training(folder: str, script: Script, options: str) -> dict:
-    """train.py by the paper's preset, on the script's attempts. Returns the last step's metrics; what the run prints
-    goes to stderr."""
-    if options != "--resume":
-        options += f" --model {folder}/base --data {folder}/questions.jsonl --eval_data none"
-    with scripted(script), mock.patch.object(train, "check_model"), redirect_stdout(sys.stderr):
-        train.main([*options.split(), "--out", f"{folder}/run"])
-    return read_metrics(Path(folder, "run"))[-1]
-
-
-def resume(size: dict, device: str, dtype: torch.dtype) -> dict[str, float]:
-    script, options = (
-        Script(24, 1000, **SMALL["lengths"]),
-        "--dialogues 24 --minibatches 2 --max_new_tokens 90 --lr 1e-4",
-    )
-    with TemporaryDirectory() as folder:
-        save_base(folder, SMALL_SHAPE, device, dtype)
-        straight = run_training(folder, script, f"{options} --steps 3 --save_every 1 --keep_checkpoints 3")
-        Path(folder, "run", "checkpoint-000003.pt").unlink()
-        resumed = run_training(folder, script, "--resume")
-    return {f"difference in {key}": abs(resumed[key] - straight[key]) for key in ("reward", "kl", "grad_norm")}
-
-
-def share_of_peak(folder: str, row: dict) -> float:
-    """Of the GPU's bf16 peak, for forward and backward pass of actor and critic: 6 operations a weight and token, the
-    output weights only at actions, and causal attention. What is computed a second time does not count."""
-    shape = LlamaConfig.from_pretrained(f"{folder}/base")
-    head = shape.vocab_size * shape.hidden_size
-    with torch.device("meta"):
-        body = AutoModelForCausalLM.from_config(shape).num_parameters() - head
-    peak = next((peak for chip, peak in BF16_PEAK.items() if chip in torch.cuda.get_device_name()), math.nan)
-    attention = shape.num_hidden_layers * shape.hidden_size * row["tokens_total"]
-    a_token = 2 * 6 * (body + attention) + 6 * head * row["tokens_sampled"] / row["tokens_total"]
-    return row["update_tokens_per_second"] * a_token / peak
-
-
-SECTIONS = dict(decode=decode, step=step, resume=resume, exact=exact, generate=generate)
-
-
-def written(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def show(section: str, results: dict) -> None:
-    for name, value in results.items():
-        print(f"| {section} | {name} | {value if name == 'failed' else written(value)} |", flush=True)
+SECTIONS = dict(decode=decode, step=step, smollm2=step, resume=resume, exact=exact, generate=generate)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--small", action="store_true", help="tiny numbers, as without CUDA")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, as without CUDA")
     parser.add_argument("--memory", type=float, help="GB of the card to use: only a step, with the options that help")
     parser.add_argument("--profile", action="store_true", help="print the kernels that take the most time")
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()
     cuda = torch.cuda.is_available()
-    size = SMALL if options.small or not cuda else FULL
-    if options.memory and cuda:
+    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    arguments = FULL if cuda and not options.small else SMALL
+    if cuda and options.memory:
         fraction = 0.985 * options.memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(fraction)  # CUDA reports 98.5% of a card's memory
-        size, options.sections = FULL | SMALL_CARD, ["step"]
-    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
-    machine = torch.cuda.get_device_name() if cuda else "CPU, small numbers: nothing here says anything about a GPU"
+        arguments, options.sections = {"step": PAPER_STEP | {"runs": [SPARING]}}, ["step"]
+    machine = torch.cuda.get_device_name() if cuda else "CPU, tiny sizes: nothing here says anything about a GPU"
     figures = {"device": machine, "torch": torch.__version__, "transformers": transformers.__version__, "sections": {}}
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}\n")
     print("| section | measure | value |\n|---|---|---|")
-    for name in options.sections:
+    for section in options.sections:
+        clear()
         start = time.perf_counter()
-        profiler = torch.profiler.profile() if options.profile else nullcontext()
-        try:
-            with profiler:
-                results = SECTIONS[name](size, device, dtype)
-        except (Exception, SystemExit) as error:  # one run on a GPU may be all there is: the other sections still run
-            traceback.print_exc()
-            results = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
-        figures["sections"][name] = results | {"seconds of the section": time.perf_counter() - start}
-        show(name, figures["sections"][name])
+        with torch.profiler.profile() if options.profile else nullcontext() as profiler:
+            try:
+                results = SECTIONS[section](device, dtype, **arguments.get(section, {}))
+            except (Exception, SystemExit) as error:  # there may be no second run on a GPU: the other sections go on
+                traceback.print_exc()
+                results = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+        figures["sections"][section] = results | {"seconds of the section": time.perf_counter() - start}
+        for measure, value in figures["sections"][section].items():
+            shown = value if measure == "failed" else f"{value:g}"
+            print(f"| {section} | {measure} | {shown} |", flush=True)
         if options.profile:
-            by = f"self_{'cuda' if cuda else 'cpu'}_time_total"
-            print(profiler.key_averages().table(sort_by=by, row_limit=25), file=sys.stderr)
+            kernels = profiler.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=25)
+            print(kernels, file=sys.stderr)
         if options.json:
             save_json(figures, options.json)
-        clear()
     return int(any("failed" in results for results in figures["sections"].values()))
 
 

@@ -14,7 +14,7 @@ script per CPU-second: the median of the turns with the lowest and the highest.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil, inf
+from math import ceil
 from statistics import median
 from types import SimpleNamespace
 from unittest import mock
@@ -30,7 +30,6 @@ import train
 from data import Problem
 from data.miniature import build_model
 from reward import RULES
-from support.cli import fail
 from support.memory import SHAPE
 
 # what the models of all benchmarks have in common; without end tokens, nothing ends before its script
@@ -39,26 +38,20 @@ COMMON = dict(tie_word_embeddings=True, max_position_embeddings=4096, eos_token_
 
 class Script:
     """Prompt, attempts allowed and their lengths in every dialogue. An attempt is correct with probability 0.35. Its
-    length is lognormal, within `length`. With more than `longest` tokens after the prompt a dialogue ends before it."""
+    length is lognormal, within `length`."""
 
-    def __init__(
-        self, dialogues, vocabulary, prompt=(24, 64), length=(8, 160), median=30, attempts=5, feedback=24, longest=inf
-    ):
+    def __init__(self, dialogues, vocabulary, prompt=(24, 64), length=(8, 160), median=30, attempts=5, feedback=24):
         rng = np.random.default_rng(0)
         self.feedback = rng.integers(vocabulary, size=feedback).tolist()
         self.prompts, self.allowed, self.lengths = [], [], []
         for _ in range(dialogues):
             self.prompts.append(rng.integers(vocabulary, size=rng.integers(prompt[0], prompt[1] + 1)).tolist())
             self.allowed.append(int(rng.integers(1, attempts + 1)))
-            lengths = []
-            for before in range(self.allowed[-1]):
-                tokens = int(np.clip(rng.lognormal(np.log(median), 0.7), *length))
-                if sum(lengths) + feedback * before + tokens > longest:
-                    break
-                lengths.append(tokens)
+            self.lengths.append([])
+            while len(self.lengths[-1]) < self.allowed[-1]:
+                self.lengths[-1].append(int(np.clip(rng.lognormal(np.log(median), 0.7), *length)))
                 if rng.random() < 0.35:
                     break
-            self.lengths.append(lengths)
         self.tokens = sum(map(sum, self.lengths))  # that are sampled
         self.budget = max(sum(lengths) + feedback * (len(lengths) - 1) for lengths in self.lengths)  # after the prompt
 
@@ -70,7 +63,8 @@ def scripted(script: Script) -> Iterator[None]:
 
     def open_attempt(live, config) -> None:
         live.start = live.n_scanned = len(live.tokens)
-        live.end_before = live.start + script.lengths[live.index][len(live.attempts)]
+        length = script.lengths[live.index][len(live.attempts)]
+        live.end_before = min(live.start + length, live.end_of_budget)
 
     def find_end(live, *_) -> rollout.Attempt | None:
         if len(live.tokens) < live.end_before:
@@ -85,17 +79,13 @@ def scripted(script: Script) -> Iterator[None]:
 
 
 # -------------------- The sides: (model, script, dialogues at a time) -> tokens of every attempt of every dialogue
-def run_engine(model, script: Script, slots: int, temperature: float = 1.0) -> rollout.Dialogues:
+def play_ours(model, script: Script, slots: int, temperature: float = 1.0) -> list[list[list[int]]]:
     chat = SimpleNamespace(feedback_after=lambda *_: script.feedback)
     chat.prompt = lambda question, allowed: list(script.prompts[int(question)])
     problems = [Problem(str(i), "right") for i in range(len(script.prompts))]
     config = train.Config(slots=slots, max_new_tokens=script.budget)
     with scripted(script):
-        return rollout.rollout(model, chat, problems, script.allowed, RULES, config, temperature)
-
-
-def play_ours(model, script: Script, slots: int, temperature: float = 1.0) -> list[list[list[int]]]:
-    dialogues = run_engine(model, script, slots, temperature)
+        dialogues = rollout.rollout(model, chat, problems, script.allowed, RULES, config, temperature)
     rows = zip(dialogues.tokens_DT, dialogues.attempts)
     return [[tokens[attempt.start : attempt.end].tolist() for attempt in attempts] for tokens, attempts in rows]
 
@@ -128,11 +118,14 @@ def play_continuous(model, script: Script, requests: int, temperature: float = 1
     batching = ContinuousBatchingConfig(**sizes, max_requests_per_batch=requests)
     tokens, played = [list(prompt) for prompt in script.prompts], [[] for _ in script.prompts]
     with model.continuous_batching_context_manager(config, continuous_batching_config=batching) as manager:
-        to_submit = list(range(len(tokens)))
+
+        def submit(d: int) -> None:
+            length = script.lengths[d][len(played[d])]
+            manager.add_request(tokens[d], str(d), max_new_tokens=length, eos_token_id=-1)
+
+        for d in range(len(tokens)):
+            submit(d)
         for _ in range(sum(map(len, script.lengths))):
-            for d in to_submit:
-                length = script.lengths[d][len(played[d])]
-                manager.add_request(tokens[d], str(d), max_new_tokens=length, eos_token_id=-1)
             while (result := manager.get_result(timeout=1)) is None and manager.is_running():
                 pass
             if result is None or result.error:
@@ -140,7 +133,8 @@ def play_continuous(model, script: Script, requests: int, temperature: float = 1
             d = int(result.request_id)
             played[d].append(list(result.generated_tokens))
             tokens[d] += played[d][-1] + script.feedback
-            to_submit = [d] if len(played[d]) < len(script.lengths[d]) else []
+            if len(played[d]) < len(script.lengths[d]):
+                submit(d)
     return played
 
 
@@ -149,40 +143,38 @@ TURNS = 2  # of every side
 SIDES = {"ours": play_ours, "generate": play_generate, "continuous": play_continuous}
 QWEN2 = Qwen2Config(**COMMON, **dict(zip(SHAPE, (256, 704, 6, 4, 2, 4096))))
 SMOLLM2 = LlamaConfig(**COMMON, **dict(zip(SHAPE, (576, 1536, 30, 9, 3, 49152))))
-WORKLOADS = {  # model, what its scripts are like, and for each side: rows at a time, dialogues
-    "qwen2-5m": (QWEN2, {}, "ours 64 256, ours 256 1024, generate 64 112, continuous 32 112"),
-    "miniature": (build_model(704, None).config, {}, "ours 64 256, generate 64 112, continuous 32 112"),
-    "smollm2": (SMOLLM2, dict(length=(4, 24), median=8), "ours 8 32, generate 8 8, continuous 8 8"),
+MINIATURE = build_model(704, None).config
+WORKLOADS = {  # model, what its scripts are like, and the sides: rows at a time, dialogues
+    "qwen2-5m": (QWEN2, {}, [("ours", 64, 256), ("ours", 256, 1024), ("generate", 64, 112), ("continuous", 32, 112)]),
+    "miniature": (MINIATURE, {}, [("ours", 64, 256), ("generate", 64, 112), ("continuous", 32, 112)]),
+    "smollm2": (SMOLLM2, dict(length=(4, 24), median=8), [("ours", 8, 32), ("generate", 8, 8), ("continuous", 8, 8)]),
 }
 
 
-def random_model(config, device: str = "cpu", dtype=torch.float32, kind=AutoModelForCausalLM):
+def random_model(config, device: str = "cpu", dtype=torch.float32):
     """A model of this shape, the same one at every call."""
     torch.manual_seed(0)
     with torch.device(device):
-        return kind.from_config(config).to(dtype).eval()
+        return AutoModelForCausalLM.from_config(config).to(dtype).eval()
 
 
 def main() -> None:
-    if not hasattr(ContinuousBatchingConfig, "page_size"):  # which came with continuous batching on the CPU
-        fail("transformers 5.17 has continuous batching on GPUs alone: install the version that requirements.txt names")
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {TURNS} turns\n")
     print("| workload | side | rows | dialogues | tokens per CPU-second |\n|---|---|---|---|---|")
-    for name, (config, lengths, sides) in WORKLOADS.items():
-        model, rates = random_model(config), {side: [] for side in sides.split(", ")}
+    for name, (config, kind, sides) in WORKLOADS.items():
+        model, rates = random_model(config), {side: [] for side in sides}
         for turn in range(TURNS + 1):  # the first one is short and does not count
-            for side, found in rates.items():
-                kind, rows, dialogues = side.split()
-                script = Script(int(dialogues) if turn else 2, config.vocab_size, **lengths)
+            for side, rows, dialogues in sides:
+                script = Script(dialogues if turn else 2, config.vocab_size, **kind)
                 start = time.process_time()
-                played = SIDES[kind](model, script, int(rows))
-                found.append(script.tokens / (time.process_time() - start))
+                played = SIDES[side](model, script, rows)
+                rates[side, rows, dialogues].append(script.tokens / (time.process_time() - start))
                 if [list(map(len, attempts)) for attempts in played] != script.lengths:
-                    raise RuntimeError(f"{kind} did not write the attempts of the script")
-        for side, (_, *found) in rates.items():
+                    raise RuntimeError(f"{side} did not write the attempts of the script")
+        for (side, rows, dialogues), (_, *found) in rates.items():
             spread = f"{median(found):.0f} ({min(found):.0f} to {max(found):.0f})"
-            print(f"| {name} | {side.replace(' ', ' | ')} | {spread} |", flush=True)
+            print(f"| {name} | {side} | {rows} | {dialogues} | {spread} |", flush=True)
 
 
 if __name__ == "__main__":

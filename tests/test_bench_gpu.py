@@ -1,14 +1,11 @@
-"""The GPU benchmark with its small numbers on the CPU: every section runs, one that fails does not stop the others."""
+"""The GPU benchmark with its tiny sizes on the CPU: every section runs, one that fails does not stop the others."""
 
 import json
 
 import pytest
 import torch
-from transformers import LlamaConfig
 
 from bench import gpu
-from bench.rollout import COMMON, Script
-from support.memory import SHAPE
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the numbers are those of the CPU")
 
@@ -19,12 +16,12 @@ def test_all_sections_in_small(tmp_path, monkeypatch, capsys):
     figures = json.loads((tmp_path / "figures.json").read_text())
     sections = figures["sections"]
     assert list(sections) == list(gpu.SECTIONS)
-    assert [value for name, value in sections["exact"].items() if "that differ" in name] == [0, 0, 0, 0]
-    rounding = ("of a log-probability", "between a uniform number and its token")
-    assert all(value < 1e-4 for name, value in sections["exact"].items() if any(what in name for what in rounding))
+    assert [value for name, value in sections["exact"].items() if "that differ" in name] == [0, 0]
+    assert all(value < 1e-4 for name, value in sections["exact"].items() if "of a log-probability" in name)
     assert 0 < sections["decode"]["4 slots, 64 tokens of context: share of the bound"] < 1
     assert sections["generate"]["times as fast as generate"] > 0 and sections["decode"]["device copy, bytes/s"] > 0
-    assert sections["step"]["8 dialogues, ratio"] == pytest.approx(1, abs=1e-5)
+    assert sections["step"]["--dialogues 8 --minibatches 1 --steps 2, ratio"] == pytest.approx(1, abs=1e-5)
+    assert sections["smollm2"]["--preset smollm2 --dialogues 16 --steps 2, seconds"] > 0
     assert set(sections["resume"].values()) == {0, sections["resume"]["seconds of the section"]}
     out = capsys.readouterr().out
     assert "nothing here says anything about a GPU" in out and "failed" not in out
@@ -37,14 +34,12 @@ def test_exact_notices_a_token_that_is_not_what_the_model_says(monkeypatch):
         return (real(logits_RV, *rest)[0] + 1) % logits_RV.shape[1], real(logits_RV, *rest)[1]
 
     monkeypatch.setattr(gpu.rollout, "sample", off_by_one)
-    model, script = gpu.random_model(LlamaConfig(**gpu.SMALL_SHAPE), "cpu"), Script(3, 1024, **gpu.SMALL["lengths"])
-    for temperature in (0.0, 1.0):
-        *_, distances = gpu.against_full_pass(model, script, temperature)
-        assert max(distances) > 0
+    found = gpu.exact("cpu", torch.float32)
+    assert [value for name, value in found.items() if "that differ" in name] == [8, 8]
 
 
 def test_a_section_that_fails_is_named_and_the_others_run(monkeypatch, capsys):
-    def broken(*_):
+    def broken(*_, **sizes):
         raise RuntimeError("CUDA error: of some kind\nand more")
 
     monkeypatch.setitem(gpu.SECTIONS, "decode", broken)
@@ -52,14 +47,3 @@ def test_a_section_that_fails_is_named_and_the_others_run(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert "| decode | failed | RuntimeError: CUDA error: of some kind |" in out and "Traceback" in err
     assert "| generate | ours, tokens/s | " in out
-
-
-def test_the_share_of_the_peak_by_hand(monkeypatch, tmp_path):
-    """One layer of 4 x 8 x 8 + 3 x 8 x 16 weights, and norms of 3 x 8: 664. A token of dialogues of 30 costs 6
-    operations a weight and 6 x 8 x 30 for the attention, twice for the two models. Every second token is an action,
-    which costs 6 x 16 x 8 more."""
-    LlamaConfig(**COMMON, **dict(zip(SHAPE, (8, 16, 1, 2, 2, 16)))).save_pretrained(tmp_path / "base")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
-    row = {"tokens_sampled": 15, "tokens_total": 30, "update_tokens_per_second": 1e6}
-    operations = 2 * 6 * (664 + 8 * 30) + 6 * 16 * 8 / 2
-    assert gpu.share_of_peak(str(tmp_path), row) == pytest.approx(1e6 * operations / 989e12)

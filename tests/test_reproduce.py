@@ -23,10 +23,10 @@ def test_verdicts_of_a_summary():
     rows = [{}, dict(repeated=0.2, truncated=0.0, tokens=9.0)]
     attempts = [[False], [False, True], [True], [True]]
     dialogues = [{"correct": right[-1], "attempts": [{"correct": one} for one in right]} for right in attempts]
-    greedy = reproduce.kept({"by_attempts": rows}, dialogues)
+    greedy = reproduce.verdicts({"by_attempts": rows}, dialogues)
     assert greedy == dict(samples=1, solved=["01", "11"], first=["01", "01"], repeated=0.2, truncated=0.0, tokens=9.0)
     by_data = {"a": {"samples": 20, "right": [1]}, "b": {"samples": 20, "right": [20]}}
-    sampled = reproduce.kept({"by_attempts": rows, "by_data": by_data}, [])
+    sampled = reproduce.verdicts({"by_attempts": rows, "by_data": by_data}, [])
     assert (sampled["samples"], sampled["solved"]) == (20, ["1K", "1K"])
     both = stats.shares([greedy, sampled], slice(None))
     assert both == pytest.approx(np.array([[[0, 1], [1, 1]], [[0.05, 1], [0.1, 1]]]))
@@ -68,24 +68,23 @@ def test_a_finished_run_is_not_repeated_and_a_failed_one_is_named(tmp_path, monk
     commands, failed = [], SimpleNamespace(returncode=1)
     monkeypatch.setattr(reproduce.subprocess, "run", lambda command, **_: commands.append(command) or failed)
     (tmp_path / "done").mkdir()
-    (tmp_path / "done" / "evaluation.json").touch()
-    reproduce.run(tmp_path / "done", ["--seed", "1"])
+    (tmp_path / "done" / "model").touch()
+    reproduce.run("train.py", ["--seed", "1"], tmp_path / "done", "model")
     assert commands == []
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "config.json").touch()
     for name, expected in (("cut", ["--resume"]), ("new", ["--seed", "1"])):
         with pytest.raises(RuntimeError, match=f"{name} failed: see .*{name}.log"):
-            reproduce.run(tmp_path / name, ["--seed", "1"])
+            reproduce.run("train.py", ["--seed", "1"], tmp_path / name, "model")
         assert commands.pop()[1:] == ["train.py", *expected, "--out", str(tmp_path / name)]
 
 
-@pytest.mark.parametrize("script", [reproduce, ablations])
 @pytest.mark.parametrize(
-    "argv, sentence",
+    "script, argv, sentence",
     [
-        (["--seeds", "1", "1"], "--seeds takes different numbers"),
-        (["--extra", "--eval_limit", "5"], "leave out --eval_limit"),
-        (["--draw", "nowhere.json", "out"], "nowhere.json"),
+        (reproduce, ["--extra", "--eval_limit", "5"], "leave out --eval_limit"),
+        (reproduce, ["--draw", "nowhere.json", "out"], "nowhere.json"),
+        (ablations, ["--draw", "nowhere.json", "out"], "nowhere.json"),
     ],
 )
 def test_mistakes_are_refused(script, argv, sentence, capsys):
@@ -119,17 +118,17 @@ def test_reproduce(commands, capsys):
     argv, out, drawn = ["--preset", "cue", "--seeds", "3", "--out", "out", *TINY], Path("out"), Path("drawn")
     reproduce.main(argv)
     assert [command[0] for command in commands].count("train.py") == 5 and len(commands) == 8
-    summary = reproduce.read(out / "summary.json")
+    summary = reproduce.read_json(out / "summary.json")
     names = ["base", *reproduce.ARMS, *reproduce.CONTROLS]
     assert list(summary["results"]) == names and summary["sets"] == {"held_out.jsonl": 4}
     assert summary["best possible"] == best_possible(True, 2)
     results = {name: result["3"] for name, result in summary["results"].items()}
     assert all(list(map(len, result["solved"])) == [4, 4] for result in results.values())
-    trained = reproduce.read(out / "multi-attempt-3" / "evaluation.json")["trained"]["by_attempts"]
+    trained = reproduce.read_json(out / "multi-attempt-3" / "evaluation.json")["trained"]["by_attempts"]
     (shares,) = stats.shares([results["multi-attempt"]], slice(None)).mean(2).tolist()
     assert shares == [row["accuracy"] for row in trained]
 
-    configs = {name: reproduce.read(out / f"{reproduce.slug(name)}-3" / "config.json") for name in reproduce.ARMS}
+    configs = {name: reproduce.read_json(reproduce.run_folder(out, name, 3) / "config.json") for name in reproduce.ARMS}
     assert [config["attempt_discount"] for config in configs.values()] == [1, 1, 1, 0.8, 0.6]
     assert [config["max_attempts"] for config in configs.values()] == [2, 1, 1, 2, 2]
     multi, single = (read_metrics(out / f"{name}-3") for name in ("multi-attempt", "single-attempt"))
@@ -139,7 +138,7 @@ def test_reproduce(commands, capsys):
     (uninformed,) = (out / "multi-attempt-uninformative-feedback-3").glob("dialogues-*.json")
     second = [d["text"] for d in json.loads(uninformed.read_text()) if len(d["attempts"]) == 2]
     assert second and all(text.count("Please reason step by step") == 2 and "incorrect" not in text for text in second)
-    options = reproduce.read(out / "single-attempt-pass@k-of-20-samples-3" / "results.json")["options"]
+    options = reproduce.read_json(out / "single-attempt-pass@k-of-20-samples-3" / "results.json")["options"]
     assert (options["samples"], options["max_new_tokens"], options["seed"]) == (20, 60, 3)
 
     files = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".json", ".md", ".png")}
@@ -159,8 +158,8 @@ def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
         reproduce.main(["--finished", *argv])
     assert "no multi-attempt run in" in capsys.readouterr().err and commands == []
     reproduce.main(argv)
-    assert reproduce.read(Path("out/single-attempt-0/config.json"))["group_size"] == 8  # the preset's
-    summary, text = reproduce.read(Path("out/summary.json")), Path("out/table.md").read_text()
+    assert reproduce.read_json(Path("out/single-attempt-0/config.json"))["group_size"] == 8  # the preset's
+    summary, text = reproduce.read_json(Path("out/summary.json")), Path("out/table.md").read_text()
     assert summary["sets"] == dict(zip(two, (4, 3))) and summary["best possible"] == []
     titles = [line for line in text.splitlines() if line.endswith(", %")]
     assert titles == ["held_out.jsonl and first_three.jsonl, %", "held_out.jsonl, %", "first_three.jsonl, %"]
