@@ -127,7 +127,7 @@ class Options:
     show: int = option(0, "print this many dialogues of each model", NOT_NEGATIVE)
     show_what: str = option("fixed", "which: first, fixed, never, repeated, truncated or all", one_of(*KINDS, "all"))
     device: str = option("auto", "auto, cpu, cuda or mps")
-    dtype: str = option("auto", "auto (bfloat16 on CUDA, float32 elsewhere), float32 or bfloat16")
+    dtype: str = option("auto", "auto: bfloat16 on CUDA, float32 elsewhere", one_of("auto", "float32", "bfloat16"))
     seed: int = option(0, "decides which questions --limit takes, and draws the --samples", NOT_NEGATIVE)
 
 

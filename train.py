@@ -115,7 +115,7 @@ class Config:
     log_to: str | None = running(None, "tensorboard or wandb: metrics go there as well", one_of("tensorboard", "wandb"))
 
     device: str = machine("auto", "auto, cpu, cuda or mps")
-    dtype: str = machine("auto", "auto (bfloat16 on CUDA, float32 elsewhere), float32 or bfloat16")
+    dtype: str = machine("auto", "auto: bfloat16 on CUDA, float32 elsewhere", one_of("auto", "float32", "bfloat16"))
     micro_batch_tokens: int = machine(8192, "tokens in a forward pass of the update; memory, not results", POSITIVE)
     compile: bool = machine(True, "fuse small kernels by torch.compile, on CUDA alone; slow to start, then faster")
     gradient_checkpointing: bool = machine(False, "compute activations twice in the update to save memory")

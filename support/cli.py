@@ -39,9 +39,9 @@ def option(default, help: str, valid=("", lambda value: True), *, group: str = "
 
 
 def require(options, name: str, words: str, valid: Callable[[object], bool]) -> None:
-    """ValueError when the option does not fit."""
+    """An option that does not fit ends the program with one sentence."""
     if not valid(getattr(options, name)):
-        raise ValueError(f"--{name} must {words}, not {getattr(options, name)}")
+        fail(f"--{name} must {words}, not {getattr(options, name)}")
 
 
 def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
@@ -58,12 +58,11 @@ def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
         text = f"{each.metadata['help']} ({'required' if required else f'default: {each.default}'})"
         reader = converter(types[each.name])
         groups[title].add_argument(f"--{each.name}", help=text, type=reader, required=required, **flag)
-    given = vars(parser.parse_args(argv))
+    given = parser.parse_args(argv)
     for each in fields(kind):
-        value, (words, valid) = given.get(each.name), each.metadata["valid"]
-        if value is not None and not valid(value):
-            fail(f"--{each.name} must {words}, not {value}")
-    return given
+        if getattr(given, each.name, None) is not None:
+            require(given, each.name, *each.metadata["valid"])
+    return vars(given)
 
 
 def converter(kind: type) -> Callable[[str], object]:

@@ -27,12 +27,10 @@ def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scalin
 
 def has_flash(model) -> bool:
     """Whether flash attention runs on this device, in this precision, with heads of this size (flash_api.cpp)."""
-    if model.device.type != "cuda" or model.dtype not in (torch.float16, torch.bfloat16):
+    if model.device.type != "cuda" or torch.version.hip or not torch.backends.cuda.is_flash_attention_available():
         return False
-    if torch.version.hip or not torch.backends.cuda.is_flash_attention_available():
-        return False
-    E = head_size(model.config)
-    return E % 8 == 0 and E <= 256 and torch.cuda.get_device_capability(model.device) >= (8, 0)
+    E, half = head_size(model.config), model.dtype in (torch.float16, torch.bfloat16)
+    return half and E % 8 == 0 and E <= 256 and torch.cuda.get_device_capability(model.device) >= (8, 0)
 
 
 def capture(run: Callable[[], None], other: torch.cuda.CUDAGraph | None) -> torch.cuda.CUDAGraph:

@@ -57,17 +57,12 @@ def memory_plan(
     kept = element * E if gradient_checkpointing else layer  # with checkpointing each layer's input alone
     logits = actions_at_once(V) * V * 12 + 2 * element * V * E  # a chunk in float32 thrice, its weights' gradient twice
     cache = cache_bytes(shape, slots, capacity, element)
-    plan = {  # in the rollout, in the update
-        "actor and critic": (element * trained, element * trained),
-        "masters and moments": (states, states),
-        "reference": (reference, reference),
-        "cache": (cache, cache if keep_engine else 0),
-        "gradients": (0, 4 * trained),
-        "activations": (layer * PREFILL_TOKENS, (kept * L + layer) * micro_batch_tokens),
-        "logits": (slots * V * (element + 12), max(logits, layer * micro_batch_tokens)),
-        "reserve": (RESERVE, RESERVE),
-    }
-    return {phase: {what: sizes[i] for what, sizes in plan.items()} for i, phase in enumerate(("rollout", "update"))}
+    both = {"actor and critic": element * trained, "masters and moments": states, "reference": reference}
+    both |= {"reserve": RESERVE}
+    rollout = both | {"cache": cache, "activations": layer * PREFILL_TOKENS, "logits": slots * V * (element + 12)}
+    update = both | {"gradients": 4 * trained, "activations": (kept * L + layer) * micro_batch_tokens}
+    update |= {"logits": max(logits, layer * micro_batch_tokens), "cache": cache * keep_engine}
+    return {"rollout": rollout, "update": update}
 
 
 def needed(plan: dict[str, dict[str, float]]) -> float:

@@ -32,14 +32,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 on CUDA, float32 elsewhere."""
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"
-    if name not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype {name!r} is not supported: choose auto, float32 or bfloat16")
     return getattr(torch, name)
 
 
 def load_model(name: str, device: torch.device, dtype: torch.dtype):
     """(model, tokenizer) from a model folder or a hub name, dropout off. OSError or ValueError in one sentence."""
-    cannot = f"the model {name} cannot be loaded: "
     if not Path(name).is_dir() and not re.fullmatch(r"(?!runs/)\w[\w.-]*/[\w.-]+", name):  # nor a hub name
         advice = "give a folder with a config.json, or a hub name; `make train` builds the base of a preset"
         raise FileNotFoundError(f"there is no model folder {name}: {advice}")
@@ -49,11 +46,11 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
         options = dict(dtype=dtype, trust_remote_code=False, output_loading_info=True)
         model, loaded = AutoModelForCausalLM.from_pretrained(name, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        if missing := sorted(loaded["missing_keys"]):
+            raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} first")
     except Exception as error:  # of transformers, safetensors, tokenizers, and whatever package a model lacks
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OSError(cannot + why) from error
-    if missing := sorted(loaded["missing_keys"]):
-        raise ValueError(f"{cannot}{len(missing)} of its weights are missing, {missing[0]} first")
+        raise OSError(f"the model {name} cannot be loaded: {why}") from error
     return model.to(device).eval(), tokenizer
 
 

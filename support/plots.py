@@ -5,7 +5,6 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
-from statistics import fmean
 
 from support.cli import fail
 
@@ -109,16 +108,12 @@ def read_metrics(run: str | Path) -> list[dict]:
 
 
 def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
-    """Training curves from the rows of metrics.jsonl by name of the run: dots for steps, lines for running means."""
+    """Training curves from the rows of metrics.jsonl by name of the run."""
     figure, panels = new_panels(METRICS, 12, 8)
     for key, axes in panels.items():
         for (name, rows), colour in zip(runs.items(), cycle(COLOURS)):
             rows = [row for row in rows if row.get(key) is not None]
-            steps, values = [row["step"] for row in rows], [row[key] for row in rows]
-            reach = len(values) // 40  # the running mean takes in this many steps on both sides
-            means = [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
-            axes.plot(steps, values, ".", color=colour, alpha=0.3, markersize=3)
-            axes.plot(steps, means, color=colour, linewidth=2, label=name)
+            axes.plot([row["step"] for row in rows], [row[key] for row in rows], color=colour, linewidth=1, label=name)
         axes.set(xlabel="step", title=key)
     if len(runs) > 1:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False)  # of one panel
@@ -136,8 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         plot_training({run: read_metrics(run) for run in args.runs}, args.out)
     except (OSError, ValueError) as error:
         fail(error)
-    names = [name for name in options[0] if name != "made_with"]
-    rows = [[name, *(str(each.get(name)) for each in options)] for name in names]
+    rows = [[name, *(str(each.get(name)) for each in options)] for name in options[0] if name != "made_with"]
     print(markdown([["option", *args.runs], *(row for row in rows if len(set(row[1:])) > 1)]))
     print(f"\nthe curves are in {args.out}")
 

@@ -83,14 +83,11 @@ class Run:
                 torch.save(state, part)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
             raise OSError(f"{path} cannot be written, the checkpoints before it are intact: {error!r:.150}") from error
-        for old in self.checkpoints()[: -self.config.keep_checkpoints]:
+        for old in sorted(self.folder.glob("checkpoint-*.pt"))[: -self.config.keep_checkpoints]:
             old.unlink()
         plot_training({"": read_metrics(self.folder)}, self.folder / "training.png")
         if self.config.export_checkpoints:
             save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
-
-    def checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint-*.pt"))
 
     def write_config(self, questions: dict[str, list]) -> None:
         """All options, versions, and fingerprints of base model and questions. ValueError when a run goes on with
@@ -112,7 +109,7 @@ class Run:
 
     def restore(self) -> None:
         """Go on from the last checkpoint, if there is one."""
-        if paths := ranks.on_rank0(self.checkpoints):
+        if paths := ranks.on_rank0(lambda: sorted(self.folder.glob("checkpoint-*.pt"))):
             try:
                 state = torch.load(paths[-1], map_location="cpu", weights_only=True)
                 for name, part in self.parts.items():

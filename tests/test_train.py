@@ -455,7 +455,7 @@ MISTAKES = """
 --data missing.jsonl       | No such file or directory: 'missing.jsonl'
 --eval_data shared.jsonl   | 1 questions of --eval_data are in --data as well, the first: 'Question 0'
 --model ./no/such/folder   | there is no model folder ./no/such/folder
---dtype float16            | dtype 'float16' is not supported: choose auto, float32 or bfloat16
+--dtype float16            | --dtype must be one of auto, float32, bfloat16, not float16
 --device abacus            | device 'abacus' is not available here
 --chat_template llama4     | unknown chat template 'llama4': choose one of chatml, llama3
 --chat_template llama3     | the tokenizer does not know the token <|eot_id|> of the chat template 'llama3'
