@@ -70,7 +70,7 @@ class Rules(NamedTuple):
     reward: Callable[[list, str], list[float]]  # attempts of a dialogue, gold answer -> one reward each
 
 
-RULES = Rules(extract_boxed, is_equal, reward)  # in training, evaluation and benchmarks: a fork puts its own here
+RULES = Rules(extract_boxed, is_equal, reward)  # in training, evaluation and benchmarks: yours go here
 
 
 def main(arguments: list[str]) -> None:

@@ -31,7 +31,7 @@ class Run:
         self.actor, self.critic, self.reference = actor, critic, reference
         self.parts = dict(actor=actor, actor_optimizer=actor_optimizer)  # what a checkpoint holds
         self.optimizers = [actor_optimizer]
-        if critic:
+        if critic is not None:
             self.parts |= dict(critic=critic, critic_optimizer=critic_optimizer)
             self.optimizers.append(critic_optimizer)
         self.engine = None  # of the rollouts, where memory allows to keep it from step to step
