@@ -73,13 +73,11 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
     values, layers = vars(config), set(getattr(config, "layer_types", None) or ())
     windows = [size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int]
     unknown = layers - {"full_attention"} and not windows  # neither full attention nor a window of a known size
-    stateful = getattr(model, "_is_stateful", False)
+    narrow = getattr(model, "_is_stateful", False) or unknown or any(0 < size < capacity for size in windows)
     rope = values.get("rope_parameters") or {}
     longrope = "longrope" in str(rope) and capacity + SURPLUS > (rope.get("original_max_position_embeddings") or 0)
     reasons = {
-        f"some layers do not see all of {capacity} tokens": stateful
-        or unknown
-        or any(0 < x < capacity for x in windows),
+        f"some layers do not see all of {capacity} tokens": narrow,
         "its attention has a soft cap": values.get("attn_logit_softcapping"),
         "its positions are encoded by the longest dialogue of a batch": "dynamic" in str(rope) or longrope,
     }
