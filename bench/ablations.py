@@ -12,14 +12,12 @@ and a plot for each kind of riddle.
 """
 
 import argparse
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, product
 from pathlib import Path
 
 import numpy as np
 
-from bench.reproduce import command, read_json, run, run_folder
-from support.files import save_text
+from bench.reproduce import command, read_json, run_all, run_folder
 from support.plots import COLOURS, markdown, new_panels, percent, read_metrics
 from support.statistics import mean, t_interval
 
@@ -44,22 +42,18 @@ TARGET = 0.9  # accuracy at 5 attempts: the best possible is 1
 # -------------------- Runs
 def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
     """{preset: {variant: {seed: learning curve}}} of all runs; with --finished of those that are there."""
-    summary = {preset: {name: {} for name in VARIANTS} for preset in TASKS}
+    args.out, folders, jobs = args.out or Path("runs/ablations"), {}, []
     # the seeds one after another: an interrupted measurement has all variants of the first
-    jobs = list(product(args.seeds, TASKS, VARIANTS))
-
-    def train(seed: int, preset: str, name: str) -> None:
+    for seed, preset, name in product(args.seeds, TASKS, VARIANTS):
+        folders[preset, name, str(seed)] = folder = run_folder(args.out / preset, name, seed)
         options = f"--preset {preset} --seed {seed} --steps {TASKS[preset][1]} {EVERY_RUN}".split()
-        options += [*args.extra, *VARIANTS[name].split()]
-        run("train.py", options, run_folder(args.out / preset, name, seed), "model")
-
+        jobs.append(("train.py", [*options, *args.extra, *VARIANTS[name].split()], folder, "model"))
     if not args.finished:
-        with ThreadPoolExecutor(args.processes) as pool:
-            list(pool.map(train, *zip(*jobs)))
-    for seed, preset, name in jobs:
-        folder = run_folder(args.out / preset, name, seed)
+        run_all(jobs, args.processes)
+    summary = {preset: {name: {} for name in VARIANTS} for preset in TASKS}
+    for (preset, name, seed), folder in folders.items():
         if (folder / "model").exists():  # it is written after the last step
-            summary[preset][name][str(seed)] = learning_curve(folder)
+            summary[preset][name][seed] = learning_curve(folder)
     if not all(by_variant[REFERENCE] for by_variant in summary.values()):
         raise ValueError(f"no run of '{REFERENCE}' in {args.out} is finished for {' and '.join(TASKS)}")
     return summary
@@ -127,23 +121,19 @@ def plot(title: str, by_variant: dict[str, dict[str, dict]], path: Path) -> None
     figure.savefig(path)
 
 
-def draw(summary: dict[str, dict[str, dict]], out: Path) -> None:
-    """All files but the summary itself, and the tables on the screen as well."""
+def draw(summary: dict[str, dict[str, dict]], out: Path) -> str:
+    """Draws the plots. Returns the tables."""
     texts = []
     for preset, by_variant in summary.items():
         title, seeds = TASKS[preset][0], ", ".join(by_variant[REFERENCE])
         texts.append(f"{title}: until {100 * TARGET:.0f}% are solved with five attempts. Seeds {seeds}.")
         texts.append(table(by_variant))
         plot(title, by_variant, out / f"{preset}.png")
-    text = "\n\n".join(texts) + "\n"
-    save_text(text, out / "table.md")
-    print(f"\n{text}")
+    return "\n\n".join(texts) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="How fast variants of the paper's recipe learn.")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
-    parser.set_defaults(seeds=[0, 1, 2])
     command(parser, argv, measure, draw)
 
 

@@ -180,8 +180,8 @@ def exact(device: str, dtype: torch.dtype) -> dict[str, float]:
 
 def generate(device: str, dtype: torch.dtype, shape, script: dict) -> dict[str, float]:
     model, script = random_model(shape, device, dtype), Script(vocabulary=shape.vocab_size, **script)
-    sides = play_ours, play_generate
-    ours, theirs = (script.tokens / timed(lambda: play(model, script, len(script.prompts))) for play in sides)
+    ours = script.tokens / timed(lambda: play_ours(model, script, len(script.prompts)))
+    theirs = script.tokens / timed(lambda: play_generate(model, script, len(script.prompts)))
     return {"ours, tokens/s": ours, "generate, tokens/s": theirs, "times as fast as generate": ours / theirs}
 
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -65,17 +64,23 @@ def run(script: str, options: list[str], out: Path, result: str) -> None:
     print(f"{out} is done", flush=True)
 
 
-def train(args: argparse.Namespace, seed: int, arm: str) -> None:
+def run_all(jobs: list[tuple], processes: int) -> None:
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(lambda job: run(*job), jobs))
+
+
+def training(args: argparse.Namespace, seed: int, arm: str) -> tuple:
+    """The arguments of `run` for an arm."""
     options = ["--preset", args.preset, "--seed", str(seed), *args.extra, *ARMS[arm]]
     if arm == SAME_TOKENS:
         multi, single = (read_metrics(run_folder(args.out, name, seed)) for name in (MULTI, SINGLE))
         ratio = sum(row["tokens_sampled"] for row in multi) / sum(row["tokens_sampled"] for row in single)
         options += ["--steps", str(round(len(single) * ratio))]
-    run("train.py", options, run_folder(args.out, arm, seed), "evaluation.json")
+    return "train.py", options, run_folder(args.out, arm, seed), "evaluation.json"
 
 
-def evaluate(args: argparse.Namespace, seed: int, control: str) -> None:
-    """A control, on the test questions of its arm."""
+def evaluation(args: argparse.Namespace, seed: int, control: str) -> tuple:
+    """The arguments of `run` for a control, on the test questions of its arm."""
     arm, options = CONTROLS[control]
     folder = run_folder(args.out, arm, seed)
     config = read_json(folder / "config.json")
@@ -83,7 +88,7 @@ def evaluate(args: argparse.Namespace, seed: int, control: str) -> None:
     of_run = {key: config[key] for key in same} | {"data": config["eval_data"], "attempts": config["eval_attempts"]}
     of_run["model"] = config["model"] if control.startswith("base") else folder / "model"
     options = [f"--{key}={value}" for key, value in of_run.items()] + options
-    run("evaluate.py", options, run_folder(args.out, control, seed), "results.json")
+    return "evaluate.py", options, run_folder(args.out, control, seed), "results.json"
 
 
 # -------------------- The summary, its tables and its figure
@@ -109,20 +114,21 @@ def measure(args: argparse.Namespace) -> dict:
     # the discounts are tried on the riddles with a cue
     names = [name for name in (*ARMS, *CONTROLS) if args.preset == "cue" or "discount" not in name]
     if not args.finished:
-        first = [name for name in names if name in ARMS and name != SAME_TOKENS]  # the others need their results
-        with ThreadPoolExecutor(args.processes) as pool:
-            for job, some in (train, first), (train, [SAME_TOKENS]), (evaluate, CONTROLS):
-                list(pool.map(partial(job, args), *zip(*product(args.seeds, some))))
+        arms = [name for name in names if name in ARMS and name != SAME_TOKENS]
+        run_all([training(args, seed, arm) for seed in args.seeds for arm in arms], args.processes)
+        last = [training(args, seed, SAME_TOKENS) for seed in args.seeds]  # these need the results of those
+        last += [evaluation(args, seed, control) for seed in args.seeds for control in CONTROLS]
+        run_all(last, args.processes)
     results = {"base": {}}
     for seed, name in product(args.seeds, names):
         folder = run_folder(args.out, name, seed)
         if (folder / "evaluation.json").exists():
-            config, evaluation = read_json(folder / "config.json"), read_json(folder / "evaluation.json")
-            for model, result in ("base", evaluation["base"]), (name, evaluation["trained"]):
+            config, found = read_json(folder / "config.json"), read_json(folder / "evaluation.json")
+            for model, result in ("base", found["base"]), (name, found["trained"]):
                 results.setdefault(model, {})[str(seed)] = verdicts(result, result["dialogues"])
         elif (folder / "results.json").exists():
-            *_, last = read_json(folder / "results.json")["models"].values()  # pass@k comes after the greedy answers
-            results.setdefault(name, {})[str(seed)] = verdicts(last, read_json(*folder.glob("dialogues-*.json")))
+            *_, result = read_json(folder / "results.json")["models"].values()  # pass@k comes after the greedy answers
+            results.setdefault(name, {})[str(seed)] = verdicts(result, read_json(*folder.glob("dialogues-*.json")))
     if MULTI not in results:
         raise ValueError(f"no {MULTI} run in {args.out} is finished")
     sets = {name: len(problems) for name, problems in load_sets(config["eval_data"]).items()}
@@ -143,8 +149,8 @@ def differences(results: dict[str, dict], part: slice, key: str) -> list[list[st
     return lines
 
 
-def draw(summary: dict, out: Path) -> None:
-    """The tables, on the screen as well, and the figure. Curves that are the same in whole percent are drawn once."""
+def draw(summary: dict, out: Path) -> str:
+    """Draws the figure, curves that are the same in whole percent once. Returns the tables."""
     results, sets, best = summary["results"], summary["sets"], summary["best possible"]
     models = results | {"base": dict([*results["base"].items()][:1])}  # which is the same for all seeds
     ends, texts = np.cumsum([0, *sets.values()]).tolist(), []
@@ -156,22 +162,20 @@ def draw(summary: dict, out: Path) -> None:
             if lines := differences(results, part, key):
                 texts.append(markdown([[f"attempts {what}", *map(str, range(1, len(lines[0])))], *lines]))
     texts += [f"Best possible at 1, 2, ... attempts: {' / '.join(map(percent, best))}"] if best else []
-    text = "\n\n".join(texts) + "\n"
-    save_text(text, out / "table.md")
-    print(f"\n{text}")
     same = {}
     for name in [name for name in models if name not in list(CONTROLS)[1:]]:
         curve = over_seeds(models[name], slice(None))
         same.setdefault(tuple(round(100 * row["accuracy"]) for row in curve["by_attempts"]), {})[name] = curve
     curves = {"\n".join(by_name): next(iter(by_name.values())) for by_name in same.values()}
     plot_accuracy(curves, out / "accuracy.png", {"best possible": [100 * share for share in best]} if best else {})
+    return "\n\n".join(texts) + "\n"
 
 
 # -------------------- The command line, shared with ablations.py
 def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Callable, draw: Callable) -> None:
-    """Make a summary by measure(args), or read one, and call draw(summary, folder). Parsers have --out, whose folder
-    is that of the runs too."""
-    parser.add_argument("--seeds", type=int, nargs="+", help="one run of each kind for each")
+    """Make a summary by measure(args), or read one, and draw it: draw(summary, folder) returns the tables."""
+    parser.add_argument("--out", type=Path, help="folder of runs and results, runs/... by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of each kind for each")
     parser.add_argument("--processes", type=int, default=2, help="runs side by side (default 2)")
     parser.add_argument("--finished", action="store_true", help="no runs: the tables of those that are finished")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("SUMMARY", "OUT"), help="only draw again, into OUT")
@@ -184,15 +188,14 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
         save_json(summary, out / "summary.json")
     except (RuntimeError, OSError, ValueError) as error:
         fail(error)
-    draw(summary, out)
+    tables = draw(summary, out)
+    save_text(tables, out / "table.md")
+    print(f"\n{tables}")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
-    presets = "miniature", "cue", "smollm2", "smollm2-gpu"
-    parser.add_argument("--preset", choices=presets, default="miniature", help="of train.py")
-    parser.add_argument("--out", type=Path, help="none: runs/reproduce-PRESET")
-    parser.set_defaults(seeds=[0])
+    parser.add_argument("--preset", choices=("miniature", "cue", "smollm2"), default="miniature", help="of train.py")
     command(parser, argv, measure, draw)
 
 
