@@ -29,7 +29,6 @@ from tempfile import TemporaryDirectory
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
 import transformers
 from transformers import Qwen2Config
 
@@ -160,19 +159,18 @@ def exact(device: str, dtype: torch.dtype) -> dict[str, float]:
     config = train.Config(slots=5, max_new_tokens=90, max_attempt_tokens=20)
     problems, allowed = load("riddles-test")[:8], [1, 2, 3, 4] * 2
     for precision, temperature in dict.fromkeys([(torch.float32, 1.0), (torch.float32, 0.0), (dtype, 1.0)]):
-        rules = RULES, config, temperature
-        dialogues = rollout.rollout(model.to(precision), chat, problems, allowed, *rules)
-        differ, apart = 0, []
+        how = RULES, config, temperature
+        dialogues = rollout.rollout(model.to(precision), chat, problems, allowed, *how)
+        different, apart = 0, []
         for d, length in enumerate(dialogues.length_D):
-            plain, *_ = rollout.rollout_one(model, chat, problems[d], allowed[d], *rules, index=d)
+            plain, *_ = rollout.rollout_one(model, chat, problems[d], allowed[d], *how, index=d)
             tokens_T, sampled_T = dialogues.tokens_DT[d, :length], dialogues.sampled_DT[d, :length]
-            differ += tokens_T.tolist() != plain
-            logits_TV = model(input_ids=tokens_T[None].to(model.device)).logits[0]
-            logp_TV = logits_TV[:-1].float().log_softmax(-1).cpu()
-            own_T = F.pad(logp_TV.gather(1, tokens_T[1:, None])[:, 0], (1, 0))
-            apart += (dialogues.logp_DT[d, :length] - own_T)[sampled_T].abs().tolist()
+            different += tokens_T.tolist() != plain
+            logits_TV = model(input_ids=tokens_T[None].to(model.device)).logits[0, :-1].float().cpu()
+            own_T = logits_TV.log_softmax(-1).gather(1, tokens_T[1:, None])[:, 0]
+            apart += (dialogues.logp_DT[d, 1:length] - own_T)[sampled_T[1:]].abs().tolist()
         name = f"{precision}, temperature {temperature:.0f}"
-        results[f"{name}, dialogues that differ"] = differ
+        results[f"{name}, dialogues that differ"] = different
         results[f"{name}, difference of a log-probability, mean"] = sum(apart) / len(apart)
         results[f"{name}, difference of a log-probability, largest"] = max(apart)
     return results

@@ -67,11 +67,10 @@ def scripted(script: Script) -> Iterator[None]:
         live.end_before = min(live.start + length, live.end_of_budget)
 
     def find_end(live, *_) -> rollout.Attempt | None:
-        if len(live.tokens) < live.end_before:
-            return None
-        last = len(live.attempts) + 1 == len(script.lengths[live.index])
-        answer = live.problem.answer if last else "wrong"
-        return rollout.Attempt(live.start, live.end_before, "", answer, truncated=False)
+        if len(live.tokens) >= live.end_before:
+            last = len(live.attempts) + 1 == len(script.lengths[live.index])
+            answer = live.problem.answer if last else "wrong"
+            return rollout.Attempt(live.start, live.end_before, "", answer, truncated=False)
 
     open_scripted = mock.patch.object(rollout.LiveDialogue, "open_attempt", open_attempt)
     with open_scripted, mock.patch.object(rollout, "find_end", find_end):
@@ -126,8 +125,7 @@ def play_continuous(model, script: Script, requests: int, temperature: float = 1
         for d in range(len(tokens)):
             submit(d)
         for _ in range(sum(map(len, script.lengths))):
-            while (result := manager.get_result(timeout=1)) is None and manager.is_running():
-                pass
+            result = manager.get_result(timeout=600)
             if result is None or result.error:
                 raise RuntimeError(f"continuous batching stopped: {result and result.error}")
             d = int(result.request_id)
