@@ -76,20 +76,20 @@ def peer():
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("--json", type=Path, help="write the figures to this file")
-    options = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    file = parser.parse_args().json
     results, pairs = {"machine": platform.platform()}, rewritten(GOLDS)
     for name, equal in (("ours", ours), ("Math-Verify", peer())):
         if equal:
             start = time.perf_counter()
             errors = [equal(answer, gold) - label for answer, gold, label in pairs]
             rate = round(len(pairs) / (time.perf_counter() - start))
-            wrong = {"wrongly accepted": errors.count(1), "wrongly refused": errors.count(-1)}
-            results[name] = {"pairs": len(pairs), **wrong, "pairs a second": rate}
+            row = (len(pairs), errors.count(1), errors.count(-1), rate)
+            results[name] = dict(zip(("pairs", "wrongly accepted", "wrongly refused", "pairs a second"), row))
     print(json.dumps(results, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+    if file:
+        file.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

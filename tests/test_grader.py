@@ -45,7 +45,7 @@ CASES = r"""
 1/3 | 0.\overline{3} | 0.333333333333333 | \frac13 || 0.3 | 0.33333 | 0.33333333 | 0.34 | 3
 # percent, degrees, units, money
 28\% | 28 percent | 28 | 0.28 | 28% | \frac{7}{25} || 0.0028 | 2800 | 2.8 | 29\%
-12 \text{ m/s} | 12 m/s | 12\,\mathrm{m/s} | 12 \text{ meters per second} | 12 || 12 \text{ km/h} | 1\text{2} m/s
+12 \text{ m/s} | 12\,\mathrm{m/s} | 12 \text{ meters per second} | 12 || 12 \text{ km/h} | 1\text{2} m/s | 12 m/s
 \frac{mg}{k} | \frac{m g}{k} | gm/k || \frac{m}{k} | 5 mg
 90^\circ | 90° | 90 | 90^{\circ} | 90 \text{ degrees} | \frac{\pi}{2} | \angle ABC = 90^\circ || 91 | 9^\circ | \pi
 15\mbox{ cm}^2 | 15 | 15 cm^2 | 15 \text{ square centimeters} | 15\,\text{cm}^{2} | 15.0 || 15 \text{ m}^2
@@ -98,8 +98,8 @@ x=1, y=2 | y=2, x=1 | (1,2) | 1, 2 || 2, 1 | x=2, y=1 | x=1
 \text{no solution} | No solutions | \emptyset | \text{No real solutions.} || 0 | \text{one solution} | no
 (1,2),(3,4) | (3,4),(1,2) | \{(1,2),(3,4)\} | (1,2) \text{ and } (3,4) || (2,1),(3,4) | (1,2) | 1,2,3,4
 # tuples, intervals, unions
-(6,31,-1) | \left(6, 31, -1\right) | (6,\,31,\,-1) | (6;31;-1) | 6,31,-1 | \langle 6,31,-1\rangle || (31,6,-1)
-    | [6,31,-1] | (6,31) | \{6,31,-1\}
+(6,31,-1) | \left(6, 31, -1\right) | (6,\,31,\,-1) | (6;31;-1) | 6,31,-1 || (31,6,-1) | [6,31,-1] | (6,31)
+    | \{6,31,-1\} | \langle 6,31,-1\rangle
 (3,4) | x=3, y=4 | (x,y)=(3,4) | \{(3,4)\} || \begin{cases} x=4 \\ y=3 \end{cases} | \{(3,4),(4,3)\}
     | \begin{cases} x=3 \\ y=4 \end{cases}
 (x,y)=(3,4) | (3,4) || x=4, y=3 | (y,x)=(3,4) | x=3, y=4 | y=4, x=3
@@ -114,7 +114,7 @@ x=1, y=2 | y=2, x=1 | (1,2) | 1, 2 || 2, 1 | x=2, y=1 | x=1
 (-\infty,2)\cup(3,\infty) | (3,\infty)\cup(-\infty,2) | x<2\text{ or }x>3 | (-∞,2)∪(3,∞) | (-\infty,2) U (3,\infty)
     || (-\infty,2) | (-\infty,2]\cup(3,\infty) | (-\infty,2)\cap(3,\infty)
 (0,1) | 0<f(x)<1 || [0,1] | 0 < f(x)
-x+y<1 | -x-y>-1 | 2x+2y<2 | 1>y+x || -x-y<-1 | x+y>1 | x+y\le 1 | x+y<2
+x+y<1 || -x-y<-1 | x+y>1 | x+y\le 1 | x+y<2 | -x-y>-1 | 2x+2y<2 | 1>y+x
 \mathbb{R} | (-\infty,\infty) | x\in\mathbb{R} | ℝ | \text{all real numbers} || (0,\infty) | 5
 # matrices
 \begin{pmatrix} -2 \\ 14 \end{pmatrix} | \begin{bmatrix}-2\\14.0\end{bmatrix} | (-2,14)
@@ -129,7 +129,7 @@ x+y<1 | -x-y>-1 | 2x+2y<2 | 1>y+x || -x-y<-1 | x+y>1 | x+y\le 1 | x+y<2
 8:34 \text{ p.m.} | 8:34 PM || 8:34 AM | 20:35
 # sums and what else is read by its spelling
 \sum_{k=1}^{n} \frac{1}{k} | \sum\limits_{k=1}^n\dfrac1k || \sum_{k=1}^{m} \frac{1}{k} | \sum_{k=0}^{n} \frac{1}{k}
-1, 2, \ldots, n | 1,2,\dots,n || 1, 3, \ldots, n | 1, 2, n | n
+1, 2, \ldots, n || 1, 3, \ldots, n | 1, 2, n | n | 1,2,\dots,n
 n \equiv 1 \pmod{4} | n\equiv1\pmod 4 || n \equiv 1 \pmod{3} | 1
 # words
 \text{even} | even | Even. || odd | neve | \text{not even} | even or odd

@@ -128,7 +128,7 @@ def test_extraction_is_linear():
 def test_the_source_evaluates_nothing_and_imports_little():
     for path in [ROOT / "reward.py", *(ROOT / "support" / "grader").glob("*.py")]:
         code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
-        forbidden = r"\b(eval|exec|sympify|parse_expr|parse_latex|pickle|SIGALRM|setitimer|threading|fork)\b"
+        forbidden = r"\b(eval|exec|sympify|parse_expr|parse_latex|pickle|SIGALRM|setitimer|threading|os\.fork)\b"
         assert not re.search(forbidden, code)
     code = "import sys, reward; print([m for m in ('torch', 'sympy', 'transformers') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

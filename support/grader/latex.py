@@ -41,8 +41,8 @@ _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "₀₁₂₃₄₅₆�
 _SIGNS = str.maketrans("−–—‐－×·⋅∙∗÷⁄∕′’．，" + _RAISED + _LOWERED, "-----*****///''.,0123456789-n0123456789", "\u200b")
 _SIGNS |= {ord(sign): f"\\{name} " for sign, name in zip(_SYMBOLS[::2], _SYMBOLS[1::2])}
 _SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(NAMES[:25])}
-_OUTSIDE = r"(?![^(\[]*(?:[)\]]|\\\}|\\end))"  # not within brackets, where a comma parts a pair
-_THOUSANDS = rf"(?<![\d.,])[1-9]\d{{0,2}}(?:(?:,\d{{3}}){_OUTSIDE}|(?: \d{{3}}))+(?![\d,/])"
+# 1,234; not within brackets, where a comma parts a pair
+_THOUSANDS = r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3}(?![^(\[]*(?:[)\]]|\\\}|\\end))| \d{3})+(?![\d,/])"
 _ANSWER = r"(?i)^(\\text\w*\{|) *(?:the |final )*answer(?: is\b|:)( *\}|)"
 _SCIENTIFIC = r"(?<![\w.^/}])(\d*\.\d*[1-9]) *(?:\\times|\\cdot|\*) *10 ?\^ ?(?:(-?\d+)|\{(-?\d+)\})(?![\w.^!])"
 RULES = [  # a pattern, its replacement, and an example that needs the rule
@@ -54,6 +54,8 @@ RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"^\\\{ *([a-z]) *(\\in *\\mathbb *\{?R\}?)? *(\\mid\b|[|:])(?=.*\1)(.*)\\\}$", r"\4", r"\{x : x > 2\} is x > 2"),
     (r"\b(?:square|sq\.?) ([a-z]+)|(?<=per )([a-z]+) squared", r"\1\2^2", "5 sq ft is 5 ft^2"),
     (r"\b(?:cubic|cu\.?) ([a-z]+)", r"\1^3", "5 cubic feet is 5 ft^3"),
+    (r"\^ ?\{? ?\\prime ?\}?", "'", r"y^{\prime}+y=0 is y'+y=0"),
+    (r"\\(d?dot) *\{ *(\\?[a-zA-Z]+) *\}", r"\2_{\1}", r"\ddot{x}+1 is 1+\ddot{x}"),
     (r"\bnp\.(?=[a-z])", "", r"np.arcsin(10/13) is \arcsin\frac{10}{13}"),
     (r"(\\begin\{\w+)\*?\}(?:\{[lcr| ]*\})?", r"\1}", r"\begin{array}{cc}1&2\end{array} is (1, 2)"),
     (r"(?<=\d)(?:,\s*\\!\s*(?=\d\d)|\{,\}(?=\d{3}))", "", r"56,\!01,\!78 is 560178"),
@@ -95,21 +97,20 @@ FUNCTIONS = set(
 _SPELLINGS = r"""
     <= le leq leqslant @ >= ge geq geqslant @ < lt @ > gt @ != ne neq @ = == := @ cup bigcup
     @ * times cdot @ / div @ : colon @ ^ ** @ - setminus backslash @ , ; @ or lor vee @ and land wedge
-    @ | vert mid lvert rvert \| @ \{ lbrace @ \} rbrace @ frac dfrac tfrac cfrac @ binom dbinom tbinom
-    @ dots ldots cdots dotsc ..."""
+    @ | vert mid lvert rvert \| @ \{ lbrace @ \} rbrace @ frac dfrac tfrac cfrac @ binom dbinom tbinom"""
 _TOKENS = {spelling: [row.split()[0]] for row in _SPELLINGS.split("@") for spelling in row.split()}
 _TOKENS |= {name: [name] for name in FUNCTIONS | {"sqrt"}} | {name: [("sym", name)] for name in NAMES}
 _TOKENS |= {r"\$": [("text", "dollar")], "circ": [("text", "deg")], "%": [("text", "%")], r"\%": [("text", "%")]}
 _TOKENS |= {name: [("sym", "infinity")] for name in ("infty", "infinity", "inf")} | {"pi": [("pi",)]}
 _TOKENS |= {name: [("set",)] for name in ("emptyset", "varnothing")}
-_NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_NUMERALS = {name: [("num", Fraction(value))] for value, name in enumerate(_NUMERALS)}
+_NUMERALS = enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
+_NUMERALS = {name: [("num", Fraction(value))] for value, name in _NUMERALS}
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)(?:\\overline\s*\{(?P<cycle>\d{1,20})\})?
     |\\(?P<style>text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|boxed|bm|rm|bf)
         (?![a-z])\s*(?:\{(?P<styled>(?:[^{}]|\{[^{}]*\})*)\}|(?P<bare>[A-Za-z0-9]))?
     |\\(?P<edge>begin|end)\{(?P<kind>\w+)\}
-    |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\*\*|\.\.\.|\\?\S))""",
+    |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\*\*|\\?\S))""",
     re.VERBOSE,
 )
 _TAIL = re.compile(
@@ -180,8 +181,7 @@ def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
 _LEVELS = (", and or", "< > <= >= = != in approx", "cup", ":", "+ - pm mp", "* /")
 _LEVEL = {sign: level for level, signs in enumerate(_LEVELS, 1) for sign in signs.split()}
 _LEVEL |= dict.fromkeys(FUNCTIONS, 6)  # sin 2a cos b is (sin 2a)(cos b)
-_CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "|": "|", "langle": ("rangle",)}
-_CLOSES |= {"lfloor": ("rfloor",), "lceil": ("rceil",)}
+_CLOSES = {"(": ")]", "[": "])", r"\{": (r"\}",), "{": "}", "|": "|", "lfloor": ("rfloor",), "lceil": ("rceil",)}
 _ENDS = {"the end", "end", "&", r"\\"}.union(*_CLOSES.values()) - {"|"}
 
 
@@ -251,10 +251,10 @@ class _Parser:
         return ("list" if binds == 1 else "union", *parts)
 
     def product(self, node) -> tuple:
-        """2x; not 5 6 for 30, nor x2 for 2x, but 2^6 3^5"""
+        """2x; not 5 6 for 30, nor x2 for 2x, but 2^6 3^5 and (n-1) 2^n"""
         last = node[-1] if node[0] == "*" else node
-        number = self.next[0] in ("num", "dec")
-        if number and last[0] not in ("^", "!") or node[0] == "unit" and node[2] not in ("%", "deg"):
+        apart = last[0] in ("^", "!") or self.tokens[self.at - 1] == ")"
+        if self.next[0] in ("num", "dec") and not apart or node[0] == "unit" and node[2] not in ("%", "deg"):
             self.fail("two quantities side by side")
         return ("*", node, self.power())
 
@@ -330,16 +330,14 @@ class _Parser:
             return ("set", *items)
         if opened == "{" or len(items) == 1 and opened + closed in ("()", "[]"):
             return node
-        return ("seq", *("()" if opened == "langle" else (opened, closed)), *items)
+        return ("seq", opened, closed, *items)
 
     def function(self, name: str) -> tuple:
         base = power = None
         while sign := self.take("_", "^"):
             base, power = (self.argument(), power) if sign == "_" else (base, self.argument(exponent=True))
-        if opened := self.take("(", "{"):
-            node = self.bracket(opened)
-        else:  # sin 2x cos y
-            node = self.read(6)
+        opened = self.take("(", "{")
+        node = self.bracket(opened) if opened else self.read(6)  # sin 2x cos y
         if power == ("num", -1):
             name, power = "arc" + name, None
         node = (name, node) if base is None else ("/", (name, node), (name, base))  # log_2 8

@@ -192,11 +192,10 @@ class Values:
                 return False
         return real >= min(2, count) or len(others) > 0 and all(others)
 
-    def scaled(self, a, g, positive: bool) -> bool:
-        """a = factor * g, the factor not zero or even positive: two equations or inequalities"""
-        ratios = (self.evaluate(("/", a, g), point) for point in self.points) if names(g) else ()
-        factor = next((ratio for ratio in ratios if ratio), 0)
-        return (factor > 0 if positive else factor != 0) and self.agree(a, ("*", ("num", factor), g))
+    def scaled(self, a, g) -> bool:
+        """a = factor * g, and the factor is not 0"""
+        factor = self.evaluate(("/", a, g), self.points[0])
+        return bool(factor) and self.agree(a, ("*", ("num", factor), g))
 
     def same_number(self, a, g) -> bool:
         """Two expressions are equal, or one is such a rounding of the other as the conventions allow."""

@@ -4,12 +4,11 @@ import re
 
 # The usual name of a unit, then its other spellings; a plural s may follow each. "%" and "deg" have a value.
 UNITS = """
-    cm centimeter centimetre, mm millimeter millimetre, km kilometer kilometre, m meter metre, inch in inche,
-    ft foot feet, yd yard, mile mi, kg kilogram, g gram gm, mg milligram, lb, oz ounce, ton tonne, s second sec,
-    min minute, time, h hour hr, day, week, month, year yr, mph, rpm, dollar usd buck, cent, euro eur, pound gbp,
-    rupee inr, yen jpy, L liter litre l, mL milliliter millilitre ml, cup, gallon, unit, acre, N newton, J joule,
-    W watt, V volt, A amp ampere, K kelvin, C coulomb, F farad, T tesla, Pa pascal, Hz hertz, mol mole, eV,
-    ohm, man men, woman women, person people, child children, rad radian,
+    cm centimeter centimetre, mm millimeter millimetre, km kilometer kilometre, m meter metre, inch in inche, mile mi,
+    ft foot feet, yd yard, kg kilogram, g gram gm, mg milligram, lb, oz ounce, L liter litre l, cup, time, s second sec,
+    mL milliliter millilitre ml, min minute, h hour hr, year yr, mph, rpm, dollar usd buck, cent, euro eur, pound gbp,
+    rupee inr, yen jpy, N newton, J joule, W watt, V volt, A amp ampere, K kelvin, C coulomb, F farad, T tesla,
+    Pa pascal, Hz hertz, mol mole, eV, ohm, man men, woman women, person people, child children, rad radian,
     % percent percentage pct, deg degree"""
 UNITS = {word: names.split()[0] for names in UNITS.split(",") for word in names.split()}
 UNIT_NAMES = set(UNITS.values())
@@ -34,8 +33,7 @@ def unit_name(word: str) -> str:
 
 # ------------------------------------------------------------------------------- answers that need no formula parsed
 _MARKUP = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|[mhf]box|bf|rm)(?![a-z])|[{},]|\b(?:an?|the)\s+(?=[a-z])",
-    re.IGNORECASE,
+    r"(?i)\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|[mhf]box|bf|rm)(?![a-z])|[{},]|\b(?:an?|the)\s+(?=[a-z])"
 )
 _CHOICE = re.compile(r"(?:(\\text\w*)?\{)?\s*\(?([A-Ja-j])(\)?[.:)]*)\s*\}?\s*(.*)", re.DOTALL)
 _NO_TEXT = re.compile(r"[}).:=,;+*/^<>_]|-\s*[a-z]|.*(?:\b[A-J][.:)]|\b(?:or|and)\b)")  # (c) + 1; (C) (D); B. or C.
