@@ -224,6 +224,7 @@ x\ne 0 | (-\infty,0)\cup(0,\infty) | \mathbb{R}\setminus\{0\} || x\ne 1 | \mathb
 \mathbb{R} | (-\infty,0)\cup[0,\infty) || (-\infty,0)\cup(0,\infty)
 (0,3) | (0,\sqrt 8)\cup[2\sqrt2,3) || (0,\sqrt 8)\cup(2\sqrt2,3)
 (0,1] | (0,1)\cup\{1\} || (0,1)\cup\{2\}
+[0,1)\cup(1,2] | [0,2]\setminus\{1\} || [0,2] | [0,2]\setminus\{0\} | (0,2)\setminus\{1\}
 (-1,3) | -1<x<3 || |x-1|>2 | |x-1|\le 2 | |x+1|<2 | |x-1|<3 | |x-1|<2 | 2 > |x-1|
 (-\infty,-1)\cup(3,\infty) | x<-1\text{ or }x>3 || x>-1\text{ or }x<3 | |x-1|\ge 2 | |x-1|<2 | x<-1\text{ and }x>3
     | |x-1|>2 | x<-1,x>3

@@ -45,7 +45,7 @@ def items(node) -> list:
 # ---------------------------------------------------------------------------------------------- sets of real numbers
 def numbers(node) -> list:
     """All numbers that are written in a node"""
-    if node[0] in CONTAINERS or names(node):
+    if kinds(node) & CONTAINERS or names(node):
         return [m for n in node[1:] if isinstance(n, tuple) for m in numbers(n)]
     return items(node)
 
@@ -63,7 +63,7 @@ class Comparison(Values):
     """One answer beside one gold answer"""
 
     def contains(self, node, x: Fraction, variable: str) -> bool:
-        """Is a number in a set of real numbers: an inequality, an interval, a union, "all but 2"?"""
+        """Is a number in a set of real numbers: an inequality, an interval, a union, a difference?"""
         kind, *parts = node
         if kind == "rel" and parts[0] == "in":
             return self.contains(parts[2], x, variable)
@@ -71,8 +71,8 @@ class Comparison(Values):
             return (all if kind == "both" else any)([self.contains(n, x, variable) for n in parts])
         if kind == "set":
             return any(holds("==", x, self.at(n)) for n in items(node))
-        if kind == "-" and parts[0] == REALS:
-            return not self.contains(("set", parts[1]), x, variable)
+        if kind == "-":
+            return self.contains(parts[0], x, variable) and not self.contains(parts[1], x, variable)
         if kind == "seq" and len(parts) == 4 and parts[0] in "([" and parts[1] in ")]" and not names(node):
             low, high = (self.evaluate(n, FAR) for n in parts[2:])
             return all(holds("<=" if end in "[]" else "<", *gap) for end, gap in zip(parts, ((low, x), (x, high))))
