@@ -327,7 +327,7 @@ def test_golds_equal_themselves_and_are_read(golds):
 @both_kinds
 def test_rewrites_are_accepted_and_near_misses_refused(golds):
     pairs = bench.rewritten([g for g in golds if golds is bench.GOLDS or g in HARD_REAL])
-    assert len(pairs) > 500
+    assert len(pairs) > 400
     assert [pair for pair in pairs if is_equal(*pair[:2]) is not pair[2]] == []
 
 

@@ -148,10 +148,9 @@ class Comparison(Values):
     def same_quantity(self, a, g) -> bool:
         """A unit may be left out, but not exchanged; percent and degrees are units or factors."""
         found = {n[2] for side in (a, g) for n in walk(side) if n[0] == "unit"}
-        if len(found) > 1:
-            return False
         inner = [n[1] if n[0] == "unit" else n for n in (a, g)]
-        return self.agree(a, g) or inner != [a, g] and self.same(*inner)  # 0.28 and 28 are 28%
+        omitted = inner != [a, g] and self.same(*inner)
+        return len(found) == 1 and (omitted or self.agree(a, g))  # 28 and 0.28 are 28%
 
     def same_items(self, a, g) -> bool:
         r"""Tuples, intervals, matrices in order; lists, sets, \pm in any order, and a name in front of each may go"""

@@ -64,11 +64,8 @@ RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"(\\[dtc]?frac|\\[dt]?binom) ?(\d) ?(\d)", r"\1{\2}{\3}", r"\frac12 is 0.5"),
     (r"\\[()]|(?<!\\)\\[\[\],;:>! \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])", " ", r"\(7\) is $7$"),
     (r"\\frac\{(\\(text|mathrm)\{[^{}]*)\}\}\{\\\2\{([^{}]*\}[^{}]*)\}", r"\1/\3", r"9\frac{\text{m}}{\text{s}} is 9"),
-    (
-        r"(?<![\w./^}{)\\])\{(\d+)\}(?= ?\\[dtc]?frac)|(?<=\d)\{(\\[dtc]?frac\{\d+\}\{\d+\})\}",
-        r"\1\2",
-        r"{2}\frac13 is 7/3",
-    ),
+    (r"(?<![\w./^}{)\\])\{(\d+)\}(?= ?\\[dtc]?frac)", r"\1", r"{2}\frac13 is 7/3"),
+    (r"(?<=\d)\{(\\[dtc]?frac\{\d+\}\{\d+\})\}", r"\1", r"2{\frac13} is 7/3"),
     (_THOUSANDS, lambda match: re.sub("[, ]", "", match[0]), "1,234 is 1234"),
     (r"(?<![\w./^})\\])(\d{1,9}) ?(\\[dtc]?frac\{\d+\}\{\d+\})", r"(\1+\2)", r"2\frac13 is 7/3"),
     (r"(?<![\w./^})\\])(\d{1,9}) (\d{1,9}/\d{1,9})(?![\w/.^])", r"(\1+\2)", "2 1/3 is 7/3"),
@@ -113,9 +110,7 @@ _TOKEN = re.compile(
     |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\*\*|\\?\S))""",
     re.VERBOSE,
 )
-_TAIL = re.compile(
-    r"\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\[a-zA-Z]+|\d+|\w)|'|\((?:\d+|[a-z]|\\[a-zA-Z]+)(?:, ?[a-z])*\)"
-)
+_TAIL = re.compile(r"\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\[a-zA-Z]+|\d+|\w)|'|\((?:\d+|[a-z]|\\\w+)(?:, ?[a-z])*\)")
 _UNIT_AFTER = re.compile(r"\s*(?:$|[,;})/^\n\\]|[a-z]{2})")  # 25 sec, but 25 sec(x)
 
 
@@ -244,11 +239,9 @@ class _Parser:
             parts.append(self.read(binds))
         if binds == 2:
             return ("rel", " ".join(signs), *parts)
-        if binds == 4:
-            return ("/", *parts)
         if binds == 1 and parts[0][0] == "rel" and parts[0][1][0] in "<>":  # x > 1 and x < 2
             return ({"and": "both", "or": "union"}.get(signs[0], "list"), *parts)
-        return ("list" if binds == 1 else "union", *parts)
+        return ({1: "list", 3: "union", 4: "/"}[binds], *parts)
 
     def product(self, node) -> tuple:
         """2x; not 5 6 for 30, nor x2 for 2x, but 2^6 3^5 and (n-1) 2^n"""

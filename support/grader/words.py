@@ -32,9 +32,7 @@ def unit_name(word: str) -> str:
 
 
 # ------------------------------------------------------------------------------- answers that need no formula parsed
-_MARKUP = re.compile(
-    r"(?i)\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|[mhf]box|bf|rm)(?![a-z])|[{},]|\b(?:an?|the)\s+(?=[a-z])"
-)
+_MARKUP = re.compile(r"(?i)\\(?:text\w*|math(?:rm|bf|it|sf)|[mhf]box|bf|rm)(?![a-z])|[{},]|\b(?:an?|the)\s+(?=[a-z])")
 _CHOICE = re.compile(r"(?:(\\text\w*)?\{)?\s*\(?([A-Ja-j])(\)?[.:)]*)\s*\}?\s*(.*)", re.DOTALL)
 _NO_TEXT = re.compile(r"[}).:=,;+*/^<>_]|-\s*[a-z]|.*(?:\b[A-J][.:)]|\b(?:or|and)\b)")  # (c) + 1; (C) (D); B. or C.
 
