@@ -18,7 +18,7 @@ import random
 import re
 import sys
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -38,15 +38,15 @@ from support.plots import plot_accuracy, tables
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
-# The engine is asked for this many dialogues for each slot at a time; a kill loses these. At the end of each time few
-# rows are left, which costs little on a CPU; a GPU's step takes about as long for a few rows as for many.
+# A rollout has this many dialogues for each slot. They are lost when the program is killed. At the end of a rollout few
+# rows are active, which costs little on a CPU; a GPU's step takes as long for a few rows as for many.
 CHUNK_CPU, CHUNK = 4, 16
 Records = list[list[dict]]  # for each question a list: the record of one dialogue for each number of attempts allowed
 
 
 # -------------------- 1. Asking: model + questions -> records
 def evaluate(model, chat, problems, allowed, config, journal=None, progress=None, temperature=0, seed=(0,)) -> Records:
-    """Ask every problem once for each number of attempts in `allowed`, each time anew, as the prompt names the number.
+    """Ask every problem once for each number of attempts in `allowed`, each time anew: the prompt states the number.
 
     range(1, K + 1) gives the paper's curve (section 4, greedy); [1] * n with temperature 1 gives n independent samples,
     its control. What the journal has is not asked again. Of `config` it reads slots, max_new_tokens and
@@ -59,8 +59,7 @@ def evaluate(model, chat, problems, allowed, config, journal=None, progress=None
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
-        first = journal.count  # every dialogue has its own random numbers
-        batch = rollout(model, chat, asked, numbers, RULES, config, temperature, seed, first, progress=label)
+        batch = rollout(model, chat, asked, numbers, RULES, config, temperature, seed, journal.count, progress=label)
         journal.append([dialogue_record(batch, d, problem, chat) for d, problem in enumerate(asked)])
     return journal.records(problems, len(allowed))
 
@@ -89,7 +88,7 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
 def accuracy_at_k(records: Records) -> dict:
     """Of one data set: the share of questions solved with each number of attempts allowed, its 95% interval and, after
     the first, its gain over the first. `repeated` is the share of later answers that were given before."""
-    rows, first = [], [same[0]["correct"] for same in records]
+    rows, solved_first = [], [same[0]["correct"] for same in records]
     for column in zip(*records):  # every question, with the same number of attempts allowed
         solved = [record["correct"] for record in column]
         answers = [[attempt["answer"] for attempt in record["attempts"]] for record in column]
@@ -106,7 +105,7 @@ def accuracy_at_k(records: Records) -> dict:
             "truncated": fmean(record["truncated"] for record in column),
             "tokens": fmean(record["tokens"] for record in column),
         }
-        rows.append(row | gain(first, solved) if rows else row)
+        rows.append(row | gain(solved_first, solved) if rows else row)
     return {"questions": len(records), "by_attempts": rows}
 
 
@@ -199,14 +198,15 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
 def ask(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> tuple[dict, dict]:
     """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any."""
     name, model, chat, options, greedy, samples = candidate
-    problems, draw = sum(sets.values(), []), dict(temperature=1.0, seed=(options.seed, 0))
+    allowed, draw = range(1, options.attempts + 1), dict(temperature=1.0, seed=(options.seed, 0))
+    curves, controls = {}, {}
     model.to(device)
-    curve = evaluate(model, chat, problems, range(1, options.attempts + 1), options, greedy, f"{name}, greedy")
-    control = evaluate(model, chat, problems, [1] * options.samples, options, samples, f"{name}, samples", **draw)
+    for data, asked in sets.items():
+        label, ones = f"{name}, {data}", [1] * options.samples
+        curves[data] = evaluate(model, chat, asked, allowed, options, greedy, f"{label}, greedy")
+        controls[data] = evaluate(model, chat, asked, ones, options, samples, f"{label}, samples", **draw)
     model.cpu()
-    curve, control = iter(curve), iter(control)  # of one data set after the other
-    sizes = {data: len(problems) for data, problems in sets.items()}
-    return tuple({data: list(islice(rows, size)) for data, size in sizes.items()} for rows in (curve, control))
+    return curves, controls
 
 
 # The paper's mean accuracy (%) over its five benchmarks with 1, 2, ... attempts allowed, its plot read to half a point.
@@ -236,8 +236,9 @@ def report(options: Options, candidates: list[Candidate], greedy: dict, samples:
     save_text(page(longest), out / "dialogues.html")
     plot_accuracy(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})
     print(text)
-    for name, records in longest.items() if options.show else ():
-        print(f"\n{name}\n\n{shown(records, options.show, options.show_what)}")
+    if options.show:
+        for name, records in longest.items():
+            print(f"\n{name}\n\n{shown(records, options.show, options.show_what)}")
     print(f"\nwritten to {out}/")
 
 

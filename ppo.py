@@ -6,13 +6,13 @@ What deviates from textbook PPO by default, all of it the paper's (section 4 and
 - The reward comes once, at the last action (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
+- Not in the paper: a step in which the same rewards follow after every action trains nothing (`trained_actions`).
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
         E hidden size; Q questions of G dialogues each. Entry t of a tensor _DT or _BT belongs to choosing token t.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -59,8 +59,8 @@ def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> 
 
 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
-    """Indices of dialogues of similar length, each batch at most `token_budget` tokens with its padding (but at least
-    one dialogue). With several ranks they are dealt out by length, so that all have equally much to do."""
+    """This rank's dialogues, as indices: batches of similar length, each at most `token_budget` tokens with its padding
+    (but at least one dialogue). Ranks take turns in the order of length, so that all have equally much to do."""
     batch = []
     for d in length_D.argsort(descending=True)[ranks.rank() :: ranks.count()].tolist():
         if batch and (len(batch) + 1) * int(length_D[batch[0]]) > token_budget:
@@ -71,22 +71,22 @@ def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.T
         yield torch.tensor(batch)
 
 
-def trim(dialogues, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens of some dialogues, without needless padding, on the device, and their sampled mask on the CPU: counting
     actions there need not wait for the device."""
-    longest = int(dialogues.length_D[rows].max())
-    return dialogues.tokens_DT[rows, :longest].to(device), dialogues.sampled_DT[rows, :longest]
+    longest = int(dialogues.length_D[indices].max())
+    return dialogues.tokens_DT[indices, :longest].to(device), dialogues.sampled_DT[indices, :longest]
 
 
 @torch.no_grad()
 def of_all_actions(function, dialogues, device: torch.device, token_budget: int) -> torch.Tensor:
     """function(tokens_BT, sampled_BT), which gives a number for every action, of all dialogues: (D, T) on the CPU."""
-    x_DT, found = torch.zeros_like(dialogues.logp_DT), []
-    for rows in micro_batches(dialogues.length_D, token_budget):
-        tokens_BT, sampled_BT = trim(dialogues, rows, device)
-        row_A, t_A = sampled_BT.nonzero().T
-        found.append((rows[row_A], t_A, function(tokens_BT, sampled_BT)))
-    for d_A, t_A, x_A in found:  # only now: to read waits for the device
+    x_DT, computed = torch.zeros_like(dialogues.logp_DT), []
+    for indices in micro_batches(dialogues.length_D, token_budget):
+        tokens_BT, sampled_BT = trim(dialogues, indices, device)
+        b_A, t_A = sampled_BT.nonzero().T
+        computed.append((indices[b_A], t_A, function(tokens_BT, sampled_BT)))
+    for d_A, t_A, x_A in computed:  # after all of them are under way: `.cpu()` waits for the device
         x_DT[d_A, t_A] = x_A.cpu()
     return ranks.all_reduce_sum(x_DT)
 
@@ -111,8 +111,8 @@ def advantages(dialogues, value_DT: torch.Tensor | None, config) -> tuple[torch.
 
 
 def trained_actions(dialogues, config) -> torch.Tensor:
-    """(D, T), True at the actions that are trained on: all, or those of dialogues that did not run out of tokens. All
-    False where the same rewards are to come after all of them: to normalise would blow up the critic's noise."""
+    """(D, T), True at the actions that are trained on: all, or those of dialogues that did not run out of tokens. If
+    the same rewards follow after every action, none is: normalised advantages would be the critic's noise alone."""
     trained_DT = dialogues.sampled_DT & ~(dialogues.truncated_D[:, None] & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[trained_DT]
     return trained_DT & (to_go_A != to_go_A[:1]).any()
@@ -170,16 +170,20 @@ def informative_groups(dialogues, config) -> torch.Tensor:
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
     """Over the actions of the whole step: "std" gives them mean 0 and standard deviation 1, as in the paper, "centre"
     mean 0 alone, "none" leaves them as they are."""
+    if how == "none":
+        return advantage_DT * mask_DT
     actions = advantage_DT[mask_DT]
-    mean = 0.0 if how == "none" else actions.mean()
-    return (advantage_DT - mean) / (actions.std(correction=0) + 1e-8 if how == "std" else 1.0) * mask_DT
+    scale = actions.std(correction=0) + 1e-8 if how == "std" else 1.0
+    return (advantage_DT - actions.mean()) / scale * mask_DT
 
 
 # -------------------- Losses of each action, (A,). The sum of their products with `action_weights` is minimised.
 def action_weights(count_B: torch.Tensor, loss_mean: str) -> torch.Tensor:
     """Weight of each action of a dialogue of a minibatch, (B,), by their numbers of actions. "tokens": the loss is the
     mean over all, as in the paper. "dialogues": it is the mean over dialogues of the mean over their own."""
-    return 1 / (count_B.sum().expand(len(count_B)) if loss_mean == "tokens" else len(count_B) * count_B)
+    if loss_mean == "tokens":
+        return (1 / count_B.sum()).expand(len(count_B))
+    return 1 / (len(count_B) * count_B)
 
 
 def policy_loss(logp_A, old_logp_A, advantage_A, dialogue_A, clip: float, clip_high: float | None = None):
@@ -196,11 +200,11 @@ def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
     return 0.5 * torch.maximum((value_A - return_A) ** 2, (clipped_A - return_A) ** 2)
 
 
-def kl_k3(logp_A, reference_A) -> torch.Tensor:
-    """k3 estimator of KL(policy || reference) from the policy's own samples (joschu.net/blog/kl-approx.html):
-    r - 1 - log r with r = reference / policy; never negative. Its gradient, though, is that of KL(reference || policy)
-    at the policy's own samples."""
-    log_ratio_A = reference_A - logp_A
+def kl_k3(logp_A, other_A) -> torch.Tensor:
+    """k3 estimator of KL(policy || other) from the policy's own samples (joschu.net/blog/kl-approx.html):
+    r - 1 - log r with r = other / policy; never negative. Its expected gradient, though, is that of KL(other ||
+    policy)."""
+    log_ratio_A = other_A - logp_A
     return log_ratio_A.exp() - 1 - log_ratio_A
 
 
@@ -218,79 +222,74 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}
 
-    parts, norms, skipped = [], [], 0
+    sums, norms, skipped = [], [], 0
     rng = np.random.default_rng(seed)
     for _ in range(config.epochs):
         order = torch.from_numpy(rng.permutation(trained.numpy()))
-        for rows in order.tensor_split(min(config.minibatches, len(order))):
-            if step := minibatch_step(actor, critic, optimizers, dialogues, per_token, rows, config):
-                parts += step[0]
-                norms.append(step[1])
-            else:
+        for indices in order.tensor_split(min(config.minibatches, len(order))):
+            step = minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config)
+            if step is None:
                 skipped += 1
+            else:
+                sums += step[0]
+                norms.append(step[1])
 
     metrics = {"trained_on": len(trained), "skipped": skipped, "lr": optimizers[0].lr}
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-    sums = add_up(ranks.gather(add_up(parts)))
+    sums = sum(ranks.gather(sums), [])
     if norms:
-        n_actions = sums.pop("actions")
-        metrics |= {name: value / n_actions for name, value in sums.items()}
+        n_actions = sum(each.pop("actions") for each in sums)
+        metrics |= {name: sum(each[name] for each in sums) / n_actions for name in sums[0]}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
     return metrics
 
 
-def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, rows: torch.Tensor, config):
-    """A step of each optimiser on the dialogues `rows`: the sums of every micro-batch, and the norms of the gradients.
-    None where loss or gradient is not finite: then the step is skipped."""
-    weight_B = action_weights(dialogues.sampled_DT[rows].sum(1), config.loss_mean)
-    batches = micro_batches(dialogues.length_D[rows], config.micro_batch_tokens)
-    parts = [micro_batch_backward(actor, critic, dialogues, per_token, rows[b], weight_B[b], config) for b in batches]
-    parts = [{name: float(x) for name, x in part.items()} for part in parts]  # only now: to read waits for the device
+def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indices: torch.Tensor, config):
+    """A step of each optimiser on these dialogues. Returns sums over actions, for each micro-batch, and the norms of
+    the gradients. None where a gradient is not finite: then the step is skipped."""
+    weight_B, sums = action_weights(dialogues.sampled_DT[indices].sum(1), config.loss_mean), []
+    for b in micro_batches(dialogues.length_D[indices], config.micro_batch_tokens):
+        sums.append(micro_batch_backward(actor, critic, dialogues, per_token, indices[b], weight_B[b], config))
     norms = [optimizer.clip() for optimizer in optimizers]
-    finite = math.isfinite(sum(norms) + sum(ranks.gather(sum(add_up(parts).values()))))
+    finite = all(map(math.isfinite, norms))
     for optimizer in optimizers:
         optimizer.step() if finite else optimizer.skip()
-    return (parts, norms) if finite else None
+    sums = [{name: float(x) for name, x in each.items()} for each in sums]  # at the end: it waits for the device
+    return (sums, norms) if finite else None
 
 
-def micro_batch_backward(actor, critic, dialogues, per_token: dict, rows: torch.Tensor, weight_B, config) -> dict:
+def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: torch.Tensor, weight_B, config) -> dict:
     """Gradients of the losses on a micro-batch, whose dialogues' actions have these weights. Returns sums over actions
     for the log, as tensors of one number, on the device."""
-    tokens_BT, sampled_BT = trim(dialogues, rows, actor.device)
-    known = {name: x_DT[rows, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for name, x_DT in per_token.items()}
+    tokens_BT, sampled_BT = trim(dialogues, indices, actor.device)
+    stored = {name: x_DT[indices, : tokens_BT.shape[1]][sampled_BT] for name, x_DT in per_token.items()}
+    stored = {name: x_A.to(actor.device) for name, x_A in stored.items()}
     dialogue_A = sampled_BT.nonzero()[:, 0].to(actor.device)
     weight_A = weight_B.to(actor.device)[dialogue_A]
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
-    actions = logp_A, known["old_logp"], known["advantage"], dialogue_A
+    actions = logp_A, stored["old_logp"], stored["advantage"], dialogue_A
     surrogate_A, clipped_A = policy_loss(*actions, config.clip, config.clip_high)
-    kl_A = kl_k3(logp_A, known["reference"])
+    kl_A = kl_k3(logp_A, stored["reference"])
     (weight_A * (surrogate_A + config.kl_coef * kl_A)).sum().backward()
 
     sums = {
         "policy_loss": surrogate_A.detach().sum(),
         "kl": kl_A.detach().sum(),
         "entropy": entropy_A.sum(),
-        "approx_kl": kl_k3(known["old_logp"], logp_A.detach()).sum(),
+        "approx_kl": kl_k3(stored["old_logp"], logp_A.detach()).sum(),
         "clipfrac": clipped_A.sum(),
-        "ratio": (logp_A.detach() - known["old_logp"]).exp().sum(),
+        "ratio": (logp_A.detach() - stored["old_logp"]).exp().sum(),
         "actions": torch.tensor(len(dialogue_A)),
     }
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
-        value_loss_A = value_loss(value_A, known["old_value"], known["return"], config.value_clip)
+        value_loss_A = value_loss(value_A, stored["old_value"], stored["return"], config.value_clip)
         (weight_A * value_loss_A).sum().backward()
         sums["value_loss"] = value_loss_A.detach().sum()
     return sums
-
-
-def add_up(parts: list[dict[str, float]]) -> dict[str, float]:
-    totals = Counter()
-    for part in parts:
-        totals.update(part)  # adds
-    return totals
 
 
 def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float | None:
@@ -305,7 +304,8 @@ MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 
 
 def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """The learning rate as a share of its peak: a linear rise, then a cosine down to a tenth, where it stays."""
+    """The learning rate as a share of its peak: a linear rise, from 0 in the first optimiser step, then a cosine down
+    to a tenth, where it stays."""
     if step < warmup_steps:
         return step / warmup_steps
     progress = min(1, (step - warmup_steps) / max(1, total_steps - warmup_steps))
@@ -365,11 +365,11 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Step the masters, and copy them back to the weights."""
-        with streams(self.weights[0].device) as borrowed:
+        with streams(self.weights[0].device) as on_device:
             for n, adamw in self.adamws.items():
                 i, k, part = self.parts[n]
                 master = self.states[n]["master"]
-                with borrowed(self.offloaded(n)):
+                with on_device(self.offloaded(n)):
                     master.grad, adamw.param_groups[0]["lr"] = self.gradients[i].reshape(-1).split(PART)[k], self.lr
                     adamw.step()
                     part.copy_(master)

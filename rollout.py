@@ -104,8 +104,8 @@ class Dialogues:
 # -------------------- 2. The algorithm, one dialogue at a time
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
-    """One dialogue, the whole model for every token: its tokens, which of them the model wrote, its attempts. Token for
-    token, up to rounding, it is dialogue `index` of a `rollout`. It is slow, and serves readers and tests."""
+    """One dialogue, with the whole model for every token. Returns its tokens, which of them the model wrote, and its
+    attempts. Up to rounding, it is dialogue `index` of a `rollout`. It is slow, and serves readers and tests."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, end_of_budget = len(tokens), len(tokens) + config.max_new_tokens
     sampled, attempts = [False] * prompt_length, []
@@ -118,7 +118,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             logits_V = model(torch.tensor([tokens], device=model.device)).logits[0, -1].double()
             if temperature == 0:
                 token = int(logits_V.argmax())
-            else:
+            else:  # the token in whose part of the cumulative distribution the uniform number falls
                 cumulative_V = (logits_V / temperature).softmax(-1).cumsum(-1)
                 token = int(torch.searchsorted(cumulative_V, uniforms[len(tokens) - prompt_length].item(), right=True))
             tokens.append(token)
@@ -206,7 +206,7 @@ AttentionInterface.register("engine", engine_attention)
 # -------------------- 4. The engine: many dialogues side by side
 @dataclass(eq=False)
 class LiveDialogue:
-    """The host's view of a dialogue that is under way."""
+    """A dialogue in progress, as the host knows it."""
 
     index: int  # of its random numbers
     problem: Problem
@@ -233,9 +233,10 @@ class Engine:
         decode    the model samples one token for every active row;
         compact   active rows move to the front, so that a step computes nothing for rows that wait.
 
-    Invariant: the cache holds a row's tokens before `position`, and `token`, the one there, is decided. The host knows
-    all positions without asking, since an active row moves on by one in a step. A row that wrote past the end of its
-    attempt is rolled back by resetting its position: what the cache holds after it is never read.
+    Invariant: the cache holds a row's tokens before `position`; `token`, the one there, is sampled or forced, but not
+    yet fed to the model. The host knows all positions without asking, since an active row moves on by one in a step. A
+    row that wrote past the end of its attempt is rolled back by resetting its position: what the cache holds after it
+    is never read.
 
     Attention reads as far as the longest row, under a mask. On CUDA with 16-bit weights a step is a CUDA graph, and
     flash attention reads each row up to its own length."""
@@ -258,7 +259,7 @@ class Engine:
         self.length_S = np.zeros(rows, dtype=np.int64)  # `position`, as the host knows it
         self.active_S = np.zeros(rows, dtype=bool)
 
-    def send(self, values) -> torch.Tensor:
+    def to_device(self, values) -> torch.Tensor:
         """To the device, without waiting for what runs there."""
         return torch.as_tensor(values).to(self.device, non_blocking=True)
 
@@ -266,7 +267,7 @@ class Engine:
         """Give a free row to a dialogue. Uniform number i is for the i-th token after the prompt."""
         live.row = self.dialogues.index(None)
         self.dialogues[live.row] = live
-        self.uniform_SC[live.row, live.start : live.end_of_budget] = self.send(uniforms)
+        self.uniform_SC[live.row, live.start : live.end_of_budget] = self.to_device(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
         """Write the tokens of these dialogues that the cache does not hold into it, and make the rows active. The last
@@ -277,18 +278,18 @@ class Engine:
         self.fill_cache(list(dict.fromkeys(sources)))
         rows = [live.row for live in batch]
         self.length_S[rows], self.active_S[rows] = [len(live.tokens) - 1 for live in batch], True
-        rows_R = self.send(rows)
+        rows_R = self.to_device(rows)
         if sources != batch:
-            self.copy_cache(self.send([live.row for live in sources]), rows_R, int(self.length_S[rows].max()))
-        self.token_S[rows_R] = self.send([live.tokens[-1] for live in batch])
-        self.position_S[rows_R] = self.send(self.length_S[rows])
+            self.copy_cache(self.to_device([live.row for live in sources]), rows_R, int(self.length_S[rows].max()))
+        self.token_S[rows_R] = self.to_device([live.tokens[-1] for live in batch])
+        self.position_S[rows_R] = self.to_device(self.length_S[rows])
 
     @torch.compiler.set_stance("force_eager")  # its sizes are many, and a call is short
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
         """A forward pass over what the cache does not hold of these dialogues: all of them prompts, or all feedback."""
         new_tokens = [torch.tensor(live.tokens[live.n_cached : -1], dtype=torch.long) for live in batch]
-        tokens_RN = self.send(pad_sequence(new_tokens, batch_first=True))
-        rows_R, start_R = self.send([[live.row for live in batch], [live.n_cached for live in batch]])
+        tokens_RN = self.to_device(pad_sequence(new_tokens, batch_first=True))
+        rows_R, start_R = self.to_device([[live.row for live in batch], [live.n_cached for live in batch]])
         # padding is written after the row's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.uniform_SC.shape[1] - 1)
@@ -310,7 +311,7 @@ class Engine:
         gaps, late = np.flatnonzero(~self.active_S[:active]), active + np.flatnonzero(self.active_S[active:])
         if len(gaps):
             source, target = np.concatenate([late, gaps]), np.concatenate([gaps, late])
-            source_R, target_R = self.send(source), self.send(target)
+            source_R, target_R = self.to_device(source), self.to_device(target)
             self.copy_cache(source_R, target_R, int(self.length_S[source].max()) + 1)
             for each_S in (self.uniform_SC, self.token_S, self.position_S):
                 each_S[target_R] = each_S[source_R]
@@ -336,12 +337,12 @@ class Engine:
         self.length_S[:active] += steps
         token_IR, logp_IR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        asked = [(live, len(live.attempts)) for live in self.dialogues[:active]]
+        snapshot = [(live, len(live.attempts)) for live in self.dialogues[:active]]
 
         def collect():
             if copied:
                 copied.synchronize()
-            for (live, attempts), tokens, logps in zip(asked, token_IR.T.tolist(), logp_IR.T.tolist()):
+            for (live, attempts), tokens, logps in zip(snapshot, token_IR.T.tolist(), logp_IR.T.tolist()):
                 if len(live.attempts) == attempts:
                     yield live, tokens, logps
 
@@ -390,17 +391,17 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
     if temperature == 0:
         token_R1 = p_RV.argmax(-1, keepdim=True)
     elif V < 4096:
-        token_R1, _ = invert(p_RV, uniform_R[:, None])
+        token_R1, _ = inverse_cdf(p_RV, uniform_R[:, None])
     else:  # cumulative sums over a large vocabulary are slow and rounded: first find the block, then the token in it
         W = math.gcd(V, 256)
         p_RBW = p_RV.view(R, -1, W)
-        block_R1, rest_R1 = invert(p_RBW.sum(-1), uniform_R[:, None])
+        block_R1, rest_R1 = inverse_cdf(p_RBW.sum(-1), uniform_R[:, None])
         p_RW = p_RBW[torch.arange(R, device=p_RV.device), block_R1[:, 0]]
-        token_R1 = block_R1 * W + invert(p_RW, rest_R1)[0]
+        token_R1 = block_R1 * W + inverse_cdf(p_RW, rest_R1)[0]
     return token_R1[:, 0], p_RV.gather(-1, token_R1)[:, 0].log()
 
 
-def invert(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Where in the cumulative sums of p each uniform number falls: the entry, never one of 0, and the relative
     place in it."""
     cumulative_RK = F.pad(p_RK.cumsum(-1), (1, 0))
@@ -432,7 +433,8 @@ def find_end(live: LiveDialogue, chat: Chat, extract: Callable[[str], str | None
 def end_attempt(live: LiveDialogue, attempt: Attempt, rules) -> None:
     """Keep the tokens up to the attempt's end, and grade it."""
     surplus = len(live.tokens) - attempt.end
-    del live.tokens[attempt.end :], live.logps[len(live.logps) - surplus :]
+    del live.tokens[attempt.end :]
+    del live.logps[len(live.logps) - surplus :]
     attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.answer)
     live.attempts.append(attempt)
 
@@ -446,7 +448,7 @@ def next_attempt(live: LiveDialogue, chat: Chat, config) -> bool:
     if len(live.tokens) + len(feedback) >= live.end_of_budget:  # no room for another attempt
         last.truncated = True
         return False
-    live.n_cached = len(live.tokens) - 1  # the last token of an attempt need not have been fed
+    live.n_cached = len(live.tokens) - 1  # the last token of an attempt may not be in the cache yet
     live.tokens += feedback
     live.open_attempt(config)
     return True
@@ -460,11 +462,11 @@ def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]
 
     batch: list[LiveDialogue] = []
     for live in sorted(waiting, key=kind_and_length):
-        (kind, length), (first_kind, shortest) = kind_and_length(live), kind_and_length(batch[0] if batch else live)
-        too_many = length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS
-        if batch and (kind != first_kind or too_many):
-            yield batch
-            batch = []
+        if batch:
+            (kind, length), (first_kind, shortest) = kind_and_length(live), kind_and_length(batch[0])
+            if kind != first_kind or length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS:
+                yield batch
+                batch = []
         batch.append(live)
     yield batch
 
@@ -506,11 +508,10 @@ def rollout(
             waiting.clear()
 
         # The model writes. The host looks at what it wrote `ahead` calls ago or, when no row is active, at the rest.
-        writing = bool(engine.active_S.any())
-        if writing:
+        if engine.active_S.any():
             in_flight.append(engine.decode_async(engine.stride))
-        if writing and len(in_flight) <= engine.ahead:
-            continue
+            if len(in_flight) <= engine.ahead:
+                continue
         collect = in_flight.popleft()
         for live, tokens, logps in collect():
             live.tokens += tokens

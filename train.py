@@ -27,6 +27,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -49,7 +50,7 @@ from support.cuda import fuse_layers
 from support.files import save_json
 from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
-from support.run import Run, in_brief, open_log, stage_speeds, training_metrics
+from support.run import Run, describe, held_folder, in_brief, open_log, stage_speeds, training_metrics
 
 GROUPS = "task", "rollout", "reward", "PPO", "run", "machine"
 task, sampling, rewards, learning, running, machine = (partial(option, group=group) for group in GROUPS)
@@ -59,7 +60,7 @@ task, sampling, rewards, learning, running, machine = (partial(option, group=gro
 class Config:
     """Every option of a run. The defaults are the paper's values."""
 
-    preset: str = task("paper", f"set of options to start from: {', '.join(PRESETS)}", one_of(*PRESETS))
+    preset: str = task("paper", "set of options to start from: paper, miniature, cue, smollm2, smollm2-gpu, smoke")
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
     data: str = task("math-train", "training questions: a name from `python -m data`, or a .jsonl file")
     min_attempts: int = task(1, "attempts allowed are drawn uniformly from min_attempts..max_attempts", POSITIVE)
@@ -82,29 +83,31 @@ class Config:
 
     lr: float = learning(5e-7, "peak learning rate of the actor", POSITIVE)
     critic_lr: float = learning(1e-5, "peak learning rate of the critic", POSITIVE)
-    lr_warmup: float = learning(0.03, "share of steps with rising learning rate, then cosine to a tenth", between(0, 1))
-    lr_steps: int | None = learning(None, "steps of that rise and fall, then it stays; none: all", POSITIVE)
+    lr_warmup: float = learning(0.03, "share of steps with a linear warm-up, then cosine to a tenth", between(0, 1))
+    lr_steps: int | None = learning(None, "length of that schedule in steps; none: all steps", POSITIVE)
     minibatches: int = learning(8, "optimiser steps on the dialogues of a step, in each epoch", POSITIVE)
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
     gamma: float = learning(1.0, "discount of the reward per token", between(0, 1))
     gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", between(0, 1))
-    normalise: str = learning("std", "of advantages: none, centre (mean 0) or std", one_of("none", "centre", "std"))
+    normalise: str = learning(
+        "std", "normalisation of advantages: none, centre (mean 0) or std", one_of("none", "centre", "std")
+    )
     clip: float = learning(0.2, "PPO's clip range of the probability ratio", POSITIVE)
     clip_high: float | None = learning(None, "clip range above 1 (Clip-Higher); none: that of --clip", POSITIVE)
     value_clip: float = learning(0.2, "clip range of the critic's change", POSITIVE)
-    loss_mean: str = learning("tokens", "the losses are means over these", one_of("tokens", "dialogues"))
+    loss_mean: str = learning("tokens", "losses are means over tokens or over dialogues", one_of("tokens", "dialogues"))
     kl_coef: float = learning(0.01, "weight of the KL to the base model in the loss", NOT_NEGATIVE)
     max_grad_norm: float = learning(1.0, "gradients are clipped to this norm", POSITIVE)
     drop_truncated: bool = learning(False, "leave dialogues that ran out of tokens out of the loss")
     drop_uniform_groups: bool = learning(False, "learn only from groups whose dialogues got different rewards")
-    calibrated: bool = learning(False, "groups: what follows a wrong attempt counts with its mean (CAL-GRPO)")
+    calibrated: bool = learning(False, "groups: later rewards count with their mean over the group (CAL-GRPO)")
 
     steps: int = running(1280, "rollouts with one PPO update each", POSITIVE)
     seed: int = running(0, "random seed", NOT_NEGATIVE)
     out: str | None = running(None, "folder of the run; none: runs/PRESET-DATE-TIME")
     resume: bool = running(False, "go on with the run in --out, with its own options")
     eval_data: str | None = running("math500", "questions of the evaluation at the end; none: no evaluation")
-    eval_limit: int | None = running(None, "of evaluation and validation questions, ask the first N", POSITIVE)
+    eval_limit: int | None = running(None, "ask only the first N evaluation and validation questions", POSITIVE)
     eval_attempts: int = running(5, "evaluate with 1, 2, ... up to this many attempts allowed", POSITIVE)
     eval_every: int | None = running(None, "steps between evaluations on --validation_data; none: never", POSITIVE)
     validation_data: str = running("math-validation", "questions of --eval_every: choose settings by these")
@@ -142,7 +145,8 @@ def build_run(config: Config) -> Run:
     if config.group_size == 1:
         critic = copy.deepcopy(actor.base_model)
         critic.score = torch.nn.Linear(actor.get_output_embeddings().weight.shape[1], 1, device=device, dtype=dtype)
-        torch.nn.init.zeros_(critic.score.weight), torch.nn.init.zeros_(critic.score.bias)
+        torch.nn.init.zeros_(critic.score.weight)
+        torch.nn.init.zeros_(critic.score.bias)
         critic_optimizer = Optimizer(critic, config.critic_lr, **settings)
     if config.compile and device.type == "cuda":
         fuse_layers(*filter(None, (actor, critic, reference)))
@@ -153,19 +157,20 @@ def build_run(config: Config) -> Run:
 def train(config: Config, run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     actor, critic, reference, optimizers = run.actor, run.critic, run.reference, run.optimizers
-    rule = dict(discount=config.attempt_discount, unboxed=config.unboxed_reward, wrong=config.wrong_reward)
-    rules = RULES._replace(reward=partial(RULES.reward, repeat_penalty=config.repeat_penalty, **rule))
+    options = dict(discount=config.attempt_discount, unboxed=config.unboxed_reward, wrong=config.wrong_reward)
+    rules = RULES._replace(reward=partial(RULES.reward, repeat_penalty=config.repeat_penalty, **options))
     stopping, quiet = False, ranks.rank() > 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:
         while run.step < config.steps and not stopping:
             run.step += 1
-            clock, seed = [time.perf_counter()], (config.seed, run.step)
+            seed = config.seed, run.step
+            clock = [time.perf_counter()]
 
-            # 1. The model answers questions, in 1..N attempts each, and every dialogue gets its reward.
+            # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = ranks.own_slice(config.dialogues, config.group_size)
-            where = dict(seed=seed, first_index=mine.start, engine=run.engine)
-            dialogues = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, config.temperature, **where)
+            questions = run.chat, asked[mine], allowed[mine], rules, config, config.temperature
+            dialogues = rollout(actor, *questions, seed=seed, first_index=mine.start, engine=run.engine)
             dialogues = training_set = ranks.gather_rows(dialogues)
             if config.drop_uniform_groups:
                 training_set = dialogues.select(informative_groups(dialogues, config))
@@ -178,7 +183,8 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
 
             # 3. Clipped PPO on the model-written tokens.
             shuffle_seed = (*seed, 0, Stream.MINIBATCHES)
-            losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
+            with run.recomputing():
+                losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
             losses["learned"] = losses.pop("trained_on") / config.dialogues
@@ -214,7 +220,7 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
 
 
 def validate(run: Run, problems: list[Problem]) -> dict:
-    """Greedy dialogues about the validation questions, which the ranks share."""
+    """Greedy accuracy on the validation questions, which the ranks share."""
     mine = problems[ranks.rank() :: ranks.count()]
     found = sum(ranks.gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
     (row,) = accuracy_at_k(found)["by_attempts"]
@@ -224,7 +230,7 @@ def validate(run: Run, problems: list[Problem]) -> dict:
 
 # -------------------- The command line
 def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem], list[Problem]]:
-    """The options, training, validation and evaluation questions; ValueError or OSError for what is wrong with them."""
+    """The options, training, validation and evaluation questions; ValueError or OSError if they are invalid."""
     config = parse_run(Config, PRESETS, sys.argv[1:] if argv is None else argv, __doc__)
     require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
     require(config, "minibatches", "be at most --dialogues", lambda n: n <= config.dialogues)
@@ -258,7 +264,7 @@ def fitting_problems(config: Config, run: Run, training: list, held_out: list) -
 
 
 def report(config: Config, run: Run, held_out: list[Problem]) -> None:
-    """Save the trained model, evaluate it and the base model, print a dialogue and the table."""
+    """Save the trained model, evaluate it and the base model, print a dialogue, the table and what went wrong."""
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
     print(run.last_dialogue())
     run.engine = None  # the evaluation has its own
@@ -272,7 +278,8 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
         print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
-    print(f"{config.out}/model/ is the trained model, {config.out}/ has its metrics, dialogues and plots")
+    files = f"{config.out}/model/ is the trained model, {config.out}/ has its metrics, dialogues and plots"
+    print(*run.warnings(), files, sep="\n")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -281,26 +288,28 @@ def main(argv: list[str] | None = None) -> None:
     try:
         ranks.join()
         config, training, validation, held_out = ranks.on_rank0(partial(prepare, argv))
-        run = build_run(config)
-        problems, longest = fitting_problems(config, run, training, validation + held_out)
-        if run.plan_memory(longest):
-            run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
-        log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
-        questions = {"data": training, "validation_data": validation, "eval_data": held_out}
-        ranks.on_rank0(partial(run.write_config, questions))
-        if config.resume:
-            run.restore()
-        go_on = f"; go on with: python train.py --resume --out {config.out}"
-        if ranks.rank() == 0:
-            parameters = f"{run.actor.num_parameters():,} parameters"
-            print(f"{config.out}: {config.model}, {parameters}, {len(problems)} questions")
-        with stop_on_signal() as stop_requested:
-            finished = train(config, run, problems, validation, log, stop_requested)
-        ranks.leave()
-        if not finished:
-            raise KeyboardInterrupt
-        if ranks.rank() == 0:
-            report(config, run, held_out)
+        with ExitStack() as until_the_end:
+            # from now on no other process writes to the folder of the run
+            ranks.on_rank0(lambda: until_the_end.enter_context(held_folder(config.out)))
+            run = build_run(config)
+            problems, longest = fitting_problems(config, run, training, validation + held_out)
+            if run.plan_memory(longest):
+                run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
+            log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
+            questions = {"data": training, "validation_data": validation, "eval_data": held_out}
+            ranks.on_rank0(partial(run.write_config, questions))
+            if config.resume:
+                run.restore()
+            go_on = f"; go on with: python train.py --resume --out {config.out}"
+            if ranks.rank() == 0:
+                print(describe(Config(**run.options), PRESETS, run.actor, len(problems)))
+            with stop_on_signal() as stop_requested:
+                finished = train(config, run, problems, validation, log, stop_requested)
+            ranks.leave()
+            if not finished:
+                raise KeyboardInterrupt
+            if ranks.rank() == 0:
+                report(config, run, held_out)
     except KeyboardInterrupt:
         if go_on:  # else there is nothing yet to save
             print(f"\nstopped{go_on}", file=sys.stderr)
