@@ -60,7 +60,7 @@ task, sampling, rewards, learning, running, machine = (partial(option, group=gro
 class Config:
     """Every option of a run. The defaults are the paper's values."""
 
-    preset: str = task("paper", "set of options to start from: paper, miniature, cue, smollm2, smollm2-gpu, smoke")
+    preset: str = task("paper", f"options to start from: {', '.join(PRESETS)}", one_of(*PRESETS))
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
     data: str = task("math-train", "training questions: a name from `python -m data`, or a .jsonl file")
     min_attempts: int = task(1, "attempts allowed are drawn uniformly from min_attempts..max_attempts", POSITIVE)
@@ -183,8 +183,7 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
 
             # 3. Clipped PPO on the model-written tokens.
             shuffle_seed = (*seed, 0, Stream.MINIBATCHES)
-            with run.recomputing():
-                losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
+            losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
             losses["learned"] = losses.pop("trained_on") / config.dialogues

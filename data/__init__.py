@@ -70,7 +70,10 @@ def last_box(solution: str) -> str:
 def level3to5(row: dict) -> tuple[str, str]:
     # We had no copy of this file. The authors' code puts `input` into the chat template, so it should be the bare
     # question. In their "_processed_with_qwen_prompt" file it is the whole chat text, and `question` is the bare one.
-    return row["question" if "question" in row else "input"], row["ground_truth_answer"]
+    question = row["question" if "question" in row else "input"]
+    if "<|im_start|>" in question:
+        raise ValueError("a question of MATH holds chat markup (expected the bare question)")
+    return question, row["ground_truth_answer"]
 
 
 contest = columns("problem", "answer")
@@ -209,5 +212,6 @@ def your_file(path: str) -> list[Problem]:
 def your_problem(line: bytes) -> Problem:
     match parse(line):
         case {"question": str(question), "answer": str(answer)} if question.strip() and answer.strip():
+            (question + answer).encode()  # ValueError for half of a surrogate pair, which no tokenizer takes
             return Problem(question.strip(), answer.strip())
     raise ValueError("one of them is missing, empty or something else")

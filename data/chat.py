@@ -9,6 +9,7 @@ assistant   second attempt                    <- written by the model
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from jinja2 import TemplateError
@@ -55,15 +56,20 @@ FEEDBACKS: dict[str, Feedback] = {
     "uninformative": "Please reason step by step, and put your final answer within \\boxed{}",
 }
 FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"
-# Where a text is encoded in two parts. This code point is none of a character: Unicode leaves it to programs.
+# Here a text is encoded in two parts. The code point is a noncharacter of Unicode, so no text should have it.
 CUT = "\ufdd0"
 
 
 def find_feedback(feedback: Feedback) -> Feedback:
-    """The feedback of a name, or the text or function itself. ValueError for a word that is no name."""
-    if not callable(feedback) and feedback not in FEEDBACKS and " " not in feedback:
+    """The feedback of a name, or the text or function itself. ValueError for a word that is no name, or a text with
+    another placeholder."""
+    if callable(feedback) or feedback in FEEDBACKS:
+        return FEEDBACKS.get(feedback, feedback)
+    if " " not in feedback:
         raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
-    return FEEDBACKS.get(feedback, feedback)
+    if unknown := set(re.findall(r"(?<![\w}])\{([a-z_]+)\}", feedback)) - {"attempts", "answer"}:
+        raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
+    return feedback
 
 
 def feedback_words(feedback: Feedback, attempts_left: int, attempt, gold: str) -> str:
@@ -86,8 +92,8 @@ def feedback_text(template: ChatTemplate, words: str) -> str:
 
 def own_template(tokenizer) -> ChatTemplate:
     """The chat template that the tokenizer brings along (`apply_chat_template`). Feedback is what it writes between an
-    assistant turn and the next one. If it cannot write system turns both first and after an attempt, the user says all.
-    ValueError when there is no such template, or a dialogue of this kind cannot be written with it."""
+    assistant turn and the next one. If it cannot write system turns both first and after an attempt, all of them
+    are the user's. ValueError when there is no such template, or it cannot write a dialogue of this kind."""
 
     def write(*turns: tuple[str, str]) -> str:
         messages = [{"role": role, "content": content} for role, content in turns]
@@ -139,6 +145,7 @@ class Chat:
         # after these alone. "<0x7D>" is the byte token of "}".
         self.brace_tokens = {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
         self.control = control_tokens(tokenizer)
+        self.feedback_tokens = lru_cache(1 << 12)(lambda words: self.encode(feedback_text(self.template, words)))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text. Special tokens only where the text spells them."""
@@ -154,7 +161,7 @@ class Chat:
     def feedback_after(self, last_token: int, attempts_left: int, attempt, gold: str) -> list[int]:
         """The forced tokens after a wrong attempt. A turn that the model has ended itself is not ended twice."""
         words = self.plain(feedback_words(self.feedback, attempts_left, attempt, gold))
-        return self.encode(feedback_text(self.template, words))[last_token == self.turn_end :]
+        return self.feedback_tokens(words)[last_token == self.turn_end :]
 
     def text(self, tokens: list[int]) -> str:
         """The text of these tokens unchanged, special tokens included."""

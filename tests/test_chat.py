@@ -186,10 +186,24 @@ def test_feedback_words(feedback, answer, words):
     assert chat.text(tokens) == expected and tokens == chat.encode(expected)
 
 
-def test_feedback_that_is_refused():
-    sentence = "unknown feedback 'kind': choose one of paper, uncounted, uninformative, or write a sentence"
-    with pytest.raises(ValueError, match=sentence):
-        Chat(MODEL, TOKENIZER, "chatml", "kind")
+def test_the_same_words_are_encoded_once():
+    chat, encoded = Chat(MODEL, TOKENIZER, "chatml", too_high_or_low), []
+    encode, chat.encode = chat.encode, lambda text: encoded.append(text) or encode(text)
+    for gold in ("5", "6", "5", "9", "8"):
+        chat.feedback_after(-1, 1, SimpleNamespace(answer="7"), gold)
+    assert ["high" in text for text in encoded] == [True, False]
+
+
+REFUSED_FEEDBACK = {
+    "kind": "unknown feedback 'kind': choose one of paper, uncounted, uninformative, or write a sentence",
+    "{attempt} left": "has {attempt}: it may have {attempts} and {answer}",
+}
+
+
+@pytest.mark.parametrize("feedback, sentence", REFUSED_FEEDBACK.items())
+def test_feedback_that_is_refused(feedback, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Chat(MODEL, TOKENIZER, "chatml", feedback)
 
 
 def test_a_base_for_other_words(tmp_path, capsys, monkeypatch):

@@ -197,6 +197,7 @@ BAD_LINES = [
     (b'{"question": "q", "answer": ["1"]}', 1, NOT_BOTH),
     (b'{"question": "q", "answer": NaN}', 1, NOT_BOTH),
     (b'{"question": "q", "answer": "  "}', 1, NOT_BOTH),
+    (b'{"question": "\\ud800", "answer": 1}', 1, "'utf-8' codec can't encode"),
     (b'"q"', 1, NOT_BOTH),
     (GOOD + b'{"question": "r", ', 2, "Expecting property name"),
     (GOOD + b'{"question": "caf\xe9", "answer": 1}', 2, "'utf-8' codec can't decode byte 0xe9 in "),
