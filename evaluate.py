@@ -31,7 +31,7 @@ from reward import RULES
 from rollout import Dialogues, rollout
 from support.check import check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, fail, one_of, option, parse, require
-from support.files import save_json, save_text
+from support.files import output_folder, save_json, save_text
 from support.journal import Journal, journal_settings
 from support.models import check_fit, load_model, pick_device, pick_dtype
 from support.plots import plot_accuracy, tables
@@ -158,8 +158,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candid
     names = [*paths, *(Path(name.strip()).stem for name in options.data.split(","))]
     out = Path(options.out or f"runs/evaluate/{file_name('-'.join(names))}")
     candidates = [load_candidate(name, path, given, sets, out) for name, path in paths.items()]
-    out.mkdir(parents=True, exist_ok=True)
-    return options, sets, candidates, out
+    return options, sets, candidates, output_folder(str(out))
 
 
 def name_models(models: str) -> dict[str, str]:

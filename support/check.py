@@ -16,11 +16,14 @@ ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2}
 
 
 def check_model(model, chat, rollout, action_logps=None) -> None:
-    """ValueError in one sentence for a model that is not supported: it fails in a short dialogue, or
-    the log-probabilities of the rollout (or of the update, by `action_logps`) are not its own."""
+    """ValueError in one sentence for a model that is not supported: its weights are not finite, it fails in a short
+    dialogue, or the log-probabilities of the rollout (or of the update, by `action_logps`) are not its own."""
     implementation, refused = model.config._attn_implementation, f"{model.config.model_type} is not supported"
-    if any("sink" in name for name, _ in model.named_parameters()):  # in bfloat16 its effect could pass for rounding
-        raise ValueError(f"{refused}: its attention has sinks")
+    for name, weight in model.named_parameters():
+        if not weight.detach().sum().isfinite():
+            raise ValueError(f"the model's weight {name} has values that are not finite")
+        if "sink" in name:  # in bfloat16 its effect could pass for rounding
+            raise ValueError(f"{refused}: its attention has sinks ({name})")
     problems = [SimpleNamespace(question=question, answer="2") for question in QUESTIONS]
     check_fit(model, max(len(chat.prompt(problem.question, 2)) for problem in problems), BUDGET.max_new_tokens)
     try:

@@ -1,7 +1,9 @@
 """The command line: options from a flat dataclass, mistakes in one sentence, Ctrl-C."""
 
+import difflib
 import json
 import os
+import re
 import signal
 import sys
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
@@ -48,17 +50,25 @@ def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
     """The options that the command line gives, by name. Whatever is wrong ends the program with one sentence."""
     how = dict(usage="%(prog)s --OPTION VALUE ...", formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser = ArgumentParser(description=about, argument_default=SUPPRESS, **how)
-    parser.error = fail
+    parser.error = lambda message: fail(message.removeprefix("argument "))
     groups, types = {"options": parser}, get_type_hints(kind)
     for each in fields(kind):
-        title, required = each.metadata["group"], each.default is MISSING
+        title, default = each.metadata["group"], "required" if each.default is MISSING else f"default: {each.default}"
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         flag = dict(nargs="?", const=True, metavar="true") if types[each.name] is bool else dict(metavar="")
-        text = f"{each.metadata['help']} ({'required' if required else f'default: {each.default}'})"
-        reader = converter(types[each.name])
-        groups[title].add_argument(f"--{each.name}", help=text, type=reader, required=required, **flag)
-    given = parser.parse_args(argv)
+        flag |= dict(type=converter(types[each.name]), help=f"{each.metadata['help']} ({default})")
+        groups[title].add_argument(f"--{each.name}", **flag)
+    argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        word = unknown[0].split("=")[0]
+        alike = difflib.get_close_matches(word, [f"--{name}" for name in types], n=1)
+        if word.startswith("--"):  # --learning_rate
+            alike += [f"--{each.name}" for each in fields(kind) if word[2:].replace("_", " ") in each.metadata["help"]]
+        fail(f"there is no option {word}" + (f": did you mean {alike[0]}?" if alike else ", see --help"))
+    if missing := [f"--{each.name}" for each in fields(kind) if each.default is MISSING and each.name not in given]:
+        fail(f"{', '.join(missing)} must be given, see --help")
     for each in fields(kind):
         if getattr(given, each.name, None) is not None:
             require(given, each.name, *each.metadata["valid"])
@@ -87,7 +97,8 @@ def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str |
     preset = given.get("preset", kind.preset)
     options = kind(**(parse(kind, presets[preset].split()) | given))
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    if Path(options.out).is_dir() and any(Path(options.out).iterdir()):
+    # a part is what a process that was killed before its first step may leave
+    if Path(options.out).is_dir() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
         raise ValueError(f"{options.out} is not empty: continue that run with --resume, or choose another --out")
     return options
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     remove(part)  # of a process that was killed
     try:
         yield part
+        if part.is_file():
+            with open(part) as file:
+                os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
         remove(part)
@@ -41,3 +45,13 @@ def append_lines(rows: list[dict], path: str | Path) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
         file.flush()
         os.fsync(file.fileno())
+
+
+def output_folder(out: str) -> Path:
+    """The folder, made if need be. OSError in one sentence when nothing can be written into it."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise OSError(f"the output folder {out} cannot be written ({error.strerror}): choose another --out") from None
+    return Path(out)

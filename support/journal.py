@@ -46,7 +46,7 @@ def grader_version() -> str:
 
 class Journal:
     """The records of finished dialogues, without the keys `left_out`, by (question, gold answer), in the order they
-    were asked; in a file if a path is given. ValueError when that has other settings."""
+    were asked; in a file if a path is given. ValueError when that has other settings, or is damaged."""
 
     def __init__(self, path: Path | None = None, settings: dict | None = None, left_out: tuple[str, ...] = ()):
         self.path, self.settings, self.left_out = path, settings, left_out
@@ -55,11 +55,16 @@ class Journal:
         if cut:
             os.truncate(path, path.stat().st_size - len(cut))
         if lines:
-            there, *records = map(json.loads, lines)
+            try:
+                there, *records = map(json.loads, lines)
+                self.keep(records)
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error!r}): delete it, and its questions are asked again"
+                ) from None
             if others := [key for key in there | settings if there.get(key) != settings.get(key)]:
                 what = f"{path} holds an evaluation with other settings ({', '.join(others)})"
                 raise ValueError(f"{what}: choose another --out, or delete it")
-            self.keep(records)
 
     @property
     def count(self) -> int:

@@ -40,6 +40,9 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
     if not Path(name).is_dir() and not re.fullmatch(r"(?!runs/)\w[\w.-]*/[\w.-]+", name):  # nor a hub name
         advice = "give a folder with a config.json, or a hub name; `make train` builds the base of a preset"
         raise FileNotFoundError(f"there is no model folder {name}: {advice}")
+    config = Path(name, "config.json")
+    if config.exists() and '"preset"' in config.read_text():
+        raise FileNotFoundError(f"{name} is the folder of a run: its model is {name}/model, written when the run ends")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -48,6 +51,9 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if missing := sorted(loaded["missing_keys"]):
             raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} first")
+        known, embedded = max(tokenizer.get_vocab().values()) + 1, len(model.get_input_embeddings().weight)
+        if known > embedded:
+            raise ValueError(f"its tokenizer has {known} tokens, but the model embeds {embedded}")
     except Exception as error:  # of transformers, safetensors, tokenizers, and whatever package a model lacks
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OSError(f"the model {name} cannot be loaded: {why}") from error
@@ -62,6 +68,7 @@ def save_model(model, tokenizer, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 WINDOWS = r"(\w+_)?window(_size)?|attention_chunk_size|local_attention|index_topk\w*"
 SURPLUS = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
 
@@ -71,12 +78,16 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
     cannot do this; what shows in a short dialogue as well is left to support/check.py."""
     config, capacity = model.config, longest_prompt + max_new_tokens
     values, layers = vars(config), set(getattr(config, "layer_types", None) or ())
-    windows = [size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int]
-    unknown = layers - {"full_attention"} and not windows  # neither full attention nor a window of a known size
-    narrow = getattr(model, "_is_stateful", False) or unknown or any(0 < size < capacity for size in windows)
+    windows = {name: size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int}
+    if layers == {"full_attention"} and hasattr(type(config), "layer_types"):
+        windows.pop("sliding_window", None)  # the model reads layer_types, and no layer has the window
+    unknown = layers - {"full_attention"} and not windows  # windows of unknown size
+    narrow = unknown or any(0 < size < capacity for size in windows.values())
+    stateful = getattr(model, "_is_stateful", False) or layers - ATTENTION
     rope = values.get("rope_parameters") or {}
     longrope = "longrope" in str(rope) and capacity + SURPLUS > (rope.get("original_max_position_embeddings") or 0)
     reasons = {
+        "some layers keep a state (state-space, linear attention)": stateful,
         f"some layers do not see all of {capacity} tokens": narrow,
         "its attention has a soft cap": values.get("attn_logit_softcapping"),
         "its positions are encoded by the longest dialogue of a batch": "dynamic" in str(rope) or longrope,

@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 
 from support.cli import fail
 
@@ -108,12 +109,16 @@ def read_metrics(run: str | Path) -> list[dict]:
 
 
 def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
-    """Training curves from the rows of metrics.jsonl by name of the run."""
+    """Training curves from the rows of metrics.jsonl by name of the run: dots for steps, lines for running means."""
     figure, panels = new_panels(METRICS, 12, 8)
     for key, axes in panels.items():
         for (name, rows), colour in zip(runs.items(), cycle(COLOURS)):
             rows = [row for row in rows if row.get(key) is not None]
-            axes.plot([row["step"] for row in rows], [row[key] for row in rows], color=colour, linewidth=1, label=name)
+            steps, values = [row["step"] for row in rows], [row[key] for row in rows]
+            reach = len(values) // 40  # the running mean takes in this many steps on both sides
+            means = [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
+            axes.plot(steps, values, ".", color=colour, alpha=0.3, markersize=3)
+            axes.plot(steps, means, color=colour, linewidth=2, label=name)
         axes.set(xlabel="step", title=key)
     if len(runs) > 1:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False)  # of one panel

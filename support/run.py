@@ -1,19 +1,26 @@
 """A run: its folder, its checkpoints, and where its models are."""
 
+import fcntl
 import json
+import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
+from statistics import fmean
+from zipfile import ZipFile
 
 import torch
 import transformers
 
 from support import ranks
-from support.files import append_lines, atomic_write, save_json, save_text
+from support.cli import parse
+from support.files import append_lines, atomic_write, output_folder, remove, save_json, save_text
 from support.journal import fingerprint
 from support.memory import RESERVE, explain_memory, memory_plan, most_slots, needed
 from support.models import device_memory, move, recompute_activations, save_model
@@ -93,7 +100,6 @@ class Run:
         """All options, versions, and fingerprints of base model and questions. ValueError when a run goes on with
         another base model or other questions than it began with."""
         path = self.folder / "config.json"
-        (self.folder / "dialogues").mkdir(parents=True, exist_ok=True)
         hashes = {name: sha256(repr(problems).encode()).hexdigest()[:16] for name, problems in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
         if self.config.resume:
@@ -108,26 +114,28 @@ class Run:
         save_json(self.options | {"resume": False, "made_with": began}, path)
 
     def restore(self) -> None:
-        """Go on from the last checkpoint, if there is one."""
-        if paths := ranks.on_rank0(lambda: sorted(self.folder.glob("checkpoint-*.pt"))):
+        """Go on from the last sound checkpoint, if there is one."""
+        if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
+            state = torch.load(path, map_location="cpu", weights_only=True)
             try:
-                state = torch.load(paths[-1], map_location="cpu", weights_only=True)
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
                 self.step = state["step"]
-            except Exception as error:  # a damaged file makes torch raise half a dozen kinds
-                advice = "without it, the run goes on from the checkpoint before it"
-                raise ValueError(f"{paths[-1]} cannot be restored ({error!r:.150}): {advice}") from error
+            except (KeyError, TypeError, RuntimeError, ValueError) as error:
+                why = str(error).splitlines()[0]
+                raise ValueError(f"{path} is of another model, or of another version of train.py: {why}") from error
         ranks.on_rank0(self.cut_metrics)
 
     def cut_metrics(self) -> None:
-        """Drop the metrics after the checkpoint, because those steps come again. There is a line for each step."""
+        """Drop the metrics after the checkpoint, because those steps come again. ValueError when those before it, a
+        line a step, are not all there."""
         path = self.folder / "metrics.jsonl"
         path.touch()
-        lines = path.read_text().splitlines(keepends=True)
-        if len(lines) < self.step:
-            raise ValueError(f"{path} has {len(lines)} lines, but the last checkpoint is of step {self.step}")
-        save_text("".join(lines[: self.step]), path)
+        lines = path.read_text().splitlines(keepends=True)[: self.step]
+        for step in range(1, self.step + 1):
+            if not re.fullmatch(rf'{{"step": {step}, .*}}\n', "".join(lines[step - 1 : step])):
+                raise ValueError(f"{path}: line {step} should be that of step {step}, but is missing or torn")
+        save_text("".join(lines), path)
 
     def record(self, metrics: dict, dialogue: dict) -> None:
         """Append the step's line to metrics.jsonl. In the first, the last and every few steps write a dialogue and,
@@ -135,13 +143,68 @@ class Run:
         append_lines([metrics], self.folder / "metrics.jsonl")  # before the checkpoint that counts on it
         step, steps = self.step, self.config.steps
         if step in (1, steps) or step % self.config.show_every == 0:
-            save_text(as_text(dialogue) + "\n", self.folder / "dialogues" / f"step-{step:06d}.txt")
-            if not sys.stderr.isatty():
-                print(f"step {step} of {steps}: {in_brief(metrics)}", file=sys.stderr, flush=True)
+            save_text(as_text(dialogue) + "\n", output_folder(self.folder / "dialogues") / f"step-{step:06d}.txt")
+        if not sys.stderr.isatty() and (step in (1, steps) or step % max(1, steps // 20) == 0):
+            left = timedelta(seconds=round(metrics["seconds"] * (steps - step)))
+            print(f"step {step} of {steps}: {in_brief(metrics)}, about {left} left", file=sys.stderr, flush=True)
 
     def last_dialogue(self) -> str:
         text = (self.folder / "dialogues" / f"step-{self.step:06d}.txt").read_text(encoding="utf-8")
         return f"\nA dialogue of step {self.step}:\n\n{text}"
+
+    def warnings(self) -> list[str]:
+        """What went wrong in the run, a sentence each."""
+        rows = read_metrics(self.folder)
+        truncated, skipped = fmean(row["truncated"] for row in rows), sum(row.get("skipped", 0) for row in rows)
+        idle = sum(row["learned"] == 0 for row in rows)
+        sentences = {
+            f"{truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens": truncated > 0.5,
+            f"{skipped} optimiser steps were skipped, as a gradient was not finite": skipped,
+            f"{idle} of {len(rows)} steps had nothing to learn from, as all rewards were equal": idle,
+        }
+        return [f"warning: {sentence}" for sentence, applies in sentences.items() if applies]
+
+
+@contextmanager
+def held_folder(out: str) -> Iterator[None]:
+    """The folder of a run, inside for this process alone; deleted when nothing was written there. OSError when another
+    process writes there, or none can."""
+    folder = output_folder(out)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise OSError(f"another process writes to {out}: wait for its end, or choose another --out") from None
+    except OSError:  # a network file system may have no locks
+        pass
+    try:
+        yield
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        os.close(lock)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last sound checkpoint; None when none was written yet. A damaged one is named, and set aside. OSError when
+    all are damaged: a run should not start anew by mistake."""
+    for part in folder.glob("*.part"):  # of a process that was killed while it wrote
+        remove(part)
+    checkpoints = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
+    for path in checkpoints:
+        try:
+            with ZipFile(path) as file:  # torch.load reads over changed bytes; here every checksum is compared
+                if damaged := file.testzip():
+                    raise ValueError(f"wrong checksum of {damaged}")
+            torch.load(path, map_location="meta", weights_only=True)
+            return path
+        except Exception as error:  # a damaged file raises half a dozen kinds
+            path.rename(path.with_suffix(".corrupt"))
+            print(f"{path} is corrupt ({error!r:.100}): the one before it is used", file=sys.stderr)
+    if checkpoints:
+        raise OSError(f"no checkpoint in {folder} can be read: start again with another --out")
+    return None
 
 
 def training_metrics(batch) -> dict:
@@ -171,6 +234,15 @@ def stage_speeds(dialogues, training_set, clock: list[float]) -> dict:
     return rates | {"seconds": clock[-1] - clock[0]}
 
 
+def describe(config, presets: dict[str, str], model, questions: int) -> str:
+    """What a run is, for its first lines: the options are those that differ from its preset."""
+    preset = type(config)(**parse(type(config), presets[config.preset].split()), preset=config.preset, out=config.out)
+    options = [f"--{name} {value}" for name, value in vars(config).items() if value != getattr(preset, name)]
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"""{config.out}: {config.model}, {model.num_parameters():,} parameters, {questions} questions
+preset {config.preset}, {" ".join(options) or "unchanged"}; {versions}"""
+
+
 def in_brief(metrics: dict) -> str:
     """The metrics beside the progress bar."""
     return ", ".join(f"{name} {metrics[name]:.3f}" for name in ("reward", "accuracy", "kl") if name in metrics)
@@ -183,12 +255,15 @@ def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], No
         if log_to == "wandb":
             import wandb
 
-            wandb.init(project="multi-attempt", name=Path(out).name, dir=out, config=options)
+            runs = sorted(Path(out).glob("wandb/*run-*"))  # of the same run before it was resumed: run-TIME-ID
+            settings = dict(dir=out, id=runs[-1].name.split("-")[-1] if runs else None, resume="allow")
+            wandb.init(project="multi-attempt", name=Path(out).name, config=options, **settings)
             return lambda metrics: wandb.log(metrics, step=metrics["step"])
         if log_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            writer, numbers = SummaryWriter(out), (int, float)
+            writer = SummaryWriter(out)
+            numbers = (int, float)
             return lambda row: [writer.add_scalar(k, x, row["step"]) for k, x in row.items() if isinstance(x, numbers)]
     except ImportError as error:
         raise ValueError(f"--log_to {log_to} needs a package that is not installed: {error}") from error

@@ -79,7 +79,8 @@ def page(models: dict[str, list[dict]]) -> str:
         for name, dialogue in zip(models, same):
             answer, used = answer_of(dialogue["attempts"][-1]), f"{len(dialogue['attempts'])} of {dialogue['allowed']}"
             column = {"name": name, "answer": answer, "used": used, "correct": dialogue["correct"]}
-            columns.append(column | {"kinds": kinds(dialogue), "parts": parts(dialogue)})
+            pieces = [(kind, readable(piece)) for kind, piece in parts(dialogue)]
+            columns.append(column | {"kinds": kinds(dialogue), "parts": pieces})
         questions.append({"question": same[0]["question"], "gold": same[0]["gold"], "models": columns})
     data = json.dumps({"kinds": KINDS, "count": len(questions), "questions": questions[:MOST]})
     return Template(PAGE.read_text(encoding="utf-8")).substitute(data=data.replace("<", r"\u003c"))  # no tag in it

@@ -16,7 +16,7 @@ from train import GROUPS, Config
     [
         ("", {}),  # no default is among what is given
         ("--steps 3 --lr=1e-3 --steps 4 --unboxed_reward -0.5", {"steps": 4, "lr": 0.001, "unboxed_reward": -0.5}),
-        ("--model a-b --data=c-d", {"model": "a-b", "data": "c-d"}),
+        ("--max-new-tokens 7 --model a-b --data=c-d", {"max_new_tokens": 7, "model": "a-b", "data": "c-d"}),
         ("--max_attempt_tokens none --eval_data None", {"max_attempt_tokens": None, "eval_data": None}),
         ("--data none", {"data": "none"}),  # an option that cannot be None
         ("--resume --offload --seed 1", {"resume": True, "offload": True, "seed": 1}),
@@ -30,13 +30,15 @@ def test_parse_gives_what_was_given(words, given):
 @pytest.mark.parametrize(
     "kind, words, sentence",
     [
-        (Options, "", "the following arguments are required: --model, --data"),
-        (Config, "--step=3", "unrecognized arguments: --step=3"),  # it is not taken for --steps
-        (Config, "--steps 3.5", "argument --steps: invalid int value: '3.5'"),
-        (Config, "--steps 0", "--steps must be greater than 0, not 0"),
-        (Config, "--offload maybe", "argument --offload: invalid bool value: 'maybe'"),
-        (Config, "--model a b", "unrecognized arguments: b"),
-        (Config, "--steps 3 --model", "argument --model: expected one argument"),
+        (Options, "", "--model, --data must be given, see --help"),
+        (Options, "--modle a", "there is no option --modle: did you mean --model?"),
+        (Config, "--step=3", "there is no option --step: did you mean --steps?"),  # nor is it taken for --steps
+        (Config, "--learning-rate 1e-3", "there is no option --learning_rate: did you mean --lr?"),
+        (Config, "-xyzzy", "there is no option -xyzzy, see --help"),
+        (Config, "--steps 3.5", "--steps: invalid int value: '3.5'"),
+        (Config, "--offload maybe", "--offload: invalid bool value: 'maybe'"),
+        (Config, "--model a b", "there is no option b, see --help"),
+        (Config, "--steps 3 --model", "--model: expected one argument"),
     ],
 )
 def test_parse_refuses_in_one_sentence(kind, words, sentence, capsys, monkeypatch):

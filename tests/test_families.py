@@ -26,7 +26,7 @@ FULL, SLIDING = ["full_attention"] * 2, ["full_attention", "sliding_attention"]
 LONGROPE = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 4, long_factor=[4.0] * 4)
 YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=64)
 LLAMA3 = YARN | dict(rope_type="llama3", low_freq_factor=1.0, high_freq_factor=4.0)
-WINDOW, ROPE = "some layers do not see all of", "are encoded by the longest dialogue"
+STATE, WINDOW, ROPE = "some layers keep a state", "some layers do not see all of", "are encoded by the longest dialogue"
 FAILED, DIFFER = "a short dialogue ended with", "differ from the model's own"
 
 RIGHT = [  # family, and what is special about this configuration
@@ -47,6 +47,7 @@ RIGHT = [  # family, and what is special about this configuration
     ("llama", dict(rope_parameters=YARN)),
     ("llama", dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=16)),
     ("mistral", dict(sliding_window=512)),
+    ("mistral", dict(sliding_window=16, layer_types=FULL)),  # transformers takes it for Ministral, which reads these
     ("nanochat", dict(final_logit_softcapping=1.0)),
     ("qwen2", dict(sliding_window=16, use_sliding_window=False)),
 ]
@@ -55,8 +56,8 @@ REFUSED = [
     ("diffllama", {}, DIFFER),  # it changes keys and values between cache and attention
     *[(name, {}, FAILED) for name in ("bloom", "deepseek_v3", "falcon", "gptj", "jetmoe", "mpt")],
     *[(name, {}, FAILED) for name in ("stablelm", "nemotron")],  # they do not hand the cache to the attention
-    *[(name, {}, WINDOW) for name in "falcon_mamba jamba mamba qwen3_next recurrent_gemma rwkv xlstm".split()],
-    ("lfm2", dict(layer_types=["conv", "full_attention"]), WINDOW),
+    *[(name, {}, STATE) for name in "falcon_mamba jamba mamba qwen3_next recurrent_gemma rwkv xlstm".split()],
+    ("lfm2", dict(layer_types=["conv", "full_attention"]), STATE),
     ("gemma2", dict(layer_types=FULL), "its attention has a soft cap"),
     ("gpt_oss", dict(layer_types=FULL), "its attention has sinks"),
     ("llama", dict(rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=4.0)), ROPE),
@@ -148,11 +149,23 @@ def test_the_check_compares_rollout_and_update_with_the_model(scale, write, logp
 
 
 # -------------------- Folders that are not the model that they seem to be
+def not_finite(model, tokenizer):
+    model.lm_head.weight[3, 3] = torch.nan
+
+
+def larger_tokenizer(model, tokenizer):
+    tokenizer.add_tokens(["one more", "and one"])
+
+
 def no_output_weights(model, tokenizer):
     del model.lm_head.weight  # for example an encoder's
 
 
-FOLDERS = [(no_output_weights, "the model model cannot be loaded: 1 of its weights are missing, lm_head.weight first")]
+FOLDERS = [
+    (not_finite, "the model's weight lm_head.weight has values that are not finite"),
+    (larger_tokenizer, "the model model cannot be loaded: its tokenizer has {n2} tokens, but the model embeds {n}"),
+    (no_output_weights, "the model model cannot be loaded: 1 of its weights are missing, lm_head.weight first"),
+]
 
 
 @pytest.mark.parametrize("damage, sentence", FOLDERS)
@@ -176,7 +189,9 @@ def test_a_folders_own_code_is_not_run(tokenizer, capsys):
     assert "the model model cannot be loaded: " in refused(capsys, "--model model") and not Path("it_ran").exists()
 
 
-def test_a_base_that_was_not_built(capsys):
+def test_a_run_and_a_base_that_was_not_built(capsys):
+    launch("--steps 1")
+    assert "run is the folder of a run: its model is run/model" in refused(capsys, "--model run --out other")
     for name in ("runs/smollm2/base", "runs/mine"):
         error = refused(capsys, f"--model {name} --out other")
         assert f"there is no model folder {name}: give a folder with a config.json, or a hub name" in error

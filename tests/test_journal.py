@@ -50,6 +50,14 @@ def test_other_settings_are_refused_and_named(tmp_path):
         Journal(path, {"l": "b\nc", "m": 3, "n": 0})
 
 
+@pytest.mark.parametrize("lines", [b'{"k": 1}\n{"quest', b'{"k": 1}\n[]', b'{"k": 1}\n{}', b"\xff"])
+def test_a_damaged_journal_is_named(lines, tmp_path):
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(lines + b"\n[]\n")
+    with pytest.raises(ValueError, match="j.jsonl is damaged .*: delete it, and its questions are asked again$"):
+        Journal(path, {"k": 1})
+
+
 def test_the_grader_version_knows_every_source(tmp_path, monkeypatch):
     versions = [grader_version()]
     shutil.copy(journal.ROOT / "reward.py", tmp_path)

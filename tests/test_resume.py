@@ -8,12 +8,13 @@ import signal
 import sys
 from functools import cache, partial
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import RESUME, assert_same_run, exit_codes, in_call, launch, metrics, names, refused
+from tiny_runs import RESUME, assert_same_run, exit_codes, fork, in_call, launch, metrics, names, refused
 
 pytestmark = pytest.mark.usefixtures("inputs")
 FOUR = "--steps 4 --epochs 2 --lr_warmup 0.25 "  # with a checkpoint after every second one
@@ -153,16 +154,30 @@ def test_resuming_a_finished_run_changes_nothing(options):
 
 
 # -------------------- Checkpoints
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
-def test_a_damaged_checkpoint_is_named_and_without_it_the_one_before_it_used(damage, capsys):
+@pytest.mark.parametrize("damage", ["truncated", "a changed byte", "garbage", "empty", "another zip"])
+def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_used(damage, capsys):
     shutil.copytree(whole_run(), "run")
     path = Path("run/checkpoint-000004.pt")
-    path.write_bytes({"truncated": path.read_bytes()[:-1000], "garbage": b"garbage" * 100, "empty": b""}[damage])
-    advice = "without it, the run goes on from the checkpoint before it"
-    assert re.search(rf"{path} cannot be restored \(.*\): {advice}", refused(capsys, RESUME))
-    path.unlink()
-    assert len(launch(RESUME).rollouts) == 2
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    broken = {"truncated": content[:-1000], "a changed byte": content, "garbage": b"garbage" * 100, "empty": b""}
+    path.write_bytes(broken.get(damage, b""))
+    if damage == "another zip":
+        with ZipFile(path, "w") as file:
+            file.writestr("checkpoint", "sound, but none of ours")
+    again = launch(RESUME)
+    assert f"{path} is corrupt (" in capsys.readouterr().err and len(again.rollouts) == 2
+    path.with_suffix(".corrupt").unlink()
     assert_same_run(whole_run(), Path("run"))
+
+
+def test_a_run_without_a_sound_checkpoint_does_not_start_anew(capsys):
+    shutil.copytree(whole_run(), "run")
+    for path in Path("run").glob("checkpoint-*.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(SystemExit, match="2"):
+        launch(RESUME)
+    assert "no checkpoint in run can be read" in capsys.readouterr().err and metrics("run") == metrics(whole_run())
 
 
 def test_gradients_that_stay_infinite_end_the_run(capsys):
@@ -184,14 +199,14 @@ def test_a_folder_in_use_is_refused(capsys):
     Path("run").mkdir()
     Path("run/notes.txt").write_text("mine")
     assert "run is not empty: continue that run with --resume, or choose another --out" in refused(capsys, "")
-    Path("run/notes.txt").unlink()
+    Path("run/notes.txt").rename("run/config.json.part")  # what a process that was killed right at the start leaves
     assert len(launch("--steps 1").rows) == 1
 
 
 def test_resume_needs_a_run(capsys):
     assert "--resume needs the folder of the run: --out runs/NAME" in refused(capsys, "--resume --preset smoke")
     Path("run").mkdir()
-    assert "No such file or directory: 'run/config.json'" in refused(capsys, RESUME)
+    assert "there is no run to resume in run" in refused(capsys, RESUME)
 
 
 def test_resume_takes_no_other_options(capsys):
@@ -223,13 +238,14 @@ def edited(old: str, new: str):
     return lambda path: path.write_text(re.sub(old, new, path.read_text(), count=1, flags=re.DOTALL))
 
 
-FEWER = "run/metrics.jsonl has {} lines, but the last checkpoint is of step 4"
+METRICS = "run/metrics.jsonl:"
 CHANGES = [  # in which file of the run or its inputs, which, and the sentence
     ("run/config.json", edited(".*", "{"), "run/config.json cannot be read by this version: "),
     ("run/config.json", edited("{", '{"kl_estimator": "k3",'), "unexpected keyword argument 'kl_estimator'"),
-    ("run/metrics.jsonl", Path.unlink, FEWER.format(0)),
-    ("run/metrics.jsonl", edited('{"step": 1,.*?\n', ""), FEWER.format(3)),
-    ("run/checkpoint-000004.pt", other_shapes, "run/checkpoint-000004.pt cannot be restored (RuntimeError("),
+    ("run/metrics.jsonl", Path.unlink, f"{METRICS} line 1 should be that of step 1, but is missing or torn"),
+    ("run/metrics.jsonl", edited('(?<="step": 2, ).*?\n', "\n"), f"{METRICS} line 2 "),
+    ("run/metrics.jsonl", edited('{"step": 1,.*?\n', ""), f"{METRICS} line 1 "),
+    ("run/checkpoint-000004.pt", other_shapes, "run/checkpoint-000004.pt is of another model, or of another version"),
     ("questions.jsonl", edited("Question 3", "Question 33"), "the run in run began with other contents of --data"),
     ("base/model.safetensors", other_weights, "the run in run began with other contents of --model"),
 ]
@@ -244,3 +260,21 @@ def test_what_has_changed_is_named(name, change, sentence, capsys):
         Path("copy").rename(shared)
     change(Path(name))
     assert sentence in refused(capsys, RESUME)
+
+
+@pytest.mark.parametrize("name, options", [("train.build_run", ""), ("train.update", RESUME)])
+def test_one_process_at_a_time_writes_to_a_folder(name, options, capsys):
+    """While the first one builds its models, or is in a step, another one comes."""
+    (ready, tell_ready), (end, tell_end) = os.pipe(), os.pipe()
+
+    def meanwhile(work):
+        os.write(tell_ready, b".")
+        os.read(end, 1)
+        return work()
+
+    first = fork(lambda: launch("", in_call(name, 1, meanwhile)))
+    assert os.read(ready, 1) == b"."
+    assert "another process writes to run: wait for its end, or choose another --out" in refused(capsys, options)
+    os.write(tell_end, b".")
+    assert os.waitpid(first, 0)[1] == 0 and len(metrics()) == 2
+    assert launch(RESUME).run.step == 2

@@ -85,7 +85,7 @@ def test_page(monkeypatch):
     assert [each["name"] for each in question["models"]] == ["base", "ours"]
     assert (first["answer"], first["used"], first["correct"], first["kinds"]) == ("answer 7", "2 of 3", True, ["fixed"])
     assert (second["answer"], second["used"], second["correct"]) == ("answer 6", "1 of 1", False)
-    assert [tuple(part) for part in first["parts"]] == show.parts(FIXED)
+    assert [tuple(part) for part in first["parts"]] == [(kind, text.strip("\n")) for kind, text in show.parts(FIXED)]
     monkeypatch.setattr(show, "MOST", 2)
     data = drawn({"base": DIALOGUES})
     assert len(data["questions"]) == 2 and data["count"] == 6
@@ -166,16 +166,17 @@ def test_plot_of_accuracy(plotted):
 
 
 def test_plot_of_training(plotted):
-    """A point for every row that has the key. Several runs lie over each other."""
+    """A dot for every row that has the key, and a line. Several runs lie over each other."""
     rows = [{"step": i, "reward": i / 80, "kl": None} for i in range(1, 81)] + [{"step": 81}]
     figure, panels = plotted(plots.plot_training, {"": rows})
-    (line,) = panels["reward"].lines
-    assert list(line.get_ydata()) == [i / 80 for i in range(1, 81)] and not len(panels["kl"].lines[0].get_xdata())
+    dots, line = panels["reward"].lines
+    assert list(dots.get_ydata()) == [i / 80 for i in range(1, 81)] and not len(panels["kl"].lines[1].get_xdata())
+    assert line.get_ydata()[[0, 9]] == pytest.approx([2 / 80, 10 / 80]) and figure.legends == []
     names = "reward accuracy accuracy_first repeated kl entropy clipfrac explained_variance grad_norm"
-    assert [axes.get_title() for axes in panels.values()] == names.split() and figure.legends == []
+    assert [axes.get_title() for axes in panels.values()] == names.split()
     figure, panels = plotted(plots.plot_training, {"runs/a": rows, "runs/b": rows[:3]})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["runs/a", "runs/b"]
-    assert [len(line.get_xdata()) for line in panels["reward"].lines] == [80, 3]
+    assert [len(line.get_xdata()) for line in panels["reward"].lines] == [80, 80, 3, 3]
     plotted(plots.plot_training, {"": []})
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import small_model
 from tiny_runs import assert_same_run, in_call, launch, names, read_config, refused, same
 from transformers import AutoModelForCausalLM
@@ -175,14 +176,22 @@ def test_a_dialogue_of_the_first_the_last_and_every_few_steps():
     assert f"A dialogue of step 5:\n\n{shown}" in result.output
 
 
-def test_the_first_line_and_those_of_a_file(capsys):
-    """Where there is no terminal, and so no bar, the first, the last and every few steps are a line."""
-    replaced = {"train.update": lambda *_: {"kl": 0.25, "trained_on": 2}}
-    result = launch("--steps 7 --dialogues 2 --show_every 3 --out long", replaced)
-    assert result.output == "long: base, 45,664 parameters, 12 questions\n"
+def test_the_first_lines_and_those_of_a_file(capsys):
+    """Where there is no terminal, and so no bar, every twentieth of the run is a line, and its first and last step. At
+    the end it says what went wrong."""
+    replaced = {"train.update": lambda *_: {"kl": 0.25, "trained_on": 2, "skipped": 2}}
+    result = launch("--steps 45 --dialogues 2 --max_new_tokens 1 --save_every 45 --out long", replaced, report=True)
+    first, second = result.output.splitlines()[:2]
+    assert first == "long: base, 45,664 parameters, 12 questions"
+    assert second.startswith("preset paper, --model base --data questions.jsonl ") and "--steps 45 " in second
+    assert second.endswith(f"; torch {torch.__version__}, transformers {transformers.__version__}")
+    assert "--clip" not in second and "--out" not in second
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert [int(line.split()[1]) for line in lines] == [1, 3, 6, 7]
-    assert re.fullmatch(r"step 7 of 7: reward -?[\d.]+, accuracy [\d.]+, kl 0.250", lines[-1])
+    assert [int(line.split()[1]) for line in lines] == [1, *range(2, 45, 2), 45]
+    brief = r"step 45 of 45: reward -?[\d.]+, accuracy [\d.]+, kl 0.250, about 0:00:00 left"
+    assert re.fullmatch(brief, lines[-1])
+    assert "% of the dialogues ran out of tokens" in result.output
+    assert "warning: 90 optimiser steps were skipped" in result.output and "warning" not in finished_run().output
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -375,11 +384,12 @@ def test_long_questions_are_left_out_and_counted():
 
 @pytest.mark.parametrize("options", ["", "--group_size 2 --drop_uniform_groups", "--drop_truncated"])
 def test_a_step_whose_rewards_are_all_equal_trains_nothing_and_is_noted(options):
-    result = launch(f"{options} --max_new_tokens 1")  # no token closes a box: all fail alike
+    result = launch(f"{options} --max_new_tokens 1", report=True)  # no token closes a box: all fail alike
     assert [(row["reward"], row["learned"], "policy_loss" in row) for row in result.rows] == [(-1, 0, False)] * 2
     assert same(result.run.actor.state_dict(), result.run.reference.state_dict())
     if "group" not in options:  # the critic starts at zero
         assert not result.run.critic.score.weight.any() and not result.run.critic.score.bias.any()
+    assert "warning: 2 of 2 steps had nothing to learn from, as all rewards were equal" in result.output
 
 
 def test_drop_uniform_groups_learns_only_from_groups_with_different_rewards():
@@ -438,7 +448,7 @@ def test_sampling_and_training_share_the_temperature(temperature):
 MISTAKES = """
 --preset huge              | --preset must be one of paper, miniature, smollm2
 --preset                   | --preset
---step 3                   | unrecognized arguments: --step
+--step 3                   | there is no option --step: did you mean --steps?
 --steps many               | --steps: invalid int value: 'many'
 --lr nan                   | --lr must be greater than 0, not nan
 --gamma 1.5                | --gamma must lie between 0 and 1, not 1.5
@@ -465,7 +475,7 @@ MISTAKES = """
 --eval_data long.jsonl     | exceed the model's 512 positions
 --log_to tensorboard       | --log_to tensorboard needs a package that is not installed
 --log_to wandb             | --log_to wandb needs a package that is not installed
---out questions.jsonl      | Not a directory: 'questions.jsonl
+--out questions.jsonl      | the output folder questions.jsonl cannot be written (File exists): choose another --out
 """
 
 
@@ -495,10 +505,18 @@ def test_tensorboard(monkeypatch):
 
 
 def test_wandb(monkeypatch):
+    """A run that goes on has the id of its first part, which wandb keeps in the name of its folder."""
     calls = []
-    module = SimpleNamespace(init=lambda **options: calls.append(options))
+
+    def init(dir, id, **options):
+        Path(dir, f"wandb/run-20260101_000000-{id or 'abc123'}").mkdir(parents=True, exist_ok=True)
+        calls.append(options | {"id": id})
+
+    module = SimpleNamespace(init=init)
     module.log = lambda row, step: calls.append((step, {k: x for k, x in row.items() if "second" not in k}))
     monkeypatch.setitem(sys.modules, "wandb", module)
     result = launch("--log_to wandb")
     assert calls[0]["name"] == "run" and calls[0]["config"] == asdict(result.run.config)
     assert calls[1:] == [(row["step"], row) for row in result.rows]
+    launch("--resume --out run")
+    assert (calls[0]["id"], calls[-1]["id"], calls[-1]["resume"]) == (None, "abc123", "allow")
