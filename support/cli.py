@@ -108,6 +108,8 @@ def saved_options(kind: type, given: dict):
     if not (out := given.get("out")):
         raise ValueError("--resume needs the folder of the run: --out runs/NAME")
     path = Path(out) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run to resume in {out}: {path} is missing")
     try:
         saved = json.loads(path.read_text())
         del saved["made_with"]  # see support/run.py

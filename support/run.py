@@ -197,7 +197,8 @@ def last_checkpoint(folder: Path) -> Path | None:
             with ZipFile(path) as file:  # torch.load reads over changed bytes; here every checksum is compared
                 if damaged := file.testzip():
                     raise ValueError(f"wrong checksum of {damaged}")
-            torch.load(path, map_location="meta", weights_only=True)
+                if not any(name.endswith("/data.pkl") for name in file.namelist()):
+                    raise ValueError("not a file of torch.save")
             return path
         except Exception as error:  # a damaged file raises half a dozen kinds
             path.rename(path.with_suffix(".corrupt"))
