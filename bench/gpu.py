@@ -20,6 +20,8 @@ every attempt (bench/rollout.py). A section that fails stops no other; the exit 
 
 import argparse
 import gc
+import math
+import re
 import sys
 import time
 import traceback
@@ -30,7 +32,7 @@ from unittest import mock
 
 import torch
 import transformers
-from transformers import Qwen2Config
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 import rollout
 import train
@@ -39,7 +41,7 @@ from data import Problem, load
 from data.chat import Chat
 from data.miniature import build_tokenizer, draw_riddles
 from reward import RULES
-from support.cuda import fuse_layers
+from support.cuda import compilations, fuse_layers
 from support.files import save_json
 from support.memory import QWEN25, SHAPE
 from support.models import cache_bytes
@@ -54,15 +56,16 @@ FEW = "--dialogues 128 --minibatches 1"
 FULL = dict(  # the arguments of each section that has some; `runs` are options of train.py
     decode=dict(shape=QWEN, loads=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)]),
     step=PAPER_STEP | dict(runs=[f"{FEW} --steps 2", "--dialogues 1024 --minibatches 8 --steps 1"]),
-    smollm2=SMOLLM2_STEP | dict(runs=["--preset smollm2 --dialogues 512 --steps 4"]),
+    smollm2=SMOLLM2_STEP | dict(runs=["--preset smollm2-gpu --steps 4"]),
     generate=dict(shape=QWEN, script=dict(dialogues=32, prompt=(60, 300), length=(8, 1200), median=450, attempts=1)),
 )
 SMALL = dict(
     decode=dict(shape=TINY, loads=[(4, 64)]),
     step=SMALL_STEP | dict(runs=["--dialogues 8 --minibatches 1 --steps 2"]),
-    smollm2=SMALL_STEP | dict(runs=["--preset smollm2 --dialogues 16 --steps 2"]),
+    smollm2=SMALL_STEP | dict(runs=["--preset smollm2-gpu --dialogues 16 --steps 2"]),
     generate=dict(shape=TINY, script=dict(dialogues=4, length=(2, 6), median=4, attempts=1)),
 )
+BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense, per second, from the makers' data sheets
 SPARING = f"{FEW} --steps 1 --offload --gradient_checkpointing --micro_batch_tokens 4096"
 
 
@@ -119,9 +122,13 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
 def step(device: str, dtype: torch.dtype, shape, script: dict, runs: list[str]) -> dict[str, float]:
     results = {}
     for options in runs:
+        compiled = compilations()
         with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
             row = run_training(folder, shape, script, f"{options} --eval_data none")
-        measures = [name for name in row if "second" in name or "memory" in name or name == "ratio"]
+        row["kernels compiled"] = compilations() - compiled
+        if device == "cuda":
+            row["share of bf16 peak in the update"] = share_of_peak(shape, row)
+        measures = [name for name in row if re.search("second|memory|kernels|share|ratio", name)]
         results |= {f"{options}, {name}": row[name] for name in measures}
     return results
 
@@ -141,6 +148,19 @@ def run_training(folder: str, shape, script: dict, options: str) -> dict:
     with scripted(script), mock.patch.multiple(train, **stand_ins), redirect_stdout(sys.stderr):
         train.main([*options.split(), "--out", folder])
     return read_metrics(folder)[-1]
+
+
+def share_of_peak(shape, row: dict) -> float:
+    """Of the GPU's bf16 peak, for forward and backward pass of actor and critic: 6 operations a weight and token, the
+    output weights only at actions, and causal attention. What is computed a second time does not count."""
+    head = shape.vocab_size * shape.hidden_size
+    with torch.device("meta"):
+        body = AutoModelForCausalLM.from_config(shape).num_parameters() - head
+    peak = next((peak for chip, peak in BF16_PEAK.items() if chip in torch.cuda.get_device_name()), math.nan)
+    attention = shape.num_hidden_layers * shape.hidden_size * row["tokens_total"]
+    models = 1 + ("critic_lr" in row)
+    a_token = models * 6 * (body + attention) + 6 * head * row["tokens_sampled"] / row["tokens_total"]
+    return row["update_tokens_per_second"] * a_token / peak
 
 
 def resume(device: str, dtype: torch.dtype) -> dict[str, float]:

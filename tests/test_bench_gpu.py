@@ -4,8 +4,11 @@ import json
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from bench import gpu
+from bench.rollout import COMMON
+from support.memory import SHAPE
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the numbers are those of the CPU")
 
@@ -21,7 +24,7 @@ def test_all_sections_in_small(tmp_path, monkeypatch, capsys):
     assert 0 < sections["decode"]["4 slots, 64 tokens of context: share of the bound"] < 1
     assert sections["generate"]["times as fast as generate"] > 0 and sections["decode"]["device copy, bytes/s"] > 0
     assert sections["step"]["--dialogues 8 --minibatches 1 --steps 2, ratio"] == pytest.approx(1, abs=1e-5)
-    assert sections["smollm2"]["--preset smollm2 --dialogues 16 --steps 2, seconds"] > 0
+    assert sections["smollm2"]["--preset smollm2-gpu --dialogues 16 --steps 2, seconds"] > 0
     assert set(sections["resume"].values()) == {0, sections["resume"]["seconds of the section"]}
     out = capsys.readouterr().out
     assert "nothing here says anything about a GPU" in out and "failed" not in out
@@ -47,3 +50,14 @@ def test_a_section_that_fails_is_named_and_the_others_run(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert "| decode | failed | RuntimeError: CUDA error: of some kind |" in out and "Traceback" in err
     assert "| generate | ours, tokens/s | " in out
+
+
+def test_the_share_of_the_peak_by_hand(monkeypatch):
+    """One layer of 4 x 8 x 8 + 3 x 8 x 16 weights, and norms of 3 x 8: 664. A token of dialogues of 30 costs 6
+    operations a weight and 6 x 8 x 30 for the attention, twice for the two models. Every second token is an action,
+    which costs 6 x 16 x 8 more."""
+    shape = LlamaConfig(**COMMON, **dict(zip(SHAPE, (8, 16, 1, 2, 2, 16))))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    row = {"tokens_sampled": 15, "tokens_total": 30, "update_tokens_per_second": 1e6, "critic_lr": 1e-5}
+    operations = 2 * 6 * (664 + 8 * 30) + 6 * 16 * 8 / 2
+    assert gpu.share_of_peak(shape, row) == pytest.approx(1e6 * operations / 989e12)
