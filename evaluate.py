@@ -39,7 +39,7 @@ from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
 # A rollout has this many dialogues for each slot. They are lost when the program is killed. At the end of a rollout few
-# rows are active, which costs little on a CPU; a GPU's step takes as long for a few rows as for many.
+# slots are active, which costs little on a CPU; a GPU's step takes as long for few slots as for many.
 CHUNK_CPU, CHUNK = 4, 16
 Records = list[list[dict]]  # for each question a list: the record of one dialogue for each number of attempts allowed
 

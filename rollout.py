@@ -7,10 +7,10 @@ r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (s
     5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
 
 Tokens in, tokens out: text is decoded to be graded and shown, and never encoded again. Position t of dialogue d always
-uses the same uniform number. So, up to rounding, a seed gives the same dialogues, whatever the number of rows.
+uses the same uniform number. So, up to rounding, a seed gives the same dialogues, whatever the number of slots.
 
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
-        S rows of the engine, C cache positions of a row, R rows of a call, N new tokens of each
+        S slots of the engine, C cache positions of each, R slots of a call, N new tokens of each
         L layers, H key/value heads, G query heads for each of them, E size of a head
         B blocks of W neighbours that make up V; K entries of any distribution; I decode steps of a call
 """
@@ -145,29 +145,29 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 # -------------------- 3. The key/value cache, and the attention that reads it
 class KVCache:
-    """Keys and values of the engine's rows. Every row is written at its own positions."""
+    """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
-    def __init__(self, config, rows: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
+    def __init__(self, config, slots: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
         L, H, E = config.num_hidden_layers, key_heads(config), head_size(config)
         # flash attention wants the heads of a position side by side; SDPA on the CPU the positions of a head
-        shape = (L, 2, rows, capacity, H, E) if flash else (L, 2, rows, H, capacity, E)
+        shape = (L, 2, slots, capacity, H, E) if flash else (L, 2, slots, H, capacity, E)
         kv = allocate_cache(shape, dtype, device)
         self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, E)
 
-    def set_positions(self, rows_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
-        """Where the next forward pass writes. Its attention reads `reads`, rows and how many positions of each, or with
-        None only what it writes. `lengths` are for flash attention (Engine.row_lengths)."""
-        self.rows_R, self.position_RN, self.reads, self.lengths = rows_R, position_RN, reads, lengths
+    def set_positions(self, slot_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
+        """Where the next forward pass writes. Its attention reads `reads`, some slots and how many positions of each;
+        with None, only what it writes. `lengths` are for flash attention (Engine.slot_lengths)."""
+        self.slot_R, self.position_RN, self.reads, self.lengths = slot_R, position_RN, reads, lengths
 
     def update(self, key, value, layer_index: int):
         """Store the layer's new keys and values, (R, H, N, E) each. Returns what its attention reads."""
         layer = self.kv[layer_index]
         for cached, new in zip(layer, (key, value)):
-            cached[self.rows_R[:, None], :, self.position_RN] = new.transpose(1, 2)
+            cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
         if self.reads is None:
             return key, value
-        rows, span = self.reads
-        return layer[:, rows, :, :span]
+        slots, span = self.reads
+        return layer[:, slots, :, :span]
 
 
 def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
@@ -181,7 +181,7 @@ def engine_attention(module, query, key, value, attention_mask, scaling, cache: 
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, E), key and value (R, H, N, E). The models
     hand through to it what their caller gives as `cache`.
 
-    Decoding and the prefill of feedback read the cache, under a mask or, on CUDA, up to the rows' lengths. Prompts and
+    Decoding and the prefill of feedback read the cache, under a mask or, on CUDA, up to the slots' lengths. Prompts and
     training have neither: causal attention over right-padded rows, where nothing looks at the padding after it."""
     if cache is not None:
         key, value = cache.update(key, value, module.layer_idx)
@@ -213,7 +213,7 @@ class LiveDialogue:
     allowed: int
     tokens: list[int]  # the prompt, finished attempts, feedback, and what the host has seen of the current attempt
     end_of_budget: int  # the dialogue must end before this position
-    row: int = -1  # of the engine; it changes when rows are compacted
+    slot: int = -1  # of the engine; it changes when slots are compacted
     start: int = 0  # of the current attempt
     end_before: int = 0  # the current attempt must end before this position
     n_scanned: int = 0  # this many of `tokens` have been looked at for the end of an attempt
@@ -227,77 +227,77 @@ class LiveDialogue:
 
 
 class Engine:
-    """S rows on the device, a dialogue in each. Three things happen to a row:
+    """S slots on the device, a dialogue in each. Three things happen to a slot:
 
-        prefill   forced tokens, a prompt or feedback, go into the cache, many tokens of many rows at once;
-        decode    the model samples one token for every active row;
-        compact   active rows move to the front, so that a step computes nothing for rows that wait.
+        prefill   forced tokens, a prompt or feedback, go into the cache, many tokens of many slots at once;
+        decode    the model samples one token for every active slot;
+        compact   active slots move to the front, so that a step computes nothing for slots that wait.
 
-    Invariant: the cache holds a row's tokens before `position`; `token`, the one there, is sampled or forced, but not
-    yet fed to the model. The host knows all positions without asking, since an active row moves on by one in a step. A
-    row that wrote past the end of its attempt is rolled back by resetting its position: what the cache holds after it
+    Invariant: the cache holds a slot's tokens before `position`; `token`, the one there, is sampled or forced, but not
+    yet fed to the model. The host knows all positions without asking, since an active slot moves on by one in a step. A
+    slot that wrote past the end of its attempt is rolled back by resetting its position: what the cache holds after it
     is never read.
 
-    Attention reads as far as the longest row, under a mask. On CUDA with 16-bit weights a step is a CUDA graph, and
-    flash attention reads each row up to its own length."""
+    Attention reads as far as the longest slot, under a mask. On CUDA with 16-bit weights a step is a CUDA graph, and
+    flash attention reads each slot up to its own length."""
 
-    def __init__(self, model, rows: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
+    def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
         """For dialogues of at most `longest` tokens; ValueError when the cache does not fit. By `schedule`, (stride,
         ahead), the host reads every `stride` steps and keeps `ahead` calls in flight."""
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
         self.stride, self.ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
         # room for tokens that will be discarded, and for the padding of a prefill
         capacity = longest + (1 + self.ahead) * self.stride + 1
-        self.cache = KVCache(model.config, rows, capacity, model.dtype, self.device, self.flash)
-        self.uniform_SC = torch.zeros(rows, capacity, device=self.device)
-        self.logp_S = torch.zeros(rows, device=self.device)  # of `token`
+        self.cache = KVCache(model.config, slots, capacity, model.dtype, self.device, self.flash)
+        self.uniform_SC = torch.zeros(slots, capacity, device=self.device)
+        self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
         self.token_S, self.position_S = (torch.zeros_like(self.logp_S, dtype=torch.long) for _ in range(2))
-        self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # rows that move on in a step
-        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of rows
+        self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # slots that move on in a step
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         # the host's side
-        self.dialogues: list[LiveDialogue | None] = [None] * rows
-        self.length_S = np.zeros(rows, dtype=np.int64)  # `position`, as the host knows it
-        self.active_S = np.zeros(rows, dtype=bool)
+        self.dialogues: list[LiveDialogue | None] = [None] * slots
+        self.length_S = np.zeros(slots, dtype=np.int64)  # `position`, as the host knows it
+        self.active_S = np.zeros(slots, dtype=bool)
 
     def to_device(self, values) -> torch.Tensor:
         """To the device, without waiting for what runs there."""
         return torch.as_tensor(values).to(self.device, non_blocking=True)
 
     def admit(self, live: LiveDialogue, uniforms: np.ndarray) -> None:
-        """Give a free row to a dialogue. Uniform number i is for the i-th token after the prompt."""
-        live.row = self.dialogues.index(None)
-        self.dialogues[live.row] = live
-        self.uniform_SC[live.row, live.start : live.end_of_budget] = self.to_device(uniforms)
+        """Give a free slot to a dialogue. Uniform number i is for the i-th token after the prompt."""
+        live.slot = self.dialogues.index(None)
+        self.dialogues[live.slot] = live
+        self.uniform_SC[live.slot, live.start : live.end_of_budget] = self.to_device(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
-        """Write the tokens of these dialogues that the cache does not hold into it, and make the rows active. The last
+        """Write the tokens of these dialogues that the cache does not hold into it, and make the slots active. The last
         token is left for the next decode step."""
         # Equal prompts, as in a group, are computed once and copied: a third less time for SmolLM2, groups of 8, a CPU.
         with_prompt: dict[tuple, LiveDialogue] = {}
         sources = [live if live.n_cached else with_prompt.setdefault(tuple(live.tokens), live) for live in batch]
         self.fill_cache(list(dict.fromkeys(sources)))
-        rows = [live.row for live in batch]
-        self.length_S[rows], self.active_S[rows] = [len(live.tokens) - 1 for live in batch], True
-        rows_R = self.to_device(rows)
+        slots = [live.slot for live in batch]
+        self.length_S[slots], self.active_S[slots] = [len(live.tokens) - 1 for live in batch], True
+        slot_R = self.to_device(slots)
         if sources != batch:
-            self.copy_cache(self.to_device([live.row for live in sources]), rows_R, int(self.length_S[rows].max()))
-        self.token_S[rows_R] = self.to_device([live.tokens[-1] for live in batch])
-        self.position_S[rows_R] = self.to_device(self.length_S[rows])
+            self.copy_cache(self.to_device([live.slot for live in sources]), slot_R, int(self.length_S[slots].max()))
+        self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
+        self.position_S[slot_R] = self.to_device(self.length_S[slots])
 
     @torch.compiler.set_stance("force_eager")  # its sizes are many, and a call is short
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
         """A forward pass over what the cache does not hold of these dialogues: all of them prompts, or all feedback."""
         new_tokens = [torch.tensor(live.tokens[live.n_cached : -1], dtype=torch.long) for live in batch]
         tokens_RN = self.to_device(pad_sequence(new_tokens, batch_first=True))
-        rows_R, start_R = self.to_device([[live.row for live in batch], [live.n_cached for live in batch]])
-        # padding is written after the row's tokens, and at most at the last position, which no dialogue reaches
+        slot_R, start_R = self.to_device([[live.slot for live in batch], [live.n_cached for live in batch]])
+        # padding is written after the slot's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.uniform_SC.shape[1] - 1)
         reads, mask = None, None  # a prompt has nothing before it: causal attention needs neither the cache nor a mask
         if batch[0].n_cached > 0:
             span = max(len(live.tokens) for live in batch) - 1
-            reads, mask = (rows_R, span), causal_mask(position_RN, span, self.model.dtype)
-        self.cache.set_positions(rows_R, position_RN, reads)
+            reads, mask = (slot_R, span), causal_mask(position_RN, span, self.model.dtype)
+        self.cache.set_positions(slot_R, position_RN, reads)
         tokens = dict(input_ids=tokens_RN, position_ids=position_RN, attention_mask=mask)
         self.model.base_model(**tokens, cache=self.cache, use_cache=False)
 
@@ -305,8 +305,8 @@ class Engine:
         for layer in self.cache.kv:  # one by one: the temporary copy takes memory
             layer[:, target_R, :, :span] = layer[:, source_R, :, :span]
 
-    def compact_rows(self) -> int:
-        """Exchange active rows at the end with rows in front that are not active. Returns the number of active rows."""
+    def compact_slots(self) -> int:
+        """Exchange active slots at the end with others in front. Returns the number of active slots."""
         active = int(self.active_S.sum())
         gaps, late = np.flatnonzero(~self.active_S[:active]), active + np.flatnonzero(self.active_S[active:])
         if len(gaps):
@@ -317,16 +317,16 @@ class Engine:
                 each_S[target_R] = each_S[source_R]
             for each_S in (self.length_S, self.active_S):
                 each_S[target] = each_S[source]
-            for row, live in zip(target.tolist(), [self.dialogues[row] for row in source]):
-                self.dialogues[row] = live
+            for slot, live in zip(target.tolist(), [self.dialogues[slot] for slot in source]):
+                self.dialogues[slot] = live
                 if live:
-                    live.row = row
+                    live.slot = slot
         return active
 
     def decode_async(self, steps: int) -> Callable[[], Iterator[tuple[LiveDialogue, list[int], list[float]]]]:
-        """Start this many decode steps of the active rows. The function that it returns waits for them and gives, for
+        """Start this many decode steps of the active slots. The function that it returns waits for them and gives, for
         every attempt that has not ended in the meantime, the new tokens and their log-probabilities."""
-        active, cuda = self.compact_rows(), self.device.type == "cuda"
+        active, cuda = self.compact_slots(), self.device.type == "cuda"
         span = int(self.length_S[:active].max()) + steps
         step = self.graph(active).replay if self.flash else partial(self.step, active, span)
         self.n_active.fill_(active)
@@ -349,41 +349,41 @@ class Engine:
         return collect
 
     def step(self, R: int, span: int | None) -> None:
-        """Feed the tokens of the first R rows and sample the next ones, without waiting for the device. Attention reads
-        `span` positions of each row; with None, in a graph, as many as the device knows that each holds."""
-        rows_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
-        active_R = rows_R < self.n_active
-        lengths = self.row_lengths(active_R) if span is None else None
+        """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
+        reads `span` positions of each slot; with None, in a graph, as many as the device knows that each holds."""
+        slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
+        active_R = slot_R < self.n_active
+        lengths = self.slot_lengths(active_R) if span is None else None
         mask = None if span is None else causal_mask(position_R[:, None], span, self.model.dtype)
-        self.cache.set_positions(rows_R, position_R[:, None], (slice(R), span), lengths)
+        self.cache.set_positions(slot_R, position_R[:, None], (slice(R), span), lengths)
         tokens = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
         logits_RV = self.model(**tokens, cache=self.cache, use_cache=False).logits[:, -1]
-        token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[rows_R, position_R + 1], self.temperature)
+        token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[slot_R, position_R + 1], self.temperature)
         self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])
         self.position_S[:R] += active_R
 
-    def row_lengths(self, active_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """For flash attention, int32: where each row's query and keys start, (R + 1,) each, and how many keys it has.
+    def slot_lengths(self, active_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """For flash attention, int32: where each slot's query and keys start, (R + 1,) each, and how many keys it has.
         Rows that wait read one position, to save time, and write after their last token."""
         R, C = len(active_R), self.uniform_SC.shape[1]
         starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
         return starts, starts * C, (self.position_S[:R] * active_R + 1).int()
 
     def graph(self, active: int) -> torch.cuda.CUDAGraph:
-        """A step of at least the active rows as a CUDA graph: captured once, then replayed without Python. It has
-        all rows, a half, a quarter ...: few sizes mean few graphs."""
+        """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It has
+        all slots, a half, a quarter ...: few sizes mean few graphs."""
         R = len(self.dialogues)
         while R > 1 and (R + 1) // 2 >= active:
             R = (R + 1) // 2
         if R not in self.graphs:
-            self.n_active.zero_()  # no row moves on in the run before the capture: the next step writes it all again
+            self.n_active.zero_()  # no slot moves on in the run before the capture: the next step writes it all again
             self.graphs[R] = capture(partial(self.step, R, None), next(iter(self.graphs.values()), None))
         return self.graphs[R]
 
 
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token per row by inverting the cumulative distribution at `uniform_R`, and its log-probability (float32).
-    Temperature 0 takes the most probable token and reports its log-probability at temperature 1."""
+    """One token from each of R distributions, by inverting the cumulative distribution at `uniform_R`, and its
+    log-probability (float32). Temperature 0 takes the most probable token and its log-probability at temperature 1."""
     if temperature not in (0, 1):
         logits_RV = logits_RV.float() / temperature
     p_RV = logits_RV.softmax(-1, dtype=torch.float32)
@@ -477,7 +477,7 @@ def rollout(
 ) -> Dialogues:
     """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3).
 
-    `rules` decide about attempts (reward.py:Rules). Of `config` it reads slots (rows of the engine), max_new_tokens (of
+    `rules` decide about attempts (reward.py:Rules). Of `config` it reads slots (of the engine), max_new_tokens (of
     all after the prompt) and max_attempt_tokens. Temperature 0 is greedy. `seed` and a dialogue's index, from
     `first_index` on, make its random numbers. `progress` labels a progress bar. `engine` is one to use again.
     ValueError when model, prompts or cache do not fit."""
@@ -490,12 +490,12 @@ def rollout(
     longest = check_fit(model, max(live.start for live in dialogues), config.max_new_tokens)
     engine = engine or Engine(model, min(config.slots or len(dialogues), len(dialogues)), longest, temperature)
     assert engine.temperature == temperature
-    # the dialogues that may become longest go first, so that few rows are left alone at the end
+    # the dialogues that may become longest go first, so that few slots are left alone at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
     waiting, in_flight, finished, solved = [], deque(), 0, 0
     bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=progress is None or None)
     while finished < len(dialogues):
-        # Free rows take the next questions.
+        # Free slots take the next questions.
         while queue and None in engine.dialogues:
             waiting.append(queue.popleft())
             rng = np.random.default_rng((*seed, waiting[-1].index))
@@ -507,7 +507,7 @@ def rollout(
                 engine.prefill(batch)
             waiting.clear()
 
-        # The model writes. The host looks at what it wrote `ahead` calls ago or, when no row is active, at the rest.
+        # The model writes. The host looks at what it wrote `ahead` calls ago or, when no slot is active, at the rest.
         if engine.active_S.any():
             in_flight.append(engine.decode_async(engine.stride))
             if len(in_flight) <= engine.ahead:
@@ -519,13 +519,13 @@ def rollout(
             if not (attempt := find_end(live, chat, rules.extract)):
                 continue
 
-            # An attempt has ended. It is graded; feedback follows, or the row is free for the next question.
-            engine.active_S[live.row] = False
+            # An attempt has ended. It is graded; feedback follows, or the slot is free for the next question.
+            engine.active_S[live.slot] = False
             end_attempt(live, attempt, rules)
             if next_attempt(live, chat, config):
                 waiting.append(live)
             else:
-                engine.dialogues[live.row] = None
+                engine.dialogues[live.slot] = None
                 finished, solved = finished + 1, solved + attempt.correct
                 bar.set_postfix_str(f"{solved / finished:.1%} solved", refresh=False)
                 bar.update()
