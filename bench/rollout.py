@@ -78,20 +78,20 @@ def scripted(script: Script) -> Iterator[None]:
 
 
 # -------------------- The sides: (model, script, dialogues at a time) -> tokens of every attempt of every dialogue
-def play_ours(model, script: Script, slots: int, temperature: float = 1.0) -> list[list[list[int]]]:
+def play_ours(model, script: Script, slots: int) -> list[list[list[int]]]:
     chat = SimpleNamespace(feedback_after=lambda *_: script.feedback)
     chat.prompt = lambda question, allowed: list(script.prompts[int(question)])
     problems = [Problem(str(i), "right") for i in range(len(script.prompts))]
     config = train.Config(slots=slots, max_new_tokens=script.budget)
     with scripted(script):
-        dialogues = rollout.rollout(model, chat, problems, script.allowed, RULES, config, temperature)
+        dialogues = rollout.rollout(model, chat, problems, script.allowed, RULES, config, temperature=1.0)
     rows = zip(dialogues.tokens_DT, dialogues.attempts)
     return [[tokens[attempt.start : attempt.end].tolist() for attempt in attempts] for tokens, attempts in rows]
 
 
-def play_generate(model, script: Script, rows: int, temperature: float = 1.0) -> list[list[list[int]]]:
+def play_generate(model, script: Script, rows: int) -> list[list[list[int]]]:
     model.set_attn_implementation("sdpa")
-    config = GenerationConfig(do_sample=temperature > 0, temperature=temperature or None, top_k=0, pad_token_id=0)
+    config = GenerationConfig(do_sample=True, top_k=0, pad_token_id=0)
     tokens, played = [list(prompt) for prompt in script.prompts], [[] for _ in script.prompts]
     for attempt in range(max(map(len, script.lengths))):
         unfinished = [d for d, lengths in enumerate(script.lengths) if attempt < len(lengths)]
@@ -109,9 +109,9 @@ def play_generate(model, script: Script, rows: int, temperature: float = 1.0) ->
     return played
 
 
-def play_continuous(model, script: Script, requests: int, temperature: float = 1.0) -> list[list[list[int]]]:
+def play_continuous(model, script: Script, requests: int) -> list[list[list[int]]]:
     model.set_attn_implementation("sdpa")
-    config = GenerationConfig(do_sample=temperature > 0, temperature=temperature or None, top_k=0, eos_token_id=-1)
+    config = GenerationConfig(do_sample=True, top_k=0, eos_token_id=-1)
     blocks = requests * (ceil((max(map(len, script.prompts)) + script.budget) / 32) + 1)  # all of them fit
     sizes = dict(page_size=32, num_blocks=blocks, max_batch_tokens=max(256, 2 * requests))
     batching = ContinuousBatchingConfig(**sizes, max_requests_per_batch=requests)

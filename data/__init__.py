@@ -135,8 +135,8 @@ def load(name: str) -> list[Problem]:
     if name in RIDDLES:
         from data.miniature import draw_riddles  # imported here because it needs PyTorch, which the rest does not
 
-        drawn = draw_riddles(name.split("-")[-1], cued="-cue-" in name)
-        return [Problem(riddle.question, str(hidden)) for riddle, hidden in drawn]
+        riddles = draw_riddles(name.split("-")[-1], cued="-cue-" in name)
+        return [Problem(riddle.question, riddle.answer) for riddle in riddles]
     if name in EASY:
         from data.smollm2 import easy  # as above
 

@@ -5,8 +5,7 @@
 The clues leave 2 to 5 candidates (here 5, 17, 29). The hidden number is one of them, drawn at random: each candidate is
 0.7 times as likely as the one before it. So the best possible accuracy is known exactly: k attempts can do no better
 than the first k candidates. A model that repeats an answer which was called incorrect gains nothing. (Were all
-candidates equally likely, single-attempt training would have nothing to prefer, and the noise of its gradient would
-carry it from one candidate to another.)
+candidates equally likely, single-attempt training would have nothing to prefer.)
 
 Riddles with a cue end differently: "... leaves 5. It is a large one. What is my number?" Of a small one each candidate
 is half as likely as the one before it, of a large one half as likely as the one after it. So there is a better first
@@ -34,7 +33,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, Chat, feedback_text, feedback_words, find_feedback, prompt_text
-from data.sft import WorkedDialogue, boxed, supervised_warm_up, worked_dialogue
+from data.sft import boxed, supervised_warm_up, worked_dialogue
 from support.cli import fail
 from support.models import save_model
 
@@ -57,6 +56,7 @@ class Riddle(NamedTuple):
     modulus: int
     remainder: int
     cue: str = ""
+    hidden: int | None = None  # the number, drawn from the candidates
 
     @property
     def candidates(self) -> range:
@@ -68,22 +68,24 @@ class Riddle(NamedTuple):
         return f"I am thinking of a number {clues} What is my number?"
 
     @property
+    def answer(self) -> str:
+        return str(self.hidden)
+
+    @property
     def chances(self) -> np.ndarray:
         """The probability that each of the candidates is the hidden number."""
         weights = DECAYS[self.cue] ** np.arange(len(self.candidates))
         return weights / weights.sum()
 
+    def solution(self, answer: int) -> str:
+        """Goes through the candidates and boxes the one where it stops."""
+        tried = self.candidates[: self.candidates.index(answer) + 1]
+        return f"{', '.join(map(str, tried))}. \\boxed{{{answer}}}"
 
-def solution(candidates: range, answer: int) -> str:
-    """A worked solution: goes through the candidates and boxes the one where it stops."""
-    tried = candidates[: candidates.index(answer) + 1]
-    return f"{', '.join(map(str, tried))}. \\boxed{{{answer}}}"
 
-
-def draw_riddles(split: str, cued: bool = False) -> list[tuple[Riddle, int]]:
-    """The riddles of a split with their hidden numbers, equally many of 2, 3, 4 and 5 candidates. No riddle is in two
-    splits. A training riddle is in the set five times, each time with another draw of the hidden number and of the cue,
-    so there is nothing to learn by heart."""
+def draw_riddles(split: str, cued: bool = False) -> list[Riddle]:
+    """The riddles of a split, equally many of 2, 3, 4 and 5 candidates. No riddle is in two splits. One for training is
+    in the set five times, each time with another draw of hidden number and cue: there is nothing to learn by heart."""
     places, drawn = SPLITS[split], []
     every = [Riddle(bound, modulus, rest) for modulus in MODULI for rest in range(modulus) for bound in range(100)]
     for count in CANDIDATES:
@@ -92,26 +94,26 @@ def draw_riddles(split: str, cued: bool = False) -> list[tuple[Riddle, int]]:
         rng = np.random.default_rng((SEED, count, places.start))
         for i in np.repeat(order[places], 5 if split == "train" else 1):
             riddle = group[i]._replace(cue=CUES[rng.integers(2)]) if cued else group[i]
-            drawn.append((riddle, riddle.candidates[rng.choice(count, p=riddle.chances)]))
+            drawn.append(riddle._replace(hidden=riddle.candidates[rng.choice(count, p=riddle.chances)]))
     return [drawn[i] for i in np.random.default_rng((SEED, 0, places.start)).permutation(len(drawn))]
 
 
 def best_possible(cued: bool, attempts: int) -> list[float]:
     """The expected accuracy on the test riddles of k attempts at the k likeliest candidates, for k up to `attempts`."""
-    chances = [sorted(riddle.chances, reverse=True) for riddle, _ in draw_riddles("test", cued)]
+    chances = [sorted(riddle.chances, reverse=True) for riddle in draw_riddles("test", cued)]
     return [float(np.mean([sum(likeliest[:k]) for likeliest in chances])) for k in range(1, attempts + 1)]
 
 
-def neutral_attempts(riddle: Riddle, hidden: int, allowed: int, rng: np.random.Generator) -> list[str]:
+def neutral_attempts(riddle: Riddle, allowed: int, rng: np.random.Generator) -> list[str]:
     """The attempts of a solver that does not look back, until one is right or `allowed` are used up."""
     *others, final = riddle.candidates
     answers = []
-    while len(answers) < allowed and hidden not in answers:
+    while len(answers) < allowed and riddle.hidden not in answers:
         answers.append(next((candidate for candidate in others if rng.random() < STOP), final))
-    return [solution(riddle.candidates, answer) for answer in answers]
+    return [riddle.solution(answer) for answer in answers]
 
 
-def build_tokenizer(problems: list[tuple[Riddle, int]], feedback: str = "paper") -> PreTrainedTokenizerFast:
+def build_tokenizer(riddles: list[Riddle], feedback: str = "paper") -> PreTrainedTokenizerFast:
     """Byte-level BPE in which a number is one token, trained on the text of the dialogues. Text is cut only at numbers,
     so whole phrases of the chat become single tokens and dialogues stay short. Any text can be written all the same."""
     tokenizer = Tokenizer(models.BPE())
@@ -122,9 +124,9 @@ def build_tokenizer(problems: list[tuple[Riddle, int]], feedback: str = "paper")
     trainer = trainers.BpeTrainer(special_tokens=control, initial_alphabet=alphabet, show_progress=False)
     chat, feedback = CHAT_TEMPLATES["chatml"], find_feedback(feedback)
     texts = list(map(str, range(100)))
-    for riddle, hidden in problems:
-        solved = solution(riddle.candidates, hidden)
-        words = feedback_words(feedback, 1, boxed(solved), str(hidden))
+    for riddle in riddles:
+        solved = riddle.solution(riddle.hidden)
+        words = feedback_words(feedback, 1, boxed(solved), riddle.answer)
         texts += prompt_text(chat, riddle.question, 1), solved, feedback_text(chat, words)
     tokenizer.train_from_iterator((piece for text in texts for piece in re.split(r"<\|im_\w+\|>", text)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
@@ -139,17 +141,6 @@ def build_model(vocab_size: int, eos_token_id: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**sizes, **tokens, initializer_range=0.06))
 
 
-def worked_dialogues(chat: Chat, problems: list, count: int, rng: np.random.Generator) -> list[WorkedDialogue]:
-    """This many neutral dialogues, about riddles drawn with replacement."""
-    dialogues = []
-    for i in tqdm(rng.integers(len(problems), size=count), desc="worked dialogues", mininterval=1):
-        riddle, hidden = problems[i]
-        allowed = int(rng.integers(1, ATTEMPTS + 1))
-        attempts = neutral_attempts(riddle, hidden, allowed, rng)
-        dialogues.append(worked_dialogue(chat, riddle.question, str(hidden), allowed, attempts))
-    return dialogues
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Build the miniature's base model.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
@@ -158,15 +149,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=800, help="steps of the supervised warm-up")
     parser.add_argument("--batch", type=int, default=64, help="dialogues in a step")
     args = parser.parse_args(argv)
-    problems = draw_riddles("train", args.cue)
+    riddles = draw_riddles("train", args.cue)
     try:
-        tokenizer = build_tokenizer(problems[:500], args.feedback)
+        tokenizer = build_tokenizer(riddles[:500], args.feedback)
     except ValueError as error:
         fail(error)
     model = build_model(len(tokenizer), tokenizer.eos_token_id)
     rng = np.random.default_rng(0)
     chat = Chat(model, tokenizer, "chatml", args.feedback)
-    dialogues = worked_dialogues(chat, problems, args.steps * args.batch, rng)
+    draws = tqdm(rng.integers(len(riddles), size=args.steps * args.batch), desc="worked dialogues", mininterval=1)
+    dialogues = [worked_dialogue(chat, riddles[i], ATTEMPTS, neutral_attempts, rng) for i in draws]
     supervised_warm_up(model, dialogues, args.batch, lr=4e-3, rng=rng)
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")

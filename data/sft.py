@@ -5,6 +5,7 @@ earlier attempts. So whatever a model makes of the feedback later, it has learne
 Shapes: B dialogues, T tokens of a dialogue, A tokens that the teacher wrote, E hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,13 +26,17 @@ def boxed(attempt: str) -> SimpleNamespace:
     return SimpleNamespace(text=attempt, answer=attempt.partition("\\boxed{")[2][:-1])
 
 
-def worked_dialogue(chat: Chat, question: str, gold: str, allowed: int, attempts: list[str]) -> WorkedDialogue:
-    """The tokens of a dialogue with these attempts, of which `allowed` are allowed; and the targets of the loss: the
-    same tokens, with -100 in place of those that the teacher did not write."""
-    tokens = chat.prompt(question, allowed)
+def worked_dialogue(chat: Chat, problem, max_attempts: int, teacher: Callable, rng) -> WorkedDialogue:
+    """The tokens of a dialogue, and the targets of the loss: the same tokens, with -100 in place of those that the
+    teacher did not write. The number of attempts allowed is drawn; teacher(problem, allowed, rng) writes them."""
+    allowed = int(rng.integers(1, max_attempts + 1))
+    attempts = teacher(problem, allowed, rng)
+    tokens = chat.prompt(problem.question, allowed)
     targets = [-100] * len(tokens)
     for used, attempt in enumerate(attempts):
-        forced = chat.feedback_after(tokens[-1], allowed - used, boxed(attempts[used - 1]), gold) if used else []
+        forced = []
+        if used:
+            forced = chat.feedback_after(tokens[-1], allowed - used, boxed(attempts[used - 1]), problem.answer)
         written = chat.encode(attempt)
         tokens += forced + written
         targets += [-100] * len(forced) + written

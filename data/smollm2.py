@@ -39,9 +39,9 @@ def operations(question: str) -> dict[str, str]:
     are negative, 0, or have more than two decimals."""
     numbers = dict.fromkeys(number.replace(",", "") for number in re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", question))
     found = {}
-    for (i, a), (j, b) in itertools.permutations(enumerate(numbers), 2):
+    for a, b in itertools.permutations(numbers, 2):
         for sign, operation in OPERATIONS.items():
-            if (sign in "+*" and i > j) or Fraction(b) == 0:
+            if (sign in "+*" and f"{b} {sign} {a}" in found) or Fraction(b) == 0:
                 continue
             value = operation(Fraction(a), Fraction(b))
             if value > 0 and (100 * value).denominator == 1:
@@ -76,10 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         fail(error)
     rng = np.random.default_rng(0)
-    dialogues = []
-    for problem in [taught[i] for i in rng.permutation(len(taught))]:
-        allowed = int(rng.integers(1, ATTEMPTS + 1))
-        dialogues.append(worked_dialogue(chat, *problem, allowed, neutral_attempts(problem, allowed, rng)))
+    order = rng.permutation(len(taught))
+    dialogues = [worked_dialogue(chat, taught[i], ATTEMPTS, neutral_attempts, rng) for i in order]
     supervised_warm_up(model, dialogues, batch=8, lr=1e-4, rng=rng, dtype=getattr(torch, args.dtype))
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {args.model} after {len(dialogues)} worked dialogues")

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data import load, miniature
+from data import Problem, load, miniature
 from data.chat import Chat
-from data.miniature import CANDIDATES, SPLITS, Riddle, best_possible, draw_riddles, neutral_attempts, solution
+from data.miniature import ATTEMPTS, CANDIDATES, SPLITS, Riddle, best_possible, draw_riddles, neutral_attempts
 from data.sft import boxed, supervised_warm_up, worked_dialogue
 from reward import extract_boxed
 
-RIDDLE, WRONG = Riddle(35, 12, 5), boxed(r"2. \boxed{2}")
+RIDDLE, WRONG = Riddle(35, 12, 5, hidden=29), boxed(r"2. \boxed{2}")
 SETS = [*SPLITS, *(f"cue-{split}" for split in SPLITS)]
 
 
@@ -42,26 +42,28 @@ def tokens_of(tokenizer, text: str) -> list[int]:
 def test_the_riddle_of_the_docstring():
     assert RIDDLE.question == "I am thinking of a number below 35. Divided by 12 it leaves 5. What is my number?"
     assert list(RIDDLE.candidates) == [5, 17, 29]
-    assert solution(RIDDLE.candidates, 17) == r"5, 17. \boxed{17}"
+    assert RIDDLE.solution(17) == r"5, 17. \boxed{17}"
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_splits(name, drawn):
     riddles, split = drawn[name], name.removeprefix("cue-")
-    times = Counter(riddle._replace(cue="") for riddle, _ in riddles)
+    times = Counter(riddle._replace(cue="", hidden=None) for riddle in riddles)
     assert set(times.values()) == {5 if split == "train" else 1}
     assert Counter(len(riddle.candidates) for riddle in times) == {n: len(SPLITS[split]) for n in CANDIDATES}
-    for riddle, hidden in riddles:
-        assert hidden in riddle.candidates
+    for riddle in riddles:
+        assert riddle.hidden in riddle.candidates
         assert list(riddle.candidates) == [n for n in range(riddle.bound) if n % riddle.modulus == riddle.remainder]
     problems = load(f"riddles-{name}")
-    assert [(p.question, p.answer) for p in problems] == [(riddle.question, str(hidden)) for riddle, hidden in riddles]
+    assert [(p.question, p.answer) for p in problems] == [(riddle.question, str(riddle.hidden)) for riddle in riddles]
 
 
 def test_splits_share_no_question_and_are_always_the_same(drawn):
     np.random.seed(1), torch.manual_seed(1)
     assert draw_riddles("validation") == drawn["validation"]
-    questions = [riddle.question for split in SPLITS for riddle in {riddle for riddle, _ in drawn[split]}]
+    questions = [
+        riddle.question for split in SPLITS for riddle in {riddle._replace(hidden=0) for riddle in drawn[split]}
+    ]
     assert len(questions) == len(set(questions)) == len(CANDIDATES) * 645
 
 
@@ -70,8 +72,8 @@ def test_the_cue_is_all_that_differs(drawn):
     assert Riddle(35, 12, 5, " It is a large one.").question.endswith("leaves 5. It is a large one. What is my number?")
     for split in SPLITS:
         plain, cued = drawn[split], drawn[f"cue-{split}"]
-        assert [riddle for riddle, _ in plain] == [riddle._replace(cue="") for riddle, _ in cued]
-        cues = Counter(riddle.cue for riddle, _ in cued)
+        assert [riddle._replace(hidden=0) for riddle in plain] == [riddle._replace(cue="", hidden=0) for riddle in cued]
+        cues = Counter(riddle.cue for riddle in cued)
         assert set(cues) == {" It is a small one.", " It is a large one."} and min(cues.values()) > 0.4 * len(cued)
 
 
@@ -82,9 +84,9 @@ def test_hidden_numbers_are_drawn_with_the_chances_of_the_docstring(name, drawn)
     np.testing.assert_allclose(RIDDLE._replace(cue=" It is a small one.").chances, [4 / 7, 2 / 7, 1 / 7])
     np.testing.assert_allclose(RIDDLE._replace(cue=" It is a large one.").chances, [1 / 7, 2 / 7, 4 / 7])
     places, expected = Counter(), Counter()
-    for riddle, hidden in drawn[name]:
+    for riddle in drawn[name]:
         kind = riddle.cue, len(riddle.candidates)
-        places[*kind, riddle.candidates.index(hidden)] += 1
+        places[*kind, riddle.candidates.index(riddle.hidden)] += 1
         expected.update({(*kind, place): chance for place, chance in enumerate(riddle.chances)})
     for key, count in expected.items():
         assert abs(places[key] - count) < 4.5 * count**0.5
@@ -99,23 +101,23 @@ def test_the_best_possible_is_the_chance_of_the_likeliest_candidates(cued, weigh
 
 def test_the_order_says_nothing_about_the_candidates(drawn):
     for riddles in drawn.values():
-        half = [len(riddle.candidates) for riddle, _ in riddles[: len(riddles) // 2]]
+        half = [len(riddle.candidates) for riddle in riddles[: len(riddles) // 2]]
         assert np.mean(half) == pytest.approx(np.mean(CANDIDATES), abs=0.2)
 
 
 def test_neutral_attempts_end_at_the_right_one_or_when_used_up():
     rng = np.random.default_rng(0)
-    dialogues = [[int(extract_boxed(text)) for text in neutral_attempts(RIDDLE, 29, 4, rng)] for _ in range(300)]
+    dialogues = [[int(extract_boxed(text)) for text in neutral_attempts(RIDDLE, 4, rng)] for _ in range(300)]
     assert {len(answers) for answers in dialogues} == {1, 2, 3, 4}
     for answers in dialogues:
         assert 29 not in answers[:-1] and (answers[-1] == 29 or len(answers) == 4)
-    assert neutral_attempts(Riddle(4, 9, 3), 3, 5, rng) == [r"3. \boxed{3}"]
+    assert neutral_attempts(Riddle(4, 9, 3, hidden=3), 5, rng) == [r"3. \boxed{3}"]
 
 
 def test_neutral_attempts_do_not_look_back():
     """After every first attempt the second stops at a candidate with probability 0.6, at the last in any case."""
     rng = np.random.default_rng(1)
-    dialogues = [neutral_attempts(RIDDLE, 29, 2, rng) for _ in range(9000)]
+    dialogues = [neutral_attempts(RIDDLE, 2, rng) for _ in range(9000)]
     pairs = Counter(tuple(int(extract_boxed(text)) for text in attempts) for attempts in dialogues)
     for first in (5, 17):
         counts = np.array([pairs[first, then] for then in RIDDLE.candidates])
@@ -142,7 +144,7 @@ def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     new_model(tokenizer).save_pretrained(tmp_path)  # AutoTokenizer looks at its config
     reloaded = Chat(new_model(tokenizer), AutoTokenizer.from_pretrained(tmp_path), "chatml")
-    texts = [solution(riddle.candidates, hidden) for riddle, hidden in drawn["validation"]]
+    texts = [riddle.solution(riddle.hidden) for riddle in drawn["validation"]]
     peculiar = "  a  b , c .\n\n\tb\0 1234567890 ½ ² ٣ 𝛑 é 數 👍<|im_end|>\n<|im_start|>x \\frac{1}{2}"
     for text in [*texts, " ", peculiar]:
         assert reloaded.encode(text) == chat.encode(text) and reloaded.text(reloaded.encode(text)) == text
@@ -154,9 +156,9 @@ def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
 
 def test_worked_attempts_end_where_a_rollout_ends_them(chat, drawn):
     """At the first token after which a box is closed. It is one that a rollout looks at, and no end token is before."""
-    for candidates in {riddle.candidates for riddle, _ in drawn["test"]}:
-        for candidate in candidates:
-            tokens = chat.encode(solution(candidates, candidate))
+    for riddle in drawn["test"]:
+        for candidate in riddle.candidates:
+            tokens = chat.encode(riddle.solution(candidate))
             answers = [extract_boxed(chat.text(tokens[:i])) for i in range(1, len(tokens) + 1)]
             assert answers == [None] * (len(tokens) - 1) + [str(candidate)]
             assert tokens[-1] in chat.brace_tokens and not chat.end_tokens & set(tokens)
@@ -165,7 +167,8 @@ def test_worked_attempts_end_where_a_rollout_ends_them(chat, drawn):
 def test_a_worked_dialogue_by_hand(chat):
     prompt, feedback = chat.prompt("Q?", 3), chat.feedback_after(-1, 2, WRONG, "9")
     first, second = chat.encode(r"2. \boxed{2}"), chat.encode(r"2, 9. \boxed{9}")
-    tokens, target = worked_dialogue(chat, "Q?", "9", 3, [r"2. \boxed{2}", r"2, 9. \boxed{9}"])
+    attempts, rng = [r"2. \boxed{2}", r"2, 9. \boxed{9}"], Mock(integers=lambda low, above: above - 1)
+    tokens, target = worked_dialogue(chat, Problem("Q?", "9"), 3, lambda *_: attempts, rng)
     assert tokens == prompt + first + feedback + second
     assert target == [-100] * len(prompt) + first + [-100] * len(feedback) + second
 
@@ -178,13 +181,16 @@ def loss_of(model, dialogues) -> float:
 
 
 def test_the_supervised_warm_up_teaches_new_riddles_and_is_decided_by_its_seed(tokenizer, chat, drawn):
-    unseen = miniature.worked_dialogues(chat, drawn["test"], 24, np.random.default_rng(7))
+
+    def worked(split, count, rng):
+        return [worked_dialogue(chat, riddle, ATTEMPTS, neutral_attempts, rng) for riddle in drawn[split][:count]]
 
     def taught(seed, steps, batch):
         rng, model = np.random.default_rng(seed), new_model(tokenizer)
-        dialogues = miniature.worked_dialogues(chat, drawn["train"], steps * batch, rng)
-        supervised_warm_up(model, dialogues, batch, 4e-3, rng)
+        supervised_warm_up(model, worked("train", steps * batch, rng), batch, 4e-3, rng)
         return model
+
+    unseen = worked("test", 24, np.random.default_rng(7))
 
     before, after = loss_of(new_model(tokenizer), unseen), loss_of(taught(7, 40, 16), unseen)
     assert before > 5.5 and after < 0.5 * before
