@@ -12,7 +12,7 @@ and a plot for each kind of riddle.
 """
 
 import argparse
-from itertools import accumulate, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +61,11 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
 
 def learning_curve(folder: Path) -> list[dict[str, float]]:
     """Of each evaluation: dialogues and tokens sampled so far, and the shares of `train.validate`."""
-    rows, dialogues, points = read_metrics(folder), read_json(folder / "config.json")["dialogues"], []
-    for row, tokens in zip(rows, accumulate(row["tokens_sampled"] for row in rows)):  # means over the dialogues
+    dialogues, tokens, points = read_json(folder / "config.json")["dialogues"], 0, []
+    for row in read_metrics(folder):
+        tokens += row["tokens_sampled"] * dialogues  # a mean over the dialogues
         if "validation_accuracy" in row:
-            point = {"dialogues": row["step"] * dialogues, "tokens": round(tokens * dialogues)}
+            point = {"dialogues": row["step"] * dialogues, "tokens": round(tokens)}
             points.append(point | {key: row[f"validation_{key}"] for key in ("accuracy", "accuracy_first", "repeated")})
     return points
 

@@ -1,11 +1,10 @@
 """What only a GPU can show, in one run of about five minutes: is it exact there, and how fast is it.
 
     python -m bench.gpu [--json FILE]        # make bench-gpu
-    python -m bench.gpu --small              # tiny sizes, seconds on the CPU: what runs where there is no CUDA
     python -m bench.gpu --memory 24          # as on a card of 24 GB, with the options that the paper's run needs there
 
-Weights are random, so nothing is downloaded; they are in bfloat16. A script decides prompts, feedback and the length of
-every attempt (bench/rollout.py). A section that fails stops no other; the exit code is 1.
+Weights are random, in bfloat16. A script decides prompts, feedback and the length of every attempt (bench/rollout.py).
+Without CUDA, or with --small, all sizes are tiny. A section that fails stops no other; the exit code is 1.
 
     decode    steps with every slot busy at one length of context, as a share of the bound by memory bandwidth: all
               weights, all keys and values, and the logits written and read once. Before it, a device copy
@@ -25,7 +24,6 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,7 +65,6 @@ SMALL = dict(
     generate=dict(shape=TINY, script=dict(dialogues=4, length=(2, 6), median=4, attempts=1)),
 )
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense, per second, from the makers' data sheets
-Figures = Iterator[tuple[str, float]]
 SPARING = f"{FEW} --steps 1 --offload --gradient_checkpointing --micro_batch_tokens 4096"
 
 
@@ -88,7 +85,7 @@ def clear() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-# -------------------- The sections: each yields pairs (measure, value)
+# -------------------- The sections: each returns {measure: value}
 def copy_bandwidth(device: str) -> float:
     """Bytes read and written per second by a device copy."""
     source = torch.zeros(2**32 if device == "cuda" else 2**22, dtype=torch.uint8, device=device)
@@ -99,9 +96,9 @@ def copy_bandwidth(device: str) -> float:
 
 
 @torch.no_grad()
-def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]]) -> Figures:
+def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]]) -> dict[str, float]:
     bandwidth = copy_bandwidth(device)
-    yield "device copy, bytes/s", bandwidth
+    results = {"device copy, bytes/s": bandwidth}
     model = random_model(shape, device, dtype)
     model.set_attn_implementation("engine")
     if device == "cuda":
@@ -116,11 +113,13 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
             seconds = timed(lambda: list(engine.decode_async(count)())) / count
         moved = dtype.itemsize * (model.num_parameters() + 2 * slots * shape.vocab_size)
         bound = (moved + cache_bytes(shape, slots, context, dtype.itemsize)) / bandwidth
-        yield f"{slots} slots, {context} tokens of context: tokens/s", slots / seconds
-        yield f"{slots} slots, {context} tokens of context: share of the bound", bound / seconds
+        results[f"{slots} slots, {context} tokens of context: tokens/s"] = slots / seconds
+        results[f"{slots} slots, {context} tokens of context: share of the bound"] = bound / seconds
+    return results
 
 
-def step(device: str, dtype: torch.dtype, shape, script: dict, runs: list[str]) -> Figures:
+def step(device: str, dtype: torch.dtype, shape, script: dict, runs: list[str]) -> dict[str, float]:
+    results = {}
     for options in runs:
         compiled = compilations()
         with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
@@ -128,9 +127,9 @@ def step(device: str, dtype: torch.dtype, shape, script: dict, runs: list[str]) 
         row["kernels compiled"] = compilations() - compiled
         if device == "cuda":
             row["share of bf16 peak in the update"] = share_of_peak(shape, row)
-        for name, value in row.items():
-            if re.search("second|memory|kernels|share|ratio", name):
-                yield f"{options}, {name}", value
+        measures = [name for name in row if re.search("second|memory|kernels|share|ratio", name)]
+        results |= {f"{options}, {name}": row[name] for name in measures}
+    return results
 
 
 def run_training(folder: str, shape, script: dict, options: str) -> dict:
@@ -163,19 +162,18 @@ def share_of_peak(shape, row: dict) -> float:
     return row["update_tokens_per_second"] * a_token / peak
 
 
-def resume(device: str, dtype: torch.dtype) -> Figures:
+def resume(device: str, dtype: torch.dtype) -> dict[str, float]:
     options = "--dialogues 24 --minibatches 2 --max_new_tokens 90 --lr 1e-4 --steps 3 --eval_data none --save_every 1"
     with TemporaryDirectory() as folder:
         straight = run_training(folder, **SMALL_STEP, options=f"{options} --keep_checkpoints 3")
         Path(folder, "checkpoint-000003.pt").unlink()
         resumed = run_training(folder, **SMALL_STEP, options="--resume")
-    for key in ("reward", "kl", "grad_norm"):
-        yield f"difference in {key}", abs(resumed[key] - straight[key])
+    return {f"difference in {key}": abs(resumed[key] - straight[key]) for key in ("reward", "kl", "grad_norm")}
 
 
 @torch.no_grad()
-def exact(device: str, dtype: torch.dtype) -> Figures:
-    model = random_model(TINY, device)
+def exact(device: str, dtype: torch.dtype) -> dict[str, float]:
+    model, results = random_model(TINY, device), {}
     chat = Chat(model, build_tokenizer(draw_riddles("train")), "chatml")
     config = train.Config(slots=5, max_new_tokens=90, max_attempt_tokens=20)
     problems, allowed = load("riddles-test")[:8], [1, 2, 3, 4] * 2
@@ -191,18 +189,17 @@ def exact(device: str, dtype: torch.dtype) -> Figures:
             own_T = logits_TV.log_softmax(-1).gather(1, tokens_T[1:, None])[:, 0]
             apart += (dialogues.logp_DT[d, 1:length] - own_T)[sampled_T[1:]].abs().tolist()
         name = f"{precision}, temperature {temperature:.0f}"
-        yield f"{name}, dialogues that differ", different
-        yield f"{name}, difference of a log-probability, mean", sum(apart) / len(apart)
-        yield f"{name}, difference of a log-probability, largest", max(apart)
+        results[f"{name}, dialogues that differ"] = different
+        results[f"{name}, difference of a log-probability, mean"] = sum(apart) / len(apart)
+        results[f"{name}, difference of a log-probability, largest"] = max(apart)
+    return results
 
 
-def generate(device: str, dtype: torch.dtype, shape, script: dict) -> Figures:
+def generate(device: str, dtype: torch.dtype, shape, script: dict) -> dict[str, float]:
     model, script = random_model(shape, device, dtype), Script(vocabulary=shape.vocab_size, **script)
     ours = script.tokens / timed(lambda: play_ours(model, script, len(script.prompts)))
     theirs = script.tokens / timed(lambda: play_generate(model, script, len(script.prompts)))
-    yield "ours, tokens/s", ours
-    yield "generate, tokens/s", theirs
-    yield "times as fast as generate", ours / theirs
+    return {"ours, tokens/s": ours, "generate, tokens/s": theirs, "times as fast as generate": ours / theirs}
 
 
 SECTIONS = dict(decode=decode, step=step, smollm2=step, resume=resume, exact=exact, generate=generate)
@@ -231,15 +228,14 @@ def main(argv: list[str] | None = None) -> int:
     for section in options.sections:
         clear()
         start = time.perf_counter()
-        results = figures["sections"][section] = {}
         with torch.profiler.profile() if options.profile else nullcontext() as profiler:
             try:
-                results.update(SECTIONS[section](device, dtype, **arguments.get(section, {})))
+                results = SECTIONS[section](device, dtype, **arguments.get(section, {}))
             except (Exception, SystemExit) as error:  # there may be no second run on a GPU: the other sections go on
                 traceback.print_exc()
-                results["failed"] = f"{type(error).__name__}: {error}".splitlines()[0]
-        results["seconds of the section"] = time.perf_counter() - start
-        for measure, value in results.items():
+                results = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+        figures["sections"][section] = results | {"seconds of the section": time.perf_counter() - start}
+        for measure, value in figures["sections"][section].items():
             shown = value if measure == "failed" else f"{value:g}"
             print(f"| {section} | {measure} | {shown} |", flush=True)
         if options.profile:

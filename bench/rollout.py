@@ -40,9 +40,9 @@ class Script:
     """Prompt, attempts allowed and their lengths in every dialogue. An attempt is correct with probability 0.35. Its
     length is lognormal, within `length`."""
 
-    def __init__(self, dialogues, vocabulary, prompt=(24, 64), length=(8, 160), median=30, attempts=5, feedback=24):
+    def __init__(self, dialogues, vocabulary, prompt=(24, 64), length=(8, 160), median=30, attempts=5):
         rng = np.random.default_rng(0)
-        self.feedback = rng.integers(vocabulary, size=feedback).tolist()
+        self.feedback = rng.integers(vocabulary, size=24).tolist()
         self.prompts, self.allowed, self.lengths = [], [], []
         for _ in range(dialogues):
             self.prompts.append(rng.integers(vocabulary, size=rng.integers(prompt[0], prompt[1] + 1)).tolist())
@@ -53,7 +53,7 @@ class Script:
                 if rng.random() < 0.35:
                     break
         self.tokens = sum(map(sum, self.lengths))  # that are sampled
-        self.budget = max(sum(lengths) + feedback * (len(lengths) - 1) for lengths in self.lengths)  # after the prompt
+        self.budget = max(sum(lengths) + 24 * (len(lengths) - 1) for lengths in self.lengths)  # after the prompt
 
 
 @contextmanager
@@ -117,22 +117,18 @@ def play_continuous(model, script: Script, requests: int) -> list[list[list[int]
     batching = ContinuousBatchingConfig(**sizes, max_requests_per_batch=requests)
     tokens, played = [list(prompt) for prompt in script.prompts], [[] for _ in script.prompts]
     with model.continuous_batching_context_manager(config, continuous_batching_config=batching) as manager:
-
-        def submit(d: int) -> None:
-            length = script.lengths[d][len(played[d])]
-            manager.add_request(tokens[d], str(d), max_new_tokens=length, eos_token_id=-1)
-
-        for d in range(len(tokens)):
-            submit(d)
+        ready = range(len(tokens))  # for their next attempt
         for _ in range(sum(map(len, script.lengths))):
+            for d in ready:
+                length = script.lengths[d][len(played[d])]
+                manager.add_request(tokens[d], str(d), max_new_tokens=length, eos_token_id=-1)
             result = manager.get_result(timeout=600)
             if result is None or result.error:
                 raise RuntimeError(f"continuous batching stopped: {result and result.error}")
             d = int(result.request_id)
             played[d].append(list(result.generated_tokens))
             tokens[d] += played[d][-1] + script.feedback
-            if len(played[d]) < len(script.lengths[d]):
-                submit(d)
+            ready = [d] if len(played[d]) < len(script.lengths[d]) else []
     return played
 
 

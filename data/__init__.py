@@ -1,16 +1,14 @@
 """Problem sets: `load(name)` gives a list of problems, each a question and its gold answer.
 
-    from data import load
-    problems = load("gsm8k-train")            # a name from the tables below
-    problems = load("my_questions.jsonl")     # your own: one {"question": ..., "answer": ...} a line
-    problems = load("mawps-easy-test,svamp-easy")    # several as one list
-    sets = load_sets("aime24,math500")        # several, each by itself; "paper" means the paper's five benchmarks
-    python -m data                            # the table of names
-    python -m data gsm8k-test                 # how many problems, and the first three
+    load("gsm8k-train")                # a name from the tables below
+    load("my_questions.jsonl")         # your own: one {"question": ..., "answer": ...} a line
+    load("mawps-easy-test,svamp-easy") # several as one list
+    load_sets("aime24,math500")        # several, each by itself; "paper" means the paper's five benchmarks
+    python -m data                     # the table of names
+    python -m data gsm8k-test          # how many problems, and the first three
 
 How a published file becomes training, validation and test questions:
-- Questions that differ only in whitespace and capitals are the same. One copy is kept. Where the copies disagree about
-  the answer, none is, since nobody can say which is right (one question in MAWPS).
+- Of questions that differ only in whitespace and capitals one is kept; none where their answers differ (once in MAWPS).
 - Validation questions come from the training file; MAWPS is a single file, which is cut in three. The letters of a
   question decide where it goes, so a story with other numbers stays on one side.
 - Training and validation leave out every question of the family's test file. So `math-train`, about 95% of the file
@@ -142,8 +140,8 @@ def load(name: str) -> list[Problem]:
 
         return easy(load(name.replace("-easy", "")))
     if name not in SETS:
-        expected = f"expected a path that ends in .jsonl, or one of {', '.join([*RIDDLES, *EASY, *SETS])}"
-        raise ValueError(f"no data set is called '{name}': {expected}")
+        names = ", ".join([*RIDDLES, *EASY, *SETS])
+        raise ValueError(f"no data set is called '{name}': expected a path that ends in .jsonl, or one of {names}")
     file, buckets, test_file = SETS[name]
     tested = {question_key(p.question) for p in published(test_file)} if test_file else set()
     return [p for p in published(file) if bucket(p.question) in buckets and question_key(p.question) not in tested]

@@ -47,8 +47,7 @@ SYSTEM = (
 )
 # What follows a wrong attempt: a text, in which {attempts} is the number of attempts left and {answer} the answer that
 # was wrong, or a function (attempts_left, attempt, gold) -> text; `attempt` has an `answer` (None without a box) and a
-# `text`. Here are the paper's wording, the same without the number, and a control that is as long as the paper's (in
-# the miniature it has as many tokens) and does not say that the attempt was wrong.
+# `text`. "uninformative" is a control: as long as the paper's words, in the miniature to the token.
 Feedback = str | Callable[[int, object, str], str]
 FEEDBACKS: dict[str, Feedback] = {
     "paper": "Your answer is incorrect. You have {attempts} attempts left. Try an alternative.",
@@ -61,8 +60,7 @@ CUT = "\ufdd0"
 
 
 def find_feedback(feedback: Feedback) -> Feedback:
-    """The feedback of a name, or the text or function itself. ValueError for a word that is no name, or a text with
-    another placeholder."""
+    """The feedback of a name, or the text or function itself. ValueError for another word or another placeholder."""
     if callable(feedback) or feedback in FEEDBACKS:
         return FEEDBACKS.get(feedback, feedback)
     if " " not in feedback:

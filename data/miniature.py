@@ -14,8 +14,7 @@ answer than the base model's, and training can find it.
 The base model learns from worked solutions, which go through the candidates and box the one where they stop,
 "5, 17. \\boxed{17}". Its attempts are *neutral*: they stop at each candidate with probability 0.6, and at the last in
 any case, whatever the earlier attempts were. So the base model knows the format and the arithmetic, and does not know
-what feedback is for, nor what a cue says. That is left to reinforcement learning. The result is an ordinary Hugging
-Face model folder.
+what feedback is for, nor what a cue says. That is left to reinforcement learning.
 
     python -m data.miniature --out runs/miniature/base
     python -m data.miniature --cue --out runs/cue/base

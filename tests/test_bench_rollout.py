@@ -14,7 +14,7 @@ if hasattr(ContinuousBatchingConfig, "page_size"):  # transformers batches on th
     PEERS.append(bench.play_continuous)
 
 
-SCRIPT = bench.Script(7, 96, prompt=(3, 9), length=(2, 9), median=4, feedback=5)
+SCRIPT = bench.Script(7, 96, prompt=(3, 9), length=(2, 9), median=4)
 
 
 @pytest.fixture(scope="module")
