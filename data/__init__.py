@@ -5,7 +5,6 @@
     load("mawps-easy-test,svamp-easy") # several as one list
     load_sets("aime24,math500")        # several, each by itself; "paper" means the paper's five benchmarks
     python -m data                     # the table of names
-    python -m data gsm8k-test          # how many problems, and the first three
 
 How a published file becomes training, validation and test questions:
 - Of questions that differ only in whitespace and capitals one is kept; none where their answers differ (once in MAWPS).

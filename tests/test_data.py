@@ -310,15 +310,6 @@ def test_wrong_file_in_the_cache(publish, cache):
     assert refused(lambda: load("amc23")) == expected and path.read_bytes() == AMC[::-1]
 
 
-def test_command_line(own):
-    def command(*arguments):
-        line = [sys.executable, "-m", "data", *map(str, arguments)]
-        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-
-    own.write_bytes(GOOD * 5)
-    assert command(own).stdout == f"{own}: 5 problems\n{GOOD.decode() * 3}"
-    table = command().stdout
+def test_the_table_of_names():
+    table = subprocess.run([sys.executable, "-m", "data"], cwd=ROOT, capture_output=True, text=True).stdout
     assert all(re.search(rf"^{name} ", table, re.MULTILINE) for name in [*data.RIDDLES, *data.EASY, *data.SETS])
-    bad = command("gsm8k")
-    assert bad.returncode == 2 and bad.stderr.startswith("python -m data: no data set is called 'gsm8k': ")
-    assert bad.stderr.count("\n") == 1 and not bad.stdout
