@@ -53,7 +53,7 @@ class Script:
                 if rng.random() < 0.35:
                     break
         self.tokens = sum(map(sum, self.lengths))  # that are sampled
-        self.budget = max(sum(lengths) + 24 * (len(lengths) - 1) for lengths in self.lengths)  # after the prompt
+        self.budget = max(sum(lengths) + len(self.feedback) * (len(lengths) - 1) for lengths in self.lengths)
 
 
 @contextmanager
