@@ -37,21 +37,21 @@ def gain(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
 
 
 def repeats(answers: list[str | None]) -> list[bool]:
-    """Whether an attempt repeats an earlier answer, for each attempt of a dialogue after the first that has a box (an
-    answer that is not None). Answers are compared letter by letter, without the spaces around them."""
-    answers = [None if answer is None else answer.strip() for answer in answers]
+    """For each answer after the first attempt: was it given before in the dialogue, letter by letter but for the
+    spaces around it? An attempt without a box has the answer None, which does not count."""
+    answers = [answer and answer.strip() for answer in answers]
     return [answer in answers[:i] for i, answer in enumerate(answers) if i and answer is not None]
 
 
 def repeated_share(dialogues: list[list[str | None]]) -> float | None:
-    """Of all attempts after the first that have a box, the share that repeats an earlier answer of its dialogue."""
+    """Of the answers after the first attempt of each dialogue, the share that was given before in it."""
     return mean(repeated for answers in dialogues for repeated in repeats(answers))
 
 
 def mean_over(by_data: dict[str, dict]) -> dict:
-    """The results of several data sets -> their means, each set with the same weight, as in the paper; the results of a
-    single set as they are. The sets are independent, so their variances add up. Each end of the 95% interval has its
-    own variance, recovered from that end of the sets' intervals (Zou and Donner, 2008)."""
+    """The results of several data sets -> their means, each set with the same weight, as in the paper; of one set its
+    results as they are. Each end of the 95% interval has its own variance, recovered from that end of the sets'
+    intervals; the sets are independent, so their variances add up (Zou and Donner, 2008)."""
     if len(by_data) == 1:
         return next(iter(by_data.values()))
     means = []
