@@ -45,7 +45,7 @@ CASES = r"""
 1/3 | 0.\overline{3} | 0.333333333333333 | \frac13 || 0.3 | 0.33333 | 0.33333333 | 0.34 | 3
 # percent, degrees, units, money
 28\% | 28 percent | 28 | 0.28 | 28% | \frac{7}{25} || 0.0028 | 2800 | 2.8 | 29\%
-12 \text{ m/s} | 12\,\mathrm{m/s} | 12 \text{ meters per second} | 12 || 12 \text{ km/h} | 1\text{2} m/s | 12 m/s
+12 \text{ m/s} | 12\,\mathrm{m/s} | 12 \text{ meters per second} | 12 | 12 m/s || 12 \text{ km/h} | 1\text{2} m/s
 \frac{mg}{k} | \frac{m g}{k} | gm/k || \frac{m}{k} | 5 mg
 90^\circ | 90° | 90 | 90^{\circ} | 90 \text{ degrees} | \frac{\pi}{2} | \angle ABC = 90^\circ || 91 | 9^\circ | \pi
 15\mbox{ cm}^2 | 15 | 15 cm^2 | 15 \text{ square centimeters} | 15\,\text{cm}^{2} | 15.0 || 15 \text{ m}^2
@@ -67,7 +67,7 @@ e^{16}-1 | exp(16)-1 | -1 + e^{16} | \exp(16) - 1 | \mathrm{e}^{16}-1 || e^{16} 
 \ln 2 | \log 2 | \ln{2} | \frac{\ln 4}{2} || \ln 3 | 0.69 | 2
 3 | \log_2 8 | \log_{10} 1000 | \lfloor 3.7 \rfloor | \lceil 2.1\rceil | |-3| | |{-3}| || \log_3 8
 \frac12 | \sin 30^\circ | \cos\frac{\pi}{3} | \sin(\pi/6) || \sin 30 | \cos 30^\circ
-\frac35 | \cos A = \frac35 | \sin\theta = 0.6 || \ln x = \frac35 | \cos A = \frac45 | \Pr = 0.6 | \max = 0.6
+\frac35 | \cos A = \frac35 | \sin\theta = 0.6 | \Pr = 0.6 || \ln x = \frac35 | \cos A = \frac45 | \max = 0.6
 1+I(0)e^{-t} | I(0)e^{-t} + 1 || 1+I(1)e^{-t}
 \sec^2 y | \tan^2(y)+1 | \frac{1}{\cos^2 y} | (\sec y)^2 || \tan^2 y | \sec y | \sec^2 z
 \frac{\pi}{6} | \arcsin\frac12 | \sin^{-1}(1/2) | \arctan(1/\sqrt3) || 30 | \arccos\frac12
@@ -100,15 +100,15 @@ x=1, y=2 | y=2, x=1 | (1,2) | 1, 2 || 2, 1 | x=2, y=1 | x=1
 # tuples, intervals, unions
 (6,31,-1) | \left(6, 31, -1\right) | (6,\,31,\,-1) | (6;31;-1) | 6,31,-1 || (31,6,-1) | [6,31,-1] | (6,31)
     | \{6,31,-1\} | \langle 6,31,-1\rangle
-(3,4) | x=3, y=4 | (x,y)=(3,4) | \{(3,4)\} || \begin{cases} x=4 \\ y=3 \end{cases} | \{(3,4),(4,3)\}
-    | \begin{cases} x=3 \\ y=4 \end{cases}
-(x,y)=(3,4) | (3,4) || x=4, y=3 | (y,x)=(3,4) | x=3, y=4 | y=4, x=3
+(3,4) | x=3, y=4 | (x,y)=(3,4) | \{(3,4)\} | \begin{cases} x=3 \\ y=4 \end{cases}
+    || \begin{cases} x=4 \\ y=3 \end{cases} | \{(3,4),(4,3)\}
+(x,y)=(3,4) | (3,4) | x=3, y=4 | y=4, x=3 || x=4, y=3 | (y,x)=(3,4)
 (3,4] | \left(3,\frac82\right] | 3<x\le4 | x\in(3,4] | 4 \ge x > 3 || [3,4) | (3,4) | [3,4] | 3,4 | 3\le x\le 4
 (2,\infty) | x>2 | 2<x | (2,+\infty) || [2,\infty) | x\ge2 | x<2 | (2,10^{9})
 (3,\infty) | \{x : x > 3\} | \{x \mid x>3\} | \{x \in \mathbb{R} : x > 3\} | \left\{x\middle| x>3\right\}
     || \{x : x < 3\} | \{x : x \ge 3\} | \{x : y > 3\}
-(-1,1) | -1<x \text{ and } x<1 | x<1, x>-1 || |x| \le 1 | |x| > 1 | |x|<2 | x<-1, x>1 | |x| < 1
-(-\infty,-2)\cup(2,\infty) | x<-2 \lor x>2 | (-\infty,-2)\bigcup(2,\infty) || |x|<2 | x>-2, x<2 | |x|>2
+(-1,1) | -1<x \text{ and } x<1 | x<1, x>-1 | |x| < 1 || |x| \le 1 | |x| > 1 | |x|<2 | x<-1, x>1
+(-\infty,-2)\cup(2,\infty) | x<-2 \lor x>2 | (-\infty,-2)\bigcup(2,\infty) | |x|>2 || |x|<2 | x>-2, x<2
 (-\infty,-1)\cup(-1,1)\cup(1,\infty) | x\ne\pm1 | x \neq -1, 1 | x\ne1 \text{ and } x\ne-1
     | \mathbb{R}\setminus\{-1,1\} | x\in\mathbb{R}, x\ne\pm1 || x\ne1 | \mathbb{R}\setminus\{1,2\} | x\ne1, y\ne-1
 (-\infty,2)\cup(3,\infty) | (3,\infty)\cup(-\infty,2) | x<2\text{ or }x>3 | (-∞,2)∪(3,∞) | (-\infty,2) U (3,\infty)
@@ -163,42 +163,41 @@ x^2+1/2 | x²+½ || x2+½
 3\sqrt2 | 4.242640687119286 | 4.242640687119285 | 4.24264068711929 || 4.24264068715
 # units
 5 | 5\,\mathrm{m/s^2} | 5 \mathrm{cm^{-1}} | 5 men | 5 min | 5\mathrm{~N}
-    | 5 \mathrm{~kg} \cdot \mathrm{m} / \mathrm{s}^{2} | 5 women | 5 gallons | 5 \frac{\text{km}}{\text{h}} || 5 N
-    | 5m | 6 men | 5rs | 5ms | 5\omega | 5\mu | 5 sec(x) | 5\sec x | 5\mathbf{A} | 5\,\Omega | 5\,\mu\mathrm{m}
+    | 5 \mathrm{~kg} \cdot \mathrm{m} / \mathrm{s}^{2} | 5 women | 5 gallons | 5 \frac{\text{km}}{\text{h}} | 5\,\Omega
+    | 5\,\mu\mathrm{m} || 5 N | 5m | 6 men | 5rs | 5ms | 5\omega | 5\mu | 5 sec(x) | 5\sec x | 5\mathbf{A}
 5\,\mathrm{m/s^2} | 5\ \mathrm{m\,s^{-2}} | 5 \frac{\text{m}}{\text{s}^2} | 5 \text{ meters per second squared}
     || 5 \mathrm{m/s}
-5 \Omega || 5 \text{ V} | 5 \mathrm{k\Omega} | 5\text{ k}\Omega | 5 \text{ ohms}
-5\,\mu\mathrm{m} || 5\,\mathrm{m} | 5\,\mu\mathrm{s} | 5
+5 \Omega | 5 \text{ ohms} || 5 \text{ V} | 5 \mathrm{k\Omega} | 5\text{ k}\Omega
+5\,\mu\mathrm{m} | 5 || 5\,\mathrm{m} | 5\,\mu\mathrm{s}
 25 sec | 25 | 25 \text{ seconds} || 25 min
 12 \text{ square feet} | 12 ft^2 | 12 sq ft || 12 ft | 12 \text{ cubic feet}
-2\pi || 2\pi hr | 2\pi rh | 2\pi cm
+2\pi | 2\pi cm || 2\pi hr | 2\pi rh
 # chains and equations with names
-506.25 || y=k=506.5 | y=506.25=k=5 | 2y=506.25 | y=k=506.25 | A = B = 506.25
-5 | f(x,y)=5 | E[X]=5 | S = 2+3 = 5 || 17 \bmod 5=2 | x=4=5 | x+1=5 | 5\bmod 7 | x^2=5 | AB=BC=5 | \gcd(10,15)=5
+506.25 | y=k=506.25 | A = B = 506.25 || y=k=506.5 | y=506.25=k=5 | 2y=506.25
+5 | f(x,y)=5 | E[X]=5 | S = 2+3 = 5 | AB=BC=5 | \gcd(10,15)=5 || 17 \bmod 5=2 | x=4=5 | x+1=5 | 5\bmod 7 | x^2=5
 m+n=113 | 113 | n+m=113 || m-n=113 | m+n=112 | m+n=p | 226
 P(\text{red})=1/3 | 1/3 | P(\text{red})=\frac13 || P(\text{blue})=1/3 | 2/3
-0.3 || P(X>2)=0.4 | P(X>2)=0.3 | P(A|B)=0.3 | P(A \cap B)=0.3
+0.3 | P(X>2)=0.3 | P(A|B)=0.3 | P(A \cap B)=0.3 || P(X>2)=0.4
 2 | \frac{AB}{CD}=2 || 17 \bmod 5=3 | x x = 2 | 17 \bmod 5=2 | 17 mod 5 = 2 | 17 \pmod{5} = 2
-10 | a+b+c=10 || 2x=10 | a+a=10 | AB+BC=10
-x=3, y=3 || x = y = 4 | 3 | x=3 | x = y = 3
-12 | \text{Area}=12 || \text{Area}=13 | \text{Total area} = 12
-50 || \angle A = 51^\circ | \angle A=\angle B = 50^\circ
+10 | a+b+c=10 | AB+BC=10 || 2x=10 | a+a=10
+x=3, y=3 | x = y = 3 || x = y = 4 | 3 | x=3
+12 | \text{Area}=12 | \text{Total area} = 12 || \text{Area}=13
+50 | \angle A=\angle B = 50^\circ || \angle A = 51^\circ
 # text around the answer
-2x^3 || 2x^3 \text{ for }x>0 | 3x^3 \text{ for any constant} | 2x^3 \text{ for any constant}
+2x^3 | 2x^3 \text{ for any constant} || 2x^3 \text{ for }x>0 | 3x^3 \text{ for any constant}
     | 2x^3, \text{ where } x \text{ is real}
-\frac{737}{39} || \frac{737}{39}\text{ (about }28.9) | \frac{737}{39}\text{ (about }18.9)
-    | \frac{737}{39} (\approx 18.9)
+\frac{737}{39} | \frac{737}{39}\text{ (about }18.9) | \frac{737}{39} (\approx 18.9)
+    || \frac{737}{39}\text{ (about }28.9)
 460 | \text{ANSWER: }\$460 | Answer: 460 || \text{ANSWER: }\$461 | \text{ANSWER: }460 \text{ or } 461
-18 | Final answer: x=18 || Total: 18 or 19 | Not: 18 | Total: 19 | Total: -18 | Total: 18 | The total cost is \$18
-12 | \text{The answer is 12} || The area is not 12 | The area is 12 or 13 | The area is less than 12
-    | The area is at least 12 | The area is 13 | The wrong answer: 12 | Half the area is 12 | The area isn't 12
-    | I think it is 12 | 12 if x > 0 | 12 for no x | The area is 12 | \text{The area is }12
-    | \text{The area is } 12 \text{ cm}^2
-Total: 18 | Total: 18.0 || Total: 19 | The total is 18
+18 | Final answer: x=18 | Total: 18 | The total cost is \$18 || Total: 18 or 19 | Not: 18 | Total: 19 | Total: -18
+12 | \text{The answer is 12} | The area is 12 | \text{The area is }12 | \text{The area is } 12 \text{ cm}^2
+    || The area is not 12 | The area is 12 or 13 | The area is less than 12 | The area is at least 12 | The area is 13
+    | The wrong answer: 12 | Half the area is 12 | The area isn't 12 | I think it is 12 | 12 if x > 0 | 12 for no x
+Total: 18 | Total: 18.0 | The total is 18 || Total: 19
 (B) 27 || (C) 27
 # degree or percent within an expression
-180^\circ-2\alpha | -2\alpha+180° | 2(90^\circ-\alpha) || 180^\circ+2\alpha | 180^\circ-\alpha | 180-2\alpha
-90^\circ - \frac{A}{2} | \frac{\pi}{2} - \frac{A}{2} | \frac{180^\circ - A}{2} || 90^\circ - A | 90 - A/2
+180^\circ-2\alpha | -2\alpha+180° | 2(90^\circ-\alpha) | 180-2\alpha || 180^\circ+2\alpha | 180^\circ-\alpha
+90^\circ - \frac{A}{2} | \frac{\pi}{2} - \frac{A}{2} | \frac{180^\circ - A}{2} | 90 - A/2 || 90^\circ - A
 30^\circ + 360^\circ k | x = 30^\circ + 360^\circ k || 30^\circ + 180^\circ k
 100\% - x || 100\% + x | 100 - x
 x\ne 0 | (-\infty,0)\cup(0,\infty) | \mathbb{R}\setminus\{0\} || x\ne 1 | \mathbb{R}
@@ -206,7 +205,7 @@ x\ne 0 | (-\infty,0)\cup(0,\infty) | \mathbb{R}\setminus\{0\} || x\ne 1 | \mathb
 100 || 50 + 50\%
 31 || 30^\circ+1
 # money
-18 | USD 18 | 18 USD | EUR 18 | €18 | \$18.00 || USD 19 | -\$18 | USD -18 | US\$18
+18 | USD 18 | 18 USD | EUR 18 | €18 | \$18.00 | US\$18 || USD 19 | -\$18 | USD -18
 \$18 | USD 18 | 18 dollars || 18 cents | €18
 # choices
 (C) | \text{(c)} | (c) | c) | C | \text{C} | \textbf{(c)} | \mathrm{(C)} || \text{(d)} | (c), (d) | (C) or (D) | c^2
@@ -225,14 +224,14 @@ x\ne 0 | (-\infty,0)\cup(0,\infty) | \mathbb{R}\setminus\{0\} || x\ne 1 | \mathb
 (0,3) | (0,\sqrt 8)\cup[2\sqrt2,3) || (0,\sqrt 8)\cup(2\sqrt2,3)
 (0,1] | (0,1)\cup\{1\} || (0,1)\cup\{2\}
 [0,1)\cup(1,2] | [0,2]\setminus\{1\} || [0,2] | [0,2]\setminus\{0\} | (0,2)\setminus\{1\}
-(-1,3) | -1<x<3 || |x-1|>2 | |x-1|\le 2 | |x+1|<2 | |x-1|<3 | |x-1|<2 | 2 > |x-1|
-(-\infty,-1)\cup(3,\infty) | x<-1\text{ or }x>3 || x>-1\text{ or }x<3 | |x-1|\ge 2 | |x-1|<2 | x<-1\text{ and }x>3
-    | |x-1|>2 | x<-1,x>3
-(2,\infty) || 2|x|>4 | 2x\ge 4 | 2x>4 | -x<-2
+(-1,3) | -1<x<3 | |x-1|<2 | 2 > |x-1| || |x-1|>2 | |x-1|\le 2 | |x+1|<2 | |x-1|<3
+(-\infty,-1)\cup(3,\infty) | x<-1\text{ or }x>3 | |x-1|>2 || x>-1\text{ or }x<3 | |x-1|\ge 2 | |x-1|<2
+    | x<-1\text{ and }x>3 | x<-1,x>3
+(2,\infty) | 2x>4 | -x<-2 || 2|x|>4 | 2x\ge 4
 -1<x<3 || |y-1|<2
 # a list over lines
-1,2,3 | 1,␤2,␤3 || 1␤2 | 123 | 1␤2␤4 | 1␤2␤3
-x=1, y=2 || x=2␤y=1 | x=1␤y=2
+1,2,3 | 1,␤2,␤3 | 1␤2␤3 || 1␤2 | 123 | 1␤2␤4
+x=1, y=2 | x=1␤y=2 || x=2␤y=1
 42 | ␤42␤ || 4␤2 | 4 ␤2 | 4␤ 2 | 4␤␤2 | 4	2 | 4 \, ␤2
 """
 

@@ -3,7 +3,7 @@ r"""When two answers are the same: the trees of latex.py beside each other, by t
 import re
 from fractions import Fraction
 
-from support.grader.latex import MAX_CHARS, Unreadable, clean, read, tokens
+from support.grader.latex import FUNCTIONS, MAX_CHARS, Unreadable, clean, read, tokens
 from support.grader.values import MP, Values, close, kinds, lift, names, walk
 from support.grader.words import choice, same_at_sight
 
@@ -13,14 +13,15 @@ LABELS = {"sym", "text", "seq", "+", "-", "*", "/", "sin", "cos", "tan"}  # the 
 ORDER = {"<", "<=", ">", ">=", "!=", "=="}
 REALS = ("sym", "R")
 FAR = {"infinity": Fraction(10) ** 7_000}  # nearly the largest number that a value may be
+GRID = [Fraction(k, 2) for k in range(-20, 21)]
 
 
 # ------------------------------------------------------------------------------------------------- parts of an answer
 def is_label(node) -> bool:
-    r"""May it be left out before an equals sign? x, f(x), AB, |AB|, AB/CD, (p, q), Area, m + n, \sin A; not x + x"""
+    r"""May it be left out before an equals sign? x, f(x), AB, |AB|, AB/BC, (p, q), Area, m + n, \sin A; not x + x"""
     letters = [n[1] for n in walk(node) if n[0] == "sym"]
     points = all(letter[0].isupper() for letter in letters)  # |AB| is a length, |x| is not x
-    return kinds(node) <= LABELS | ({"abs"} if points else set()) and len(set(letters)) == len(letters)
+    return kinds(node) <= LABELS | ({"abs"} if points else set()) and (points or len(set(letters)) == len(letters))
 
 
 def signed(node, sign: int):
@@ -30,26 +31,26 @@ def signed(node, sign: int):
     return tuple(signed(n, sign) if isinstance(n, tuple) else n for n in node)
 
 
+def without_units(node, everywhere: bool):
+    """5 of 5 cm; everywhere, also 180 - 2a of 180° - 2a"""
+    if node[0] == "unit":
+        return node[1]
+    return tuple(without_units(n, True) if isinstance(n, tuple) else n for n in node) if everywhere else node
+
+
 def items(node) -> list:
-    r"""The elements of a list or a set: 1 \pm 2 are two of them, x = 1, 2 is x = 1, x = 2"""
+    r"""The elements of a list or a set: 1 \pm 2 are two of them, x = 1, 2 is x = 1, x = 2; x = y = 1 is x = 1, y = 1"""
     if node[0] in ("list", "set"):
         parts = [item for n in node[1:] for item in items(n)]
         if parts and parts[0][:2] in (("rel", "="), ("rel", "!=")) and "rel" not in {n[0] for n in parts[1:]}:
             parts[1:] = [(*parts[0][:3], n) for n in parts[1:]]
         return parts
-    if node[0] == "rel" and node[1] in ("=", "in", "!=") and node[3][0] in ("list", "set", "pm"):
-        return [("rel", node[1].replace("in", "="), node[2], item) for item in items(node[3])]
+    if node[0] == "rel" and node[1] in ("=", "in", "!=") and (node[-1][0] in ("list", "set", "pm") or len(node) > 4):
+        return [("rel", node[1].replace("in", "="), name, item) for name in node[2:-1] for item in items(node[-1])]
     return [signed(node, 1), signed(node, -1)] if kinds(node) & {"pm", "mp"} else [node]
 
 
 # ---------------------------------------------------------------------------------------------- sets of real numbers
-def numbers(node) -> list:
-    """All numbers that are written in a node"""
-    if kinds(node) & CONTAINERS or names(node):
-        return [m for n in node[1:] if isinstance(n, tuple) for m in numbers(n)]
-    return items(node)
-
-
 def holds(sign: str, x, y) -> bool:
     if x is None or y is None or x.imag or y.imag:
         return False
@@ -77,9 +78,8 @@ class Comparison(Values):
             low, high = (self.evaluate(n, FAR) for n in parts[2:])
             return all(holds("<=" if end in "[]" else "<", *gap) for end, gap in zip(parts, ((low, x), (x, high))))
         if kind == "rel" and ORDER.issuperset(signs := parts[0].split()):
-            if all(side[0] == "sym" or not names(side) for side in parts[1:]):  # else its ends do not show
-                row = [self.evaluate(n, {variable: x, **FAR}) for n in parts[1:]]
-                return all(map(holds, signs, row, row[1:]))
+            row = [self.evaluate(n, {variable: x, **FAR}) for n in parts[1:]]
+            return all(map(holds, signs, row, row[1:]))
         if node != REALS:
             raise Unreadable("no set of real numbers")
         return True
@@ -94,38 +94,40 @@ class Comparison(Values):
         return [self.contains(node, x, min(variables, default="")) for x in points]
 
     def same_set(self, a, g) -> bool | None:
-        """Have two sets the same members among the numbers that are written in either and those just below and above
-        each of these? They can differ nowhere else. None where one is no set, or does not show its ends."""
-        written = [self.at(n) for n in numbers(a) + numbers(g)]
-        if len(written) > MAX_ITEMS:
+        """Have two sets the same members at, below and above every number that is written in either, and on a grid? One
+        of them must show its ends, as (1, 2] and x > 3 do, but |x| < 2 does not. None where one is no set."""
+        sides = [[side for n in walk(node) if n[0] == "rel" for side in n[2:]] for node in (a, g)]
+        shown = [all(side[0] == "sym" or not names(side) for side in each) for each in sides]
+        nodes = [n for node in (a, g) for sign in (1, -1) for n in walk(signed(node, sign))]
+        parts = [part for n in nodes if n[0] in CONTAINERS or names(n) for part in n[1:] if isinstance(part, tuple)]
+        written = {v for v in (self.at(part) for part in parts if not names(part)) if v and not v.imag}
+        if not any(shown) or len(written) > MAX_ITEMS:
             return None
-        written = {v if isinstance(v, Fraction) else Fraction(MP.nstr(v, 70)) for v in written if v and not v.imag}
-        points = [Fraction(k) for k in (-1, 0, 1)] + [v + k * abs(v) / 10**20 for v in written for k in (-1, 0, 1)]
+        written = [v if isinstance(v, Fraction) else Fraction(MP.nstr(v, 70)) for v in written]
+        near = [v + k * abs(v) / 10**20 for v in written for k in (-1, 0, 1)]
         try:
-            members = [self.members(node, points) for node in (a, g)]
+            members = [self.members(node, near + (GRID[::10] if all(shown) else GRID)) for node in (a, g)]
         except Unreadable:
             return None
         return members[0] == members[1] and any(members[0])
 
     def settled(self, node):
-        """The tree with every chain of = and \\approx brought down to `name = value`, to one value, or to one equation:
-        5 = x, x = 1 + 1 = 2, 1/3 \\approx 0.33. Each link of a chain must hold."""
+        """Every chain of = and \\approx as names = value, one value or one equation; each of its links must hold."""
         node = tuple(self.settled(n) if isinstance(n, tuple) else n for n in node)
         if node[0] != "rel" or not set(signs := node[1].split()) <= {"=", "approx"}:
             return node
         if len(set(node[2:])) < len(node[2:]):
             raise Unreadable("a tautology")
-        labels, values = [n for n in node[2:] if is_label(n)], [n for n in node[2:] if not is_label(n)]
+        labels = [n for n in node[2:] if is_label(n)]
+        values = [n for n in node[2:] if not is_label(n)] or [labels.pop()]
         if not labels and len(values) == 2 and signs == ["="] and names(node):
             return node  # 2x + y = 3
-        if not values:  # y = x
-            values = labels[1:]
-        elif len(labels) > 1:
-            raise Unreadable("several names")
         for value in values[1:]:
             if not self.same(value, values[0]) and not ("approx" in signs and self.same(values[0], value)):
                 raise Unreadable("a chain of equalities that does not hold")
-        return ("rel", "=", labels[0], values[0]) if labels else values[0]
+        if len(labels) == 1 and labels[0][0] == values[0][0] == "seq" and len(labels[0]) == len(values[0]):
+            return ("list", *(("rel", "=", *pair) for pair in zip(labels[0][3:], values[0][3:])))  # (x, y) = (1, 2)
+        return ("rel", "=", *sorted(labels, key=str), values[0]) if labels else values[0]
 
     def same(self, a, g) -> bool:
         """Two settled nodes, by their kinds from the outermost inward"""
@@ -148,9 +150,12 @@ class Comparison(Values):
     def same_quantity(self, a, g) -> bool:
         """A unit may be left out, but not exchanged; percent and degrees are units or factors."""
         found = {n[2] for side in (a, g) for n in walk(side) if n[0] == "unit"}
-        inner = [n[1] if n[0] == "unit" else n for n in (a, g)]
+        inside = kinds(a) | kinds(g)
+        degrees = found == {"deg"} and "sym" in inside and not inside & {"^", *FUNCTIONS}  # 180 - 2a, but not sin 30
+        inner = [without_units(n, everywhere=degrees) for n in (a, g)]
         omitted = inner != [a, g] and self.same(*inner)
-        return len(found) == 1 and (omitted or self.agree(a, g))  # 28 and 0.28 are 28%
+        products = [("*", n[1], read(n[2])) if n[0] == "unit" else n for n in (a, g)]  # 12 m/s without \\text
+        return len(found) == 1 and (omitted or self.agree(a, g) or self.agree(*products))  # 28 and 0.28 are 28%
 
     def same_items(self, a, g) -> bool:
         r"""Tuples, intervals, matrices in order; lists, sets, \pm in any order, and a name in front of each may go"""
@@ -159,8 +164,7 @@ class Comparison(Values):
         lists = [n[3:] if ordered and n[0] == "seq" else items(n) for n in (a, g)]
         named = [{n[2] for n in parts if n[0] == "rel"} for parts in lists]
         if ordered and "list" in both:  # 1, 2, 3 is (1, 2, 3), but 1, 2 may be an interval or a pair
-            closed = any(n[1:3] in (("(", ")"), ("[", "]"), ("matrix", "")) for n in (a, g))
-            fits = closed and len(lists[0]) > 2 or any(named)
+            fits = len(lists[0]) > 2 or any(named)
         elif ordered:
             fits = a[1:3] == g[1:3] or "matrix" in (a[1], g[1])
         if not fits or max(map(len, lists)) > MAX_ITEMS:
@@ -173,15 +177,15 @@ class Comparison(Values):
 
     def same_relation(self, a, g) -> bool:
         """Two relations, or one and what it names"""
-        if a[0] != "rel":
-            curve = g[2][0] in ("+", "-", "*", "/") and names(g[2]) & {"x", "y", "z"}  # x + y = 1, but m + n = 1
-            return g[1] in ("=", "in") and is_label(g[2]) and not curve and self.same(a, g[3])
-        if g[0] != "rel":
-            return a[1] in ("=", "in") and is_label(a[2]) and self.same(a[3], g)
-        if {a[1], g[1]} <= {"=", "in"} and is_label(a[2]) and is_label(g[2]):
-            if (a[2] == g[2] or "text" in (a[2][0], g[2][0])) and self.same(a[3], g[3]):
-                return True
-        return a[1] == g[1] == "=" and self.scaled(("-", *a[2:]), ("-", *g[2:]))  # 2x + 2y = 2 is x + y = 1
+        relations = [n for n in (a, g) if n[0] == "rel"]
+        named = all(n[1] in ("=", "in") and is_label(n[2]) for n in relations)
+        alike = len(relations) == 1 or a[2:-1] == g[2:-1] or "text" in (a[2][0], g[2][0])
+        curve = a[0] != "rel" and g[2][0] in ("+", "-", "*", "/") and names(g[2]) & {"x", "y", "z"}  # not m + n = 1
+        if named and alike and not curve and self.same(*(n[-1] if n[0] == "rel" else n for n in (a, g))):
+            return True
+        gaps = [("-", *n[2:]) for n in relations if n[1] == "="]
+        factor = len(gaps) > 1 and self.evaluate(("/", *gaps), self.points[0])  # 2x + 2y = 2 is x + y = 1
+        return bool(factor) and self.agree(gaps[0], ("*", ("num", factor), gaps[1]))
 
 
 def decide(answer: str, gold: str) -> bool:
@@ -189,6 +193,8 @@ def decide(answer: str, gold: str) -> bool:
     try:
         if max(len(answer), len(gold)) > 4 * MAX_CHARS:  # even cleaning takes time
             return answer == gold
+        if answer.isdecimal() and gold.isdecimal():  # most answers
+            return int(answer) == int(gold)
         answer, gold = clean(answer), clean(gold)
         (letter, rest), (letter_of_gold, rest_of_gold) = choice(answer), choice(gold)
         alike = letter_of_gold and letter_of_gold in (letter, letter.upper() if letter in "abcde" else letter)

@@ -8,10 +8,8 @@ A node is a tuple, its kind first; the numbers in it are fractions:
     ("sym", "x_1")  ("sym", "f(x)")  ("sym", "infinity")  ("pi",)  ("e",)  ("i",)  ("text", "even")
     ("unit", node, "m s^-2"); the units "%" and "deg" have a value
     ("+", a, b), also with - * / pm mp     ("^", a, exponent)
-    ("neg", a), also with ! abs floor ceil     ("root", a, index)     ("binom", n, k)
-    ("sin", a), also with the other functions     ("log", a, base)
-    ("rel", "< <=", a, b, c) for a < b <= c     ("list", a, b) for a, b     ("both", a, b) for x > 1 and x < 2
-    ("set", a, b)     ("union", a, b)
+    ("neg", a), also with ! abs floor ceil and the functions     ("root", a, index)     ("binom", n, k)
+    ("rel", "< <=", a, b, c) for a < b <= c     ("list", a, b), also with set, union, and both for x > 1 and x < 2
     ("seq", "(", "]", a, b) for (a, b]    ("seq", "matrix", "", rows or cells)     ("unreadable", why)
 """
 
@@ -31,7 +29,7 @@ class Unreadable(Exception):
 # ---------------------------------------------------------------------------- one spelling for what means the same
 NAMES = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
-    "upsilon phi chi psi omega hbar ell partial nabla Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+    "upsilon phi chi psi omega hbar ell partial nabla Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega Pr gcd"
 ).split()
 _SYMBOLS = (
     "√ sqrt ∛ sqrt[3] ∞ infty ≤ le ⩽ le ≥ ge ⩾ ge ≠ ne ≈ approx ∪ cup ∈ in ± pm ∓ mp ∅ emptyset ° circ º circ ½ frac12 "
@@ -41,12 +39,19 @@ _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "₀₁₂₃₄₅₆�
 _SIGNS = str.maketrans("−–—‐－×·⋅∙∗÷⁄∕′’．，" + _RAISED + _LOWERED, "-----*****///''.,0123456789-n0123456789", "\u200b")
 _SIGNS |= {ord(sign): f"\\{name} " for sign, name in zip(_SYMBOLS[::2], _SYMBOLS[1::2])}
 _SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(NAMES[:25])}
-# 1,234; not within brackets, where a comma parts a pair
-_THOUSANDS = r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3}(?![^(\[]*(?:[)\]]|\\\}|\\end))| \d{3})+(?![\d,/])"
-_ANSWER = r"(?i)^(\\text\w*\{|) *(?:the |final )*answer(?: is\b|:)( *\}|)"
+_LABEL = r"(?i)^(\\text\w*\{|) *((?:it|[a-z]{3})[a-z', ]*?)(?::| (?:is|are|equals)\b|(?=\} *=))( *\}(?: *=)?|)"
+_OUTSIDE = r"(?![^(\[]*(?:[)\]]|\\\}|\\end))"  # not within brackets, where a comma parts a pair
+_THOUSANDS = rf"(?<![\d.,])[1-9]\d{{0,2}}(?:,\d{{3}}{_OUTSIDE}| \d{{3}})+(?![\d,/])"
 _SCIENTIFIC = r"(?<![\w.^/}])(\d*\.\d*[1-9]) *(?:\\times|\\cdot|\*) *10 ?\^ ?(?:(-?\d+)|\{(-?\d+)\})(?![\w.^!])"
+
+
+def _unlabelled(match) -> str:
+    """What follows "Total:" or "The area is", unless such words change it: "half of it is", "the wrong answer:" """
+    changed = CLAUSES & set(re.findall("[a-z]+", match[2].lower()))
+    return match[0] if changed else "" if match[3] else match[1]
+
+
 RULES = [  # a pattern, its replacement, and an example that needs the rule
-    (_ANSWER, lambda match: "" if match[2] else match[1], r"\text{The answer is 12} is 12"),
     (r"(?i)^(\\text\{ *)?all real( numbers?)?\.?\}?$", r"\\mathbb{R}", r"\text{all real numbers} is \mathbb{R}"),
     (r"(?i)^(\\text\{ *)?no (real )?solutions?\.?\}?$", r"\\emptyset", r"\text{No solutions.} is \emptyset"),
     (r"\\(?:left|right|middle|[bB]ig[lr]?|limits)(?![a-z])", "", r"\left\{x : x > 2\right\} is x > 2"),
@@ -57,18 +62,23 @@ RULES = [  # a pattern, its replacement, and an example that needs the rule
     (r"\^ ?\{? ?\\prime ?\}?", "'", r"y^{\prime}+y=0 is y'+y=0"),
     (r"\\(d?dot) *\{ *(\\?[a-zA-Z]+) *\}", r"\2_{\1}", r"\ddot{x}+1 is 1+\ddot{x}"),
     (r"\bnp\.(?=[a-z])", "", r"np.arcsin(10/13) is \arcsin\frac{10}{13}"),
-    (r"(\\begin\{\w+)\*?\}(?:\{[lcr| ]*\})?", r"\1}", r"\begin{array}{cc}1&2\end{array} is (1, 2)"),
     (r"(?<=\d)(?:,\s*\\!\s*(?=\d\d)|\{,\}(?=\d{3}))", "", r"56,\!01,\!78 is 560178"),
     (r"\^ ?\{ ?\\circ ?\}|\^ ?\\circ|(?<=\d)\^\{?o\}?(?![a-z])", r"\\circ ", r"90^{\circ} is 90"),
     (r"\\circ *(\\(text|mathrm)\{ ?)?[CF]\}?$", r"\\circ", r"20^\circ C is 20"),
     (r"(\\[dtc]?frac|\\[dt]?binom) ?(\d) ?(\d)", r"\1{\2}{\3}", r"\frac12 is 0.5"),
+    (r"\bUS *(?=\\?\$)", "", r"US\$18 is \$18"),
     (r"\\[()]|(?<!\\)\\[\[\],;:>! \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])", " ", r"\(7\) is $7$"),
+    (r"(?i)^ *(?:\\text\{ *)?(?:so|hence|thus|therefore)\b,?[ }]*", "", "Hence x = 5 is 5"),
+    (_LABEL, _unlabelled, r"\text{The area is }12 is 12"),
+    (r"(?<!\w)(\\?[PE]r?|\\?gcd)[([]([^()[\]]{2,})[)\]] ?(?==)", r"\1_{\2}", "P(X > 2) = 5 is 5"),
+    (r",? *(\\text\{)? *for (any|all)( real| constants?|[ }]+[a-zA-Z]\b)*\}?$", "", r"x \text{ for any constant} is x"),
+    (r"(?<=\S)(?:[ (]|or |\\text\{)*(?:about|\\?approx\w*)[ }]*([\d.]+)\)? *$", r"\\approx\1", "1/3 about .33 is 1/3"),
+    (r"\bRs\.? ?(?=\d)", r"\\text{rupee} ", "Rs. 500 is 500"),
+    (r"(?<=\d) *\\(Omega|mu(?= *\\(?:mathrm|text)))(?![a-z])", r"\\text{\1}", r"5\,\Omega is 5"),
     (r"\\frac\{(\\(text|mathrm)\{[^{}]*)\}\}\{\\\2\{([^{}]*\}[^{}]*)\}", r"\1/\3", r"9\frac{\text{m}}{\text{s}} is 9"),
-    (r"(?<![\w./^}{)\\])\{(\d+)\}(?= ?\\[dtc]?frac)", r"\1", r"{2}\frac13 is 7/3"),
-    (r"(?<=\d)\{(\\[dtc]?frac\{\d+\}\{\d+\})\}", r"\1", r"2{\frac13} is 7/3"),
     (_THOUSANDS, lambda match: re.sub("[, ]", "", match[0]), "1,234 is 1234"),
-    (r"(?<![\w./^})\\])(\d{1,9}) ?(\\[dtc]?frac\{\d+\}\{\d+\})", r"(\1+\2)", r"2\frac13 is 7/3"),
-    (r"(?<![\w./^})\\])(\d{1,9}) (\d{1,9}/\d{1,9})(?![\w/.^])", r"(\1+\2)", "2 1/3 is 7/3"),
+    (r"(?<![\w./^})\\])(\d{1,9}) (\d{1,9}/\d{1,9})(?![\w/.^])", r"\1{\2}", "2 1/3 is 7/3"),
+    (r"(?<=[\w)}\]%]),?\s*(?:\n|\\\\(?!.*\\end))\s*" + _OUTSIDE, ", ", "1\n2 is 1, 2"),
     (_SCIENTIFIC, r"\1e\2\3", r"\frac23 is 6.67 \times 10^{-1}"),
     (r"(?<![\s,;.])(?:\\?\s|\\$|[,;]|(?<!\.)\.)+$", "", r"x+1.\ is x+1"),
 ]
@@ -106,7 +116,7 @@ _TOKEN = re.compile(
     r"""\s*(?:(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)(?:\\overline\s*\{(?P<cycle>\d{1,20})\})?
     |\\(?P<style>text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|boxed|bm|rm|bf)
         (?![a-z])\s*(?:\{(?P<styled>(?:[^{}]|\{[^{}]*\})*)\}|(?P<bare>[A-Za-z0-9]))?
-    |\\(?P<edge>begin|end)\{(?P<kind>\w+)\}
+    |\\(?P<edge>begin|end)\{(?P<kind>\w+)\*?\}(?:\{[lcr| ]*\})?
     |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign><=|>=|!=|==|:=|\*\*|\\?\S))""",
     re.VERBOSE,
 )
@@ -138,7 +148,7 @@ def _word(word: str, quoted: bool, out: list, rest: str) -> list:
     low, last = word.lower(), out[-1] if out else "start"
     per = last == "/" and out[-2][0] == "text" and out[-2][1] not in ("%", "deg")
     measured = last[0] in ("num", "dec", "text") or last in (")", "}", "*", "/", ("pi",))
-    alone = len(word) > 1 and last != ("pi",) and _UNIT_AFTER.match(rest)  # 5 mg, but mg/k and 2\pi hr
+    alone = len(word) > 1 and (low, last) != ("hr", ("pi",)) and _UNIT_AFTER.match(rest)  # 5 mg, but mg/k and 2\pi hr
     unit = word if len(word) == 1 or unit_name(word) in UNITS else low
     if per or measured and (quoted and unit in UNITS or alone and unit_name(unit) in UNIT_NAMES):  # km/h, 5 \text{m}
         return [("text", unit)]
@@ -244,12 +254,15 @@ class _Parser:
         return ({1: "list", 3: "union", 4: "/"}[binds], *parts)
 
     def product(self, node) -> tuple:
-        """2x; not 5 6 for 30, nor x2 for 2x, but 2^6 3^5 and (n-1) 2^n"""
+        """2x; not 5 6 for 30, nor x2 for 2x, but 2^6 3^5 and (n-1) 2^n; 2 1/3 is a sum"""
         last = node[-1] if node[0] == "*" else node
         apart = last[0] in ("^", "!") or self.tokens[self.at - 1] == ")"
         if self.next[0] in ("num", "dec") and not apart or node[0] == "unit" and node[2] not in ("%", "deg"):
             self.fail("two quantities side by side")
-        return ("*", node, self.power())
+        right = self.power()
+        if last[0] == "num" and not apart and right[0] == "/" and right[1][0] == right[2][0] == "num":
+            return ("+", node, right) if node is last else self.fail("an unclear product")
+        return ("*", node, right)
 
     def unit(self, node) -> tuple:
         """5 cm^2, 5 km/h, 5 red balls; not 5 dozen, 5 squared, "5 or more" """
@@ -265,7 +278,7 @@ class _Parser:
                 words, sign = [*words, word], 1
         known = any(unit_name(word) in UNITS or word.endswith("s") for word in words) or node == ("num", 1)
         twice = powers.get("%", 1) != 1 or powers.get("deg", 1) != 1
-        if CLAUSES & set(words) or not known or twice or node[0] in ("text", "unit"):
+        if CLAUSES & {*words, *powers} or not known or twice or node[0] in ("text", "unit"):
             self.fail("words that are no unit,")
         unit = " ".join(name if p == 1 else f"{name}^{p}" for name, p in sorted(powers.items()) if p)
         return ("unit", node, unit) if unit else node
@@ -346,9 +359,10 @@ class _Parser:
             elif not self.take("&"):
                 rows[-1].append(self.read())
         rows = [row[0] if len(row) == 1 else ("seq", "matrix", "", *row) for row in rows if row]
-        if kind not in ("matrix", "pmatrix", "bmatrix", "array"):
+        if kind not in ("matrix", "pmatrix", "bmatrix", "array", "cases"):
             self.fail(f"{kind} is no matrix,")
-        return rows[0] if len(rows) == 1 else ("seq", "matrix", "", *rows)
+        start = ("list",) if kind == "cases" else ("seq", "matrix", "")
+        return rows[0] if len(rows) == 1 else (*start, *rows)
 
 
 @lru_cache(1 << 14)

@@ -23,10 +23,7 @@ FACTORS = {"%": Fraction(1, 100), "deg": MP.pi / 180}  # the units that have a v
 
 def walk(node) -> list:
     """A node and all nodes in it"""
-    found = [node]
-    for each in found:
-        found += [part for part in each[1:] if isinstance(part, tuple)]
-    return found
+    return [node] + [n for part in node[1:] if isinstance(part, tuple) for n in walk(part)]
 
 
 def kinds(node) -> set:
@@ -179,23 +176,11 @@ class Values:
     def agree(self, a, g) -> bool:
         """Equal at every point where both are real; at every point where both have a value, if hardly any is real."""
         count = len(self.points) if names(a) | names(g) else 1
-        real, others = 0, []
-        for point in range(count):
-            x, y = self.at(a, point), self.at(g, point)
-            if x is None or y is None:
-                continue
-            if x.imag or y.imag:
-                others.append(close(x, y))
-            elif close(x, y):
-                real += 1
-            else:
-                return False
-        return real >= min(2, count) or len(others) > 0 and all(others)
-
-    def scaled(self, a, g) -> bool:
-        """a = factor * g, and the factor is not 0"""
-        factor = self.evaluate(("/", a, g), self.points[0])
-        return bool(factor) and self.agree(a, ("*", ("num", factor), g))
+        pairs = [(self.at(a, point), self.at(g, point)) for point in range(count)]
+        pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
+        real = [(x, y) for x, y in pairs if not x.imag and not y.imag]
+        chosen = real if len(real) >= min(2, count) else pairs
+        return len(chosen) > 0 and all(close(x, y) for x, y in chosen)
 
     def same_number(self, a, g) -> bool:
         """Two expressions are equal, or one is such a rounding of the other as the conventions allow."""

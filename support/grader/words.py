@@ -8,20 +8,20 @@ UNITS = """
     ft foot feet, yd yard, kg kilogram, g gram gm, mg milligram, lb, oz ounce, L liter litre l, cup, time, s second sec,
     mL milliliter millilitre ml, min minute, h hour hr, year yr, mph, rpm, dollar usd buck, cent, euro eur, pound gbp,
     rupee inr, yen jpy, N newton, J joule, W watt, V volt, A amp ampere, K kelvin, C coulomb, F farad, T tesla,
-    Pa pascal, Hz hertz, mol mole, eV, ohm, man men, woman women, person people, child children, rad radian,
+    Pa pascal, Hz hertz, mol mole, eV, ohm Omega, mu, man men, woman women, person people, child children, rad radian,
     % percent percentage pct, deg degree"""
 UNITS = {word: names.split()[0] for names in UNITS.split(",") for word in names.split()}
 UNIT_NAMES = set(UNITS.values())
 SCALED = "kJ kN kW kV kPa kHz MHz GHz MW MPa keV MeV mA mV mW nm ms"  # not 5 kJ, a product
 UNITS = {name: name for name in SCALED.split()} | UNITS
 MONEY = {"dollar", "euro", "pound", "rupee", "yen"}
-# words that make another number or a condition of it: 5 to one, 5 dozen eggs, 5 is wrong, 5 below zero
+# words that make another number or a condition of it: 5 to one, 5 dozen eggs, 5 below zero; the wrong answer: 5
 CLAUSES = set(
     """to is are was where for as by out into not no never or if when unless except but more less fewer least most than
-    plus minus over above under below between about around squared cubed dozen hundred thousand million billion trillion
-    half halves third thirds quarter quarters fourths fifths sixths sevenths eighths ninths tenths twelfths hundredths
-    thousandths ones twos threes fours fives sixes sevens eights nines tens dozens hundreds thousands millions billions
-    pairs scores gross grosses""".split()
+    plus minus over above under below between about around squared cubed dozen hundred thousand million billion
+    trillion half halves third quarter fourth fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth ones
+    twos threes fours fives sixes sevens eights nines tens pair score gross grosses root factorial mod power twice
+    double triple negative opposite inverse wrong incorrect guess think perhaps maybe cannot else lambda""".split()
 )
 
 
