@@ -7,7 +7,7 @@ from support.grader.latex import FUNCTIONS, MAX_CHARS, Unreadable, clean, read, 
 from support.grader.values import MP, Values, close, kinds, lift, names, walk
 from support.grader.words import choice, same_at_sight
 
-MAX_ITEMS = 32  # of a list or a matrix, and numbers that are written in two sets
+MAX_ITEMS, MAX_NODES = 32, 100  # of a list or a matrix; of the trees of two sets
 CONTAINERS = {"list", "both", "set", "seq", "union", "rel"}
 LABELS = {"sym", "text", "seq", "+", "-", "*", "/", "sin", "cos", "tan"}  # the kinds that make up a name
 ORDER = {"<", "<=", ">", ">=", "!=", "=="}
@@ -96,13 +96,13 @@ class Comparison(Values):
     def same_set(self, a, g) -> bool | None:
         """Have two sets the same members at, below and above every number that is written in either, and on a grid? One
         of them must show its ends, as (1, 2] and x > 3 do, but |x| < 2 does not. None where one is no set."""
+        nodes = [n for node in (a, g) for n in walk(("list", *items(node)))]
         sides = [[side for n in walk(node) if n[0] == "rel" for side in n[2:]] for node in (a, g)]
         shown = [all(side[0] == "sym" or not names(side) for side in each) for each in sides]
-        nodes = [n for node in (a, g) for sign in (1, -1) for n in walk(signed(node, sign))]
+        if not any(shown) or len(nodes) > MAX_NODES:
+            return None
         parts = [part for n in nodes if n[0] in CONTAINERS or names(n) for part in n[1:] if isinstance(part, tuple)]
         written = {v for v in (self.at(part) for part in parts if not names(part)) if v and not v.imag}
-        if not any(shown) or len(written) > MAX_ITEMS:
-            return None
         written = [v if isinstance(v, Fraction) else Fraction(MP.nstr(v, 70)) for v in written]
         near = [v + k * abs(v) / 10**20 for v in written for k in (-1, 0, 1)]
         try:
