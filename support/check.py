@@ -1,5 +1,6 @@
 """The check at the start: do rollout and update compute what the model itself computes?"""
 
+from textwrap import shorten
 from types import SimpleNamespace
 
 import torch
@@ -31,14 +32,12 @@ def check_model(model, chat, rollout, action_logps=None) -> None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a forward pass may raise that was not made for this
-        why = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(f"{refused}: a short dialogue ended with {type(error).__name__}: {why:.150}") from error
+        raise ValueError(f"{refused}: a short dialogue ended with {shorten(repr(error), 150)}") from error
     finally:
         model.set_attn_implementation(implementation)
-    for what, difference in differences.items():
-        if not difference <= ROUNDING[model.dtype]:
-            differ = f"log-probabilities of the {what} differ from the model's own, by {difference:.2g}"
-            raise ValueError(f"{refused}: {differ}")
+    for what, mean in differences.items():
+        if not mean <= ROUNDING[model.dtype]:
+            raise ValueError(f"{refused}: log-probabilities of the {what} differ from the model's own, by {mean:.2g}")
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from itertools import cycle
 
 import torch
 
-from support.models import decoder_layers, head_size
+from support.models import by_gradients, decoder_layers, head_size
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
@@ -51,9 +51,7 @@ def fuse_layers(*models) -> None:
     """Let torch.compile fuse what is element-wise in the decoder layers: norms, rotary embedding, the gated product.
 
     Without gradients a whole layer is compiled, around its attention. With them only its norms and its MLP are: the
-    rest would gain 4% and take minutes to compile. All layers share the code, which is good for every size from 2 on;
-    a single row, or a single token, is compiled apart.
-    """
+    rest would gain 4% and take minutes to compile. All layers share the code, good for every size from 2 on."""
     torch._dynamo.config.recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False  # sizes that are equal by chance would be taken as one
     for layer in decoder_layers(*models):
@@ -61,11 +59,7 @@ def fuse_layers(*models) -> None:
             if not hasattr(part, "layer_idx"):  # the attention has one
                 part.compile(dynamic=True)
         eager, compiled = layer.forward, torch.compile(layer.forward, dynamic=True)
-        layer.forward = partial(without_gradients, compiled, eager)
-
-
-def without_gradients(compiled: Callable, eager: Callable, *args, **kwargs):
-    return (eager if torch.is_grad_enabled() else compiled)(*args, **kwargs)
+        layer.forward = partial(by_gradients, compiled, eager)
 
 
 def compilations() -> int:

@@ -59,12 +59,9 @@ class Journal:
                 there, *records = map(json.loads, lines)
                 self.keep(records)
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(
-                    f"{path} is damaged ({error!r}): delete it, and its questions are asked again"
-                ) from None
+                raise ValueError(f"{path} is damaged, delete it to ask its questions again: {error!r}") from None
             if others := [key for key in there | settings if there.get(key) != settings.get(key)]:
-                what = f"{path} holds an evaluation with other settings ({', '.join(others)})"
-                raise ValueError(f"{what}: choose another --out, or delete it")
+                raise ValueError(f"{path} has other settings ({', '.join(others)}): choose another --out, or delete it")
 
     @property
     def count(self) -> int:

@@ -16,8 +16,13 @@ QWEN25 = {
     "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
 }
 PARAMETERS = {"0.5B": 494_032_768, "1.5B": 1_543_714_304, "7B": 7_615_616_512}
-PAPER = dict(element=2, slots=64, capacity=4096, micro_batch_tokens=8192, compiled=True)  # bfloat16, at least 64 slots
+# What matters here of train.py's options and the paper's run, with dialogues of up to 4096 tokens in bfloat16.
+PAPER = dict(group_size=1, slots=64, micro_batch_tokens=8192, offload=False, gradient_checkpointing=False, compile=True)
+RUN = dict(options=PAPER, capacity=4096, element=2)
 DIALOGUES = 1024  # of a step
+FEW_SLOTS = 64  # with fewer, a rollout would be slow
+# Options of train.py that need less memory; the mildest, which only cost time, come last.
+SAVING = dict(group_size=8, slots=FEW_SLOTS, offload=True, gradient_checkpointing=True, micro_batch_tokens=4096)
 
 
 def actions_at_once(vocabulary: int) -> int:
@@ -26,18 +31,7 @@ def actions_at_once(vocabulary: int) -> int:
 
 
 def memory_plan(
-    shape,
-    parameters: int,
-    element: int,
-    slots: int,
-    capacity: int,
-    micro_batch_tokens: int,
-    processes: int = 1,
-    critic: bool = True,
-    offload: bool = False,
-    gradient_checkpointing: bool = False,
-    compiled: bool = False,
-    keep_engine: bool = False,
+    shape, parameters: int, element: int, options: dict, capacity: int, processes: int = 1, keep_engine: bool = False
 ) -> dict[str, dict[str, float]]:
     """Bytes on each device, by phase of a step and by what they hold. `shape` is the model's config, `parameters` the
     actor's, `element` the bytes of a weight. With `keep_engine` the cache stays during the update. Activations are
@@ -46,22 +40,23 @@ def memory_plan(
     wide = getattr(shape, "intermediate_size", None) or 4 * E
     queries, keys = (heads * head_size(shape) for heads in (shape.num_attention_heads, key_heads(shape)))
     output_weights = 0 if shape.tie_word_embeddings else V * E  # the critic has none
-    trained = parameters + critic * (parameters - output_weights)
-    states = 0 if offload else (4 * (element < 4) + 8) * trained / processes
-    reference = 0 if offload else element * parameters
+    trained = parameters + (parameters - output_weights if options["group_size"] == 1 else 0)
+    states = 0 if options["offload"] else (4 * (element < 4) + 8) * trained / processes
+    reference = 0 if options["offload"] else element * parameters
 
     # bytes a token: two norms (also in float32), inputs of the linear layers, queries, keys, values, the gated product
     layer = 2 * E * (4 + element) + element * (2 * E + 2 * queries + 2 * keys + 4 * wide)
-    if compiled:  # what is element-wise is computed again in the backward pass
+    if options["compile"]:  # what is element-wise is computed again in the backward pass
         layer = element * (4 * E + 3 * queries + 2 * keys + 3 * wide)
-    kept = element * E if gradient_checkpointing else layer  # with checkpointing each layer's input alone
+    kept = element * E if options["gradient_checkpointing"] else layer  # each layer's input alone
+    slots, tokens = options["slots"], options["micro_batch_tokens"]
     logits = actions_at_once(V) * V * 12 + 2 * element * V * E  # a chunk in float32 thrice, its weights' gradient twice
     cache = cache_bytes(shape, slots, capacity, element)
     both = {"actor and critic": element * trained, "masters and moments": states, "reference": reference}
     both |= {"reserve": RESERVE}
     rollout = both | {"cache": cache, "activations": layer * PREFILL_TOKENS, "logits": slots * V * (element + 12)}
-    update = both | {"gradients": 4 * trained, "activations": (kept * L + layer) * micro_batch_tokens}
-    update |= {"logits": max(logits, layer * micro_batch_tokens), "cache": cache * keep_engine}
+    update = both | {"gradients": 4 * trained, "activations": (kept * L + layer) * tokens}
+    update |= {"logits": max(logits, layer * tokens), "cache": cache * keep_engine}
     return {"rollout": rollout, "update": update}
 
 
@@ -70,32 +65,22 @@ def needed(plan: dict[str, dict[str, float]]) -> float:
     return max(sum(phase.values()) for phase in plan.values())
 
 
-FEW_SLOTS = 64  # with fewer, a rollout would be slow
-OPTIONS = {  # of train.py that need less memory, with what they change; the mildest, which only cost time, come last
-    "--group_size 8": dict(critic=False),
-    f"--slots {FEW_SLOTS}": dict(slots=FEW_SLOTS),
-    "--offload true": dict(offload=True),
-    "--gradient_checkpointing true": dict(gradient_checkpointing=True),
-    "--micro_batch_tokens 4096": dict(micro_batch_tokens=4096),
-}
-
-
-def most_slots(available: float, most: int, **settings) -> int:
+def most_slots(available: float, most: int, options: dict, **settings) -> int:
     """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case."""
-    room = 0.95 * available
-    fitting = [n for n in range(1, most + 1) if sum(memory_plan(**settings | {"slots": n})["rollout"].values()) <= room]
-    return max([min(FEW_SLOTS, most), *fitting])
+    slots = min(FEW_SLOTS, most)
+    for n in range(slots + 1, most + 1):
+        if sum(memory_plan(options=options | {"slots": n}, **settings)["rollout"].values()) <= 0.95 * available:
+            slots = n
+    return slots
 
 
-def mildest(available: float, **settings) -> tuple[str, dict]:
-    """The mildest options with which the plan fits, and the settings that they make. The critic goes last."""
-    for chosen in product((False, True), repeat=len(OPTIONS)):  # the last one changes fastest
-        changed = dict(settings)
-        for changes in compress(OPTIONS.values(), chosen):
-            changed |= changes
-        if needed(memory_plan(**changed)) <= available:
-            return " ".join(compress(OPTIONS, chosen)), changed
-    return "a smaller model, or more GPUs", settings
+def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
+    """The mildest changes of options with which the plan fits, and the options then. The critic goes last."""
+    for chosen in product((False, True), repeat=len(SAVING)):  # the last one changes fastest
+        changes = dict(compress(SAVING.items(), chosen))
+        if needed(memory_plan(options=options | changes, **settings)) <= available:
+            return " ".join(f"--{name} {value}".lower() for name, value in changes.items()), options | changes
+    return "a smaller model, or more GPUs", options
 
 
 def explain_memory(available: float, **settings) -> str:
@@ -116,11 +101,10 @@ def main() -> None:
     for size, parameters in PARAMETERS.items():
         for memory in (24, 40, 80):
             available = 0.985 * memory * 2**30  # CUDA reports 98.5% of a card's memory
-            shape = Qwen2Config(**QWEN25[size])
-            options, settings = mildest(available, **PAPER, shape=shape, parameters=parameters)
-            settings["slots"] = most_slots(available, DIALOGUES, **settings)
-            bytes_needed = needed(memory_plan(**settings))
-            print(f"| {size} | {memory} GB | {options} | {settings['slots']} | {bytes_needed / 1e9:.0f} |")
+            settings = RUN | dict(shape=Qwen2Config(**QWEN25[size]), parameters=parameters)
+            advice, settings["options"] = mildest(available, **settings)
+            settings["options"]["slots"] = slots = most_slots(available, DIALOGUES, **settings)
+            print(f"| {size} | {memory} GB | {advice} | {slots} | {needed(memory_plan(**settings)) / 1e9:.0f} |")
 
 
 if __name__ == "__main__":

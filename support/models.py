@@ -4,10 +4,11 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 import transformers
@@ -55,8 +56,7 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
         if known > embedded:
             raise ValueError(f"its tokenizer has {known} tokens, but the model embeds {embedded}")
     except Exception as error:  # of transformers, safetensors, tokenizers, and whatever package a model lacks
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OSError(f"the model {name} cannot be loaded: {why}") from error
+        raise OSError(f"the model {name} cannot be loaded: {shorten(str(error) or repr(error), 200)}") from error
     return model.to(device).eval(), tokenizer
 
 
@@ -98,7 +98,7 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
 
     positions = getattr(config, "max_position_embeddings", None)
     if positions and 0 < positions < capacity + (0 if rope else SURPLUS):  # learned positions end there
-        lengths = f"the longest prompt ({longest_prompt} tokens) and --max_new_tokens {max_new_tokens}"
+        lengths = f"a prompt of {longest_prompt} tokens and --max_new_tokens {max_new_tokens}"
         raise ValueError(f"{lengths} exceed the model's {positions} positions")
     return capacity
 
@@ -121,13 +121,12 @@ def recompute_activations(*models) -> None:
     """From now on, layers do not keep their activations for the backward pass but compute them again. transformers does
     so in training mode alone, which brings dropout back."""
     for layer in decoder_layers(*models):
-        layer.forward = partial(recomputed, layer.forward)
+        recomputed = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        layer.forward = partial(by_gradients, layer.forward, recomputed)
 
 
-def recomputed(forward, *args, **kwargs):
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+def by_gradients(without: Callable, with_gradients: Callable, *args, **kwargs):
+    return (with_gradients if torch.is_grad_enabled() else without)(*args, **kwargs)
 
 
 @torch.no_grad()
@@ -166,13 +165,12 @@ def device_memory(device: torch.device) -> int:
 
 
 def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros for a key/value cache, not empty memory: a masked NaN would still poison sums. ValueError when there is not
-    enough memory: the system of a CPU promises more than it has, and ends the process when it is used."""
+    """Zeros for a key/value cache: a masked NaN would still poison sums. ValueError when memory does not suffice: the
+    system of a CPU promises more than it has, and ends the process when it is used."""
     size = math.prod(shape) * dtype.itemsize
     try:
         if size <= device_memory(device):
             return torch.zeros(shape, dtype=dtype, device=device)
     except torch.OutOfMemoryError:
         pass
-    takes = f"the key/value cache takes {size / 1e9:.3g} GB"
-    raise ValueError(f"{takes}, more than is free: lower --slots or --max_new_tokens")
+    raise ValueError(f"the cache takes {size / 1e9:.3g} GB, more than is free: lower --slots or --max_new_tokens")

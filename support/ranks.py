@@ -1,13 +1,12 @@
 """Several processes, one run: torchrun starts the program once for every GPU, and each copy is a rank.
 
 All hold the same models and know all dialogues of a step; each writes its share of them and computes its share of every
-minibatch's gradient, and the gradients are added up. In a single process nothing here does anything. A process that is
-gone makes the others raise ConnectionError. The folder of the run is one that all can read.
+minibatch's gradient, and the gradients are added up. The folder of the run is one that all can read. In a single
+process nothing here does anything.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -45,50 +44,42 @@ def own_slice(dialogues: int, group_size: int) -> slice:
     return slice(*(groups * i // count() * group_size for i in (rank(), rank() + 1)))
 
 
-@contextmanager
-def together() -> Iterator[None]:
-    """Decorates whatever the ranks do jointly: ConnectionError when one of them is gone."""
+def together(operation: Callable, *args) -> None:
+    """What all ranks do jointly, if there are several. ConnectionError when one of them is gone."""
     try:
-        yield
+        if count() > 1:
+            operation(*args)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        if count() == 1 or isinstance(error, torch.OutOfMemoryError):
-            raise
-        why = str(error).splitlines()[0]
-        raise ConnectionError(f"rank {rank()} lost another process of the run ({why})") from error
+        raise ConnectionError(f"rank {rank()} lost another process of the run: {error}") from error
 
 
-@together()
 def all_reduce_sum(x: torch.Tensor) -> torch.Tensor:
     """The sum over the ranks, in place."""
-    if count() > 1:
-        dist.all_reduce(x)
+    together(dist.all_reduce, x)
     return x
 
 
-@together()
 def broadcast(x: torch.Tensor, source: int) -> None:
     """Give all ranks the values that `source` has, in place."""
-    if count() > 1:
-        dist.broadcast(x, source)
+    together(dist.broadcast, x, source)
 
 
-@together()
 def gather_on_rank0(states: dict[int, dict[str, torch.Tensor]]) -> dict[int, dict[str, torch.Tensor]]:
     """The states of all ranks in one dictionary on rank 0, elsewhere only the own ones; of several ranks on the CPU."""
     if count() == 1:
         return states
     mine = {n: {name: x.cpu() for name, x in state.items()} for n, state in states.items()}
     shares = [mine] * count()
-    dist.gather_object(mine, shares if rank() == 0 else None)
+    together(dist.gather_object, mine, shares if rank() == 0 else None)
     return {n: state for share in shares for n, state in share.items()}
 
 
-@together()
 def gather(thing) -> list:
     """What every rank has, in their order."""
     things = [thing] * count()
-    if count() > 1:
-        dist.all_gather_object(things, thing)
+    together(dist.all_gather_object, things, thing)
     return things
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
-from statistics import fmean
 from zipfile import ZipFile
 
 import torch
@@ -26,7 +26,7 @@ from support.memory import RESERVE, explain_memory, memory_plan, most_slots, nee
 from support.models import device_memory, move, recompute_activations, save_model
 from support.plots import plot_training, read_metrics
 from support.show import as_text
-from support.statistics import repeated_share
+from support.statistics import mean, repeated_share
 
 
 class Run:
@@ -36,11 +36,10 @@ class Run:
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.options = asdict(config)  # with the slots left open, as another machine has another memory
         self.actor, self.critic, self.reference = actor, critic, reference
+        self.optimizers = [*filter(None, (actor_optimizer, critic_optimizer))]
         self.parts = dict(actor=actor, actor_optimizer=actor_optimizer)  # what a checkpoint holds
-        self.optimizers = [actor_optimizer]
-        if critic is not None:
+        if critic:
             self.parts |= dict(critic=critic, critic_optimizer=critic_optimizer)
-            self.optimizers.append(critic_optimizer)
         self.engine = None  # of the rollouts, where memory allows to keep it from step to step
         if config.offload:
             move(reference.parameters(), torch.device("cpu"))
@@ -61,12 +60,11 @@ class Run:
         stay in memory during the update."""
         config, model, available = self.config, self.actor, device_memory(self.actor.device)
         cuda = model.device.type == "cuda"
+        options = asdict(config) | {"compile": config.compile and cuda}
         settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
-        settings |= dict(capacity=capacity, processes=ranks.count(), critic=self.critic is not None)
-        settings |= dict(offload=config.offload, gradient_checkpointing=config.gradient_checkpointing)
-        settings |= dict(micro_batch_tokens=config.micro_batch_tokens, compiled=config.compile and cuda)
+        settings |= dict(options=options, capacity=capacity, processes=ranks.count())
         config.slots = config.slots or most_slots(available, config.dialogues, **settings)
-        settings["slots"] = min(config.slots, config.dialogues)
+        options["slots"] = min(config.slots, config.dialogues)
         settings["keep_engine"] = needed(memory_plan(**settings, keep_engine=True)) <= available
         self.planned_memory = needed(memory_plan(**settings)) - RESERVE
         if cuda and ranks.rank() == 0:
@@ -122,8 +120,7 @@ class Run:
                     part.load_state_dict(state[name])
                 self.step = state["step"]
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
-                why = str(error).splitlines()[0]
-                raise ValueError(f"{path} is of another model, or of another version of train.py: {why}") from error
+                raise ValueError(f"{path} is of another model, or of another version of train.py: {error}") from error
         ranks.on_rank0(self.cut_metrics)
 
     def cut_metrics(self) -> None:
@@ -132,8 +129,8 @@ class Run:
         path = self.folder / "metrics.jsonl"
         path.touch()
         lines = path.read_text().splitlines(keepends=True)[: self.step]
-        for step in range(1, self.step + 1):
-            if not re.fullmatch(rf'{{"step": {step}, .*}}\n', "".join(lines[step - 1 : step])):
+        for step, line in zip_longest(range(1, self.step + 1), lines, fillvalue=""):
+            if not re.fullmatch(rf'{{"step": {step}, .*}}\n', line):
                 raise ValueError(f"{path}: line {step} should be that of step {step}, but is missing or torn")
         save_text("".join(lines), path)
 
@@ -155,7 +152,7 @@ class Run:
     def warnings(self) -> list[str]:
         """What went wrong in the run, a sentence each."""
         rows = read_metrics(self.folder)
-        truncated, skipped = fmean(row["truncated"] for row in rows), sum(row.get("skipped", 0) for row in rows)
+        truncated, skipped = mean(row["truncated"] for row in rows), sum(row.get("skipped", 0) for row in rows)
         idle = sum(row["learned"] == 0 for row in rows)
         sentences = {
             f"{truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens": truncated > 0.5,
@@ -195,10 +192,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     for path in checkpoints:
         try:
             with ZipFile(path) as file:  # torch.load reads over changed bytes; here every checksum is compared
-                if damaged := file.testzip():
-                    raise ValueError(f"wrong checksum of {damaged}")
-                if not any(name.endswith("/data.pkl") for name in file.namelist()):
-                    raise ValueError("not a file of torch.save")
+                if file.testzip() or not any(name.endswith("/data.pkl") for name in file.namelist()):
+                    raise ValueError("a wrong checksum, or not a file of torch.save")
             return path
         except Exception as error:  # a damaged file raises half a dozen kinds
             path.rename(path.with_suffix(".corrupt"))

@@ -37,9 +37,7 @@ def parts(dialogue: dict) -> list[tuple[str, str]]:
     text, attempts, pieces, end = dialogue["text"], dialogue["attempts"], [], 0
     for i, attempt in enumerate(attempts, 1):
         pieces.append(("feedback" if end else "prompt", text[end : attempt["at"]]))
-        end = attempt["at"] + len(attempt["text"])
-        if i == len(attempts):  # with its end token
-            end = len(text)
+        end = len(text) if i == len(attempts) else attempt["at"] + len(attempt["text"])  # the last with its end token
         pieces.append(("attempt", text[attempt["at"] : end]))
         verdict, word = ("right", "correct") if attempt["correct"] else ("wrong", "wrong")
         cut = ", cut off by the token budget" if attempt["truncated"] else ""

@@ -37,21 +37,20 @@ def gain(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
 
 
 def repeats(answers: list[str | None]) -> list[bool]:
-    """For each answer after the first attempt: was it given before in the dialogue, letter by letter but for the
-    spaces around it? An attempt without a box has the answer None, which does not count."""
+    """Whether each answer after the first attempt of a dialogue was given before in it, letter by letter but for the
+    spaces around it. An attempt without a box has the answer None, which does not count."""
     answers = [answer and answer.strip() for answer in answers]
     return [answer in answers[:i] for i, answer in enumerate(answers) if i and answer is not None]
 
 
 def repeated_share(dialogues: list[list[str | None]]) -> float | None:
-    """Of the answers after the first attempt of each dialogue, the share that was given before in it."""
+    """Of all attempts after the first that have a box, the share that repeats an earlier answer of its dialogue."""
     return mean(repeated for answers in dialogues for repeated in repeats(answers))
 
 
 def mean_over(by_data: dict[str, dict]) -> dict:
-    """The results of several data sets -> their means, each set with the same weight, as in the paper; of one set its
-    results as they are. Each end of the 95% interval has its own variance, recovered from that end of the sets'
-    intervals; the sets are independent, so their variances add up (Zou and Donner, 2008)."""
+    """The results of several data sets -> their means, each set with the same weight, as in the paper. Each end of the
+    95% interval has its own variance, the sum of the sets', recovered from this end of each (Zou and Donner, 2008)."""
     if len(by_data) == 1:
         return next(iter(by_data.values()))
     means = []
@@ -74,8 +73,8 @@ def pass_chance(right: int, samples: int, k: int) -> float:
 
 def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
     """The control for attempts with feedback: what do k independent answers solve, k = 1 .. attempts? `asked` holds n
-    records of every question, sampled with 1 attempt allowed; `right` counts the correct ones. The estimate is unbiased
-    (Chen et al., arXiv 2107.03374), the interval Wilson's, as if each question were solved or not: rather too wide."""
+    records of every question, sampled with 1 attempt allowed. The estimate is unbiased (Chen et al., arXiv 2107.03374),
+    the interval Wilson's, as if each question were solved or not: rather too wide."""
     n, rows = len(asked[0]), []
     right = [sum(record["correct"] for record in same) for same in asked]
     truncated, tokens = (fmean(record[key] for same in asked for record in same) for key in ("truncated", "tokens"))
@@ -96,8 +95,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def compare(first: dict[str, list], second: dict[str, list]) -> dict[str, list[dict]]:
-    """Two models on the same questions. Both hold, for each data set, every question's records by attempts allowed.
-    Returns for each data set, and where there are several for "all" together, a row for each number of attempts."""
+    """Two models' records of the same questions by data set -> for each, and where there are several for "all", a row
+    for each number of attempts."""
     if len(first) > 1:
         first, second = ({"all": sum(sets.values(), [])} | sets for sets in (first, second))
     rows = {data: [] for data in first}
@@ -110,7 +109,7 @@ def compare(first: dict[str, list], second: dict[str, list]) -> dict[str, list[d
 
 
 # -------------------- Several training runs of the same kind
-# 97.5% quantiles of Student's t by degrees of freedom. Between two of them the lower one counts, which is cautious.
+# 97.5% quantiles of Student's t by degrees of freedom; between two of them the lower one counts
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 T_95 |= {12: 2.179, 16: 2.120, 24: 2.064, 50: 2.009, 200: 1.972}
 
@@ -129,10 +128,9 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
 def crossed_interval(value_SQ: np.ndarray) -> tuple[float, float]:
     """95% interval of the mean over seeds and questions: where may it lie with other seeds *and* other questions?
 
-    Every seed answers the same questions, so both are crossed random effects of a two-way analysis of variance: the
-    mean's variance is that of the seeds' means plus that of the questions' means, less their interaction, which is in
-    both. Degrees of freedom by Satterthwaite (1946). A difference of two models is paired when its entries are. With a
-    single seed only the questions count. If no question differs from another, one is taken to."""
+    Every seed answers the same questions, so both are crossed random effects: the mean's variance is that of the seeds'
+    means plus that of the questions' means, less their interaction, which is in both. Degrees of freedom by
+    Satterthwaite (1946). With one seed only the questions count. If no question differs from the others, one is."""
     S, Q = value_SQ.shape
     middle, seed_S1, question_Q = value_SQ.mean(), value_SQ.mean(1, keepdims=True), value_SQ.mean(0)
     terms = [(max(question_Q.var(ddof=1), 1 / Q) / Q, Q - 1)]  # of the variance, with their degrees of freedom

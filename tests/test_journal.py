@@ -54,7 +54,7 @@ def test_other_settings_are_refused_and_named(tmp_path):
 def test_a_damaged_journal_is_named(lines, tmp_path):
     path = tmp_path / "j.jsonl"
     path.write_bytes(lines + b"\n[]\n")
-    with pytest.raises(ValueError, match="j.jsonl is damaged .*: delete it, and its questions are asked again$"):
+    with pytest.raises(ValueError, match="j.jsonl is damaged, delete it to ask its questions again: "):
         Journal(path, {"k": 1})
 
 
