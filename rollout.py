@@ -32,7 +32,7 @@ from data import Problem
 from data.chat import Chat
 from support.cuda import capture, flash_attention, has_flash
 from support.memory import PREFILL_TOKENS
-from support.models import allocate_cache, check_fit, head_size, key_heads
+from support.models import allocate_cache, check_fit, key_heads
 
 
 # -------------------- 1. The contract: what a rollout returns
@@ -148,7 +148,7 @@ class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
     def __init__(self, config, slots: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
-        L, H, E = config.num_hidden_layers, key_heads(config), head_size(config)
+        L, (H, E) = config.num_hidden_layers, key_heads(config)
         # flash attention wants the heads of a position side by side; SDPA on the CPU the positions of a head
         shape = (L, 2, slots, capacity, H, E) if flash else (L, 2, slots, H, capacity, E)
         kv = allocate_cache(shape, dtype, device)

@@ -107,7 +107,7 @@ def plot(title: str, by_variant: dict[str, dict[str, dict]], path: Path) -> None
     """A panel for each variant: the curve of each seed and their mean, over the grey ones of the paper's recipe."""
     names = [name for name, curves in by_variant.items() if curves and name != REFERENCE] or [REFERENCE]
     names += ["."] * (-len(names) % 3)  # panels that stay empty
-    figure, panels = new_panels(np.reshape(names, (-1, 3)).tolist(), 10, 0.6 + 2.2 * len(names) / 3)
+    figure, panels = new_panels(names, 10, 0.6 + 2.2 * len(names) / 3)
     for name, axes in panels.items():
         for shown, colour in ((REFERENCE, "0.6"), (name, COLOURS[0])):
             curves = by_variant[shown].values()

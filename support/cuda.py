@@ -1,6 +1,4 @@
-"""What only CUDA needs: flash attention for a decode step, CUDA graphs, fused kernels, copies beside the computation.
-
-On the CPU the tests play all of it."""
+"""What only CUDA needs: flash attention for a decode step, graphs, fused kernels, copies beside the computation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +7,7 @@ from itertools import cycle
 
 import torch
 
-from support.models import by_gradients, decoder_layers, head_size
+from support.models import by_gradients, decoder_layers, key_heads
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
@@ -29,8 +27,8 @@ def has_flash(model) -> bool:
     """Whether flash attention runs on this device, in this precision, with heads of this size (flash_api.cpp)."""
     if model.device.type != "cuda" or torch.version.hip or not torch.backends.cuda.is_flash_attention_available():
         return False
-    E, half = head_size(model.config), model.dtype in (torch.float16, torch.bfloat16)
-    return half and E % 8 == 0 and E <= 256 and torch.cuda.get_device_capability(model.device) >= (8, 0)
+    size, half = key_heads(model.config)[1], model.dtype in (torch.float16, torch.bfloat16)
+    return half and size % 8 == 0 and size <= 256 and torch.cuda.get_device_capability(model.device) >= (8, 0)
 
 
 def capture(run: Callable[[], None], other: torch.cuda.CUDAGraph | None) -> torch.cuda.CUDAGraph:

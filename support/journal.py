@@ -51,6 +51,7 @@ class Journal:
     def __init__(self, path: Path | None = None, settings: dict | None = None, left_out: tuple[str, ...] = ()):
         self.path, self.settings, self.left_out = path, settings, left_out
         self.finished: dict[tuple[str, str], list[dict]] = defaultdict(list)
+        self.count = 0  # of the records
         *lines, cut = path.read_bytes().split(b"\n") if path and path.exists() else [b""]
         if cut:
             os.truncate(path, path.stat().st_size - len(cut))
@@ -62,10 +63,6 @@ class Journal:
                 raise ValueError(f"{path} is damaged, delete it to ask its questions again: {error!r}") from None
             if others := [key for key in there | settings if there.get(key) != settings.get(key)]:
                 raise ValueError(f"{path} has other settings ({', '.join(others)}): choose another --out, or delete it")
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.finished.values()))
 
     def missing(self, problems: list[tuple], allowed: Sequence[int]) -> list[tuple]:
         """(problem, attempts allowed) of every dialogue that is not there. A journal that was written with a shorter or
@@ -79,6 +76,7 @@ class Journal:
     def keep(self, records: list[dict]) -> None:
         for record in records:
             self.finished[record["question"], record["gold"]].append(record)
+        self.count += len(records)
 
     def append(self, records: list[dict]) -> None:
         """Keep these records, on the disk before this returns."""

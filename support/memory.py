@@ -4,7 +4,7 @@ from itertools import compress, product
 
 from transformers import Qwen2Config
 
-from support.models import cache_bytes, head_size, key_heads
+from support.models import cache_bytes, key_heads
 
 PREFILL_TOKENS = 16384  # tokens of prompts or feedback in one forward pass of the rollout, padding included
 RESERVE = 2e9  # bytes that belong to no tensor: CUDA's own, the libraries' workspaces, gaps between tensors
@@ -38,7 +38,8 @@ def memory_plan(
     those of layers like Llama's and Qwen2's."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     wide = getattr(shape, "intermediate_size", None) or 4 * E
-    queries, keys = (heads * head_size(shape) for heads in (shape.num_attention_heads, key_heads(shape)))
+    heads, size = key_heads(shape)
+    queries, keys = shape.num_attention_heads * size, heads * size
     output_weights = 0 if shape.tie_word_embeddings else V * E  # the critic has none
     trained = parameters + (parameters - output_weights if options["group_size"] == 1 else 0)
     states = 0 if options["offload"] else (4 * (element < 4) + 8) * trained / processes
@@ -98,13 +99,13 @@ def explain_memory(available: float, **settings) -> str:
 
 def main() -> None:
     print("| model | GPU | with | slots | needed, GB |\n|---|---|---|---|---|")
-    for size, parameters in PARAMETERS.items():
-        for memory in (24, 40, 80):
-            available = 0.985 * memory * 2**30  # CUDA reports 98.5% of a card's memory
-            settings = RUN | dict(shape=Qwen2Config(**QWEN25[size]), parameters=parameters)
-            advice, settings["options"] = mildest(available, **settings)
-            settings["options"]["slots"] = slots = most_slots(available, DIALOGUES, **settings)
-            print(f"| {size} | {memory} GB | {advice} | {slots} | {needed(memory_plan(**settings)) / 1e9:.0f} |")
+    for (size, parameters), memory in product(PARAMETERS.items(), (24, 40, 80)):
+        available = 0.985 * memory * 2**30  # CUDA reports 98.5% of a card's memory
+        settings = RUN | dict(shape=Qwen2Config(**QWEN25[size]), parameters=parameters)
+        advice, settings["options"] = mildest(available, **settings)
+        slots = most_slots(available, DIALOGUES, **settings)
+        plan = memory_plan(**settings | {"options": settings["options"] | {"slots": slots}})
+        print(f"| {size} | {memory} GB | {advice} | {slots} | {needed(plan) / 1e9:.0f} |")
 
 
 if __name__ == "__main__":

@@ -142,18 +142,15 @@ def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def head_size(config) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def key_heads(config) -> int:
-    """Without grouped attention, every head has its own keys and values."""
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+def key_heads(config) -> tuple[int, int]:
+    """Heads of keys and values of a layer, as many as of queries where attention is not grouped, and their size."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def cache_bytes(config, rows: int, capacity: int, element: int) -> int:
     """Of the rollout's key/value cache: this many rows of this many positions, `element` bytes a number."""
-    return rows * capacity * config.num_hidden_layers * 2 * key_heads(config) * head_size(config) * element
+    return rows * capacity * config.num_hidden_layers * 2 * math.prod(key_heads(config)) * element
 
 
 def device_memory(device: torch.device) -> int:

@@ -65,12 +65,12 @@ def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str
     return "\n\n".join(texts)
 
 
-def new_panels(names: list[list[str]], width: float, height: float):
-    """A figure in inches, and its panels by these names, row by row."""
+def new_panels(names: list[str], width: float, height: float):
+    """A figure in inches, and its panels by these names, three in a row; none at a "."."""
     from matplotlib.figure import Figure  # imported late, as it is slow; without pyplot, it needs no display
 
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
-    panels = figure.subplot_mosaic(names)
+    panels = figure.subplot_mosaic([names[i : i + 3] for i in range(0, len(names), 3)])
     for axes in panels.values():
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -81,7 +81,7 @@ def plot_accuracy(results: dict, path: str | Path, references: dict[str, Sequenc
     """Accuracy against attempts allowed: a line for each model, its 95% interval as a band. The controls, pass@k of
     independent samples, are dotted. Broad and grey: `references`, curves in % by name."""
     longest = max(map(len, "\n".join([*results, *references]).splitlines()))
-    figure, panels = new_panels([[""]], 6 + 0.08 * longest, 4.5)
+    figure, panels = new_panels([""], 6 + 0.08 * longest, 4.5)
     axes = panels[""]
     for (name, result), colour, marker in zip(results.items(), cycle(COLOURS), cycle(MARKERS)):
         rows = result["by_attempts"]
@@ -97,11 +97,8 @@ def plot_accuracy(results: dict, path: str | Path, references: dict[str, Sequenc
     figure.savefig(path)
 
 
-METRICS = [  # what training.png shows of metrics.jsonl, see docs/metrics.md
-    ["reward", "accuracy", "accuracy_first"],
-    ["repeated", "kl", "entropy"],
-    ["clipfrac", "explained_variance", "grad_norm"],
-]
+# what training.png shows of metrics.jsonl, see docs/metrics.md
+METRICS = "reward accuracy accuracy_first repeated kl entropy clipfrac explained_variance grad_norm".split()
 
 
 def read_metrics(run: str | Path) -> list[dict]:

@@ -1,8 +1,8 @@
 """Several processes, one run: torchrun starts the program once for every GPU, and each copy is a rank.
 
 All hold the same models and know all dialogues of a step; each writes its share of them and computes its share of every
-minibatch's gradient, and the gradients are added up. The folder of the run is one that all can read. In a single
-process nothing here does anything.
+minibatch's gradient, and the gradients are added up. The folder of the run is one that all can read. A single process
+is rank 0, and has no other to wait for.
 """
 
 import os
@@ -100,8 +100,6 @@ def on_rank0(function: Callable):
 
 def gather_rows(batch):
     """A dataclass of tensors and lists with a row for each dialogue: the rows of all ranks, padded alike."""
-    if count() == 1:
-        return batch
     parts, joined = gather(batch), {}
     for name in vars(batch):
         joined[name] = [row for part in parts for row in getattr(part, name)]

@@ -1,6 +1,4 @@
-"""Dialogues for people to read: as text, and as an HTML page that loads nothing else.
-
-A dialogue here is what dialogue_record of evaluate.py returns."""
+"""Dialogues (evaluate.py:dialogue_record) for people to read: as text, and as a page that loads nothing else."""
 
 import json
 import re

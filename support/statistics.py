@@ -130,7 +130,7 @@ def crossed_interval(value_SQ: np.ndarray) -> tuple[float, float]:
 
     Every seed answers the same questions, so both are crossed random effects: the mean's variance is that of the seeds'
     means plus that of the questions' means, less their interaction, which is in both. Degrees of freedom by
-    Satterthwaite (1946). With one seed only the questions count. If no question differs from the others, one is."""
+    Satterthwaite (1946). With one seed only the questions count. If no question differs, one is taken to."""
     S, Q = value_SQ.shape
     middle, seed_S1, question_Q = value_SQ.mean(), value_SQ.mean(1, keepdims=True), value_SQ.mean(0)
     terms = [(max(question_Q.var(ddof=1), 1 / Q) / Q, Q - 1)]  # of the variance, with their degrees of freedom
