@@ -52,7 +52,7 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if missing := sorted(loaded["missing_keys"]):
             raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} first")
-        known, embedded = max(tokenizer.get_vocab().values()) + 1, len(model.get_input_embeddings().weight)
+        known, embedded = max(tokenizer.get_vocab().values(), default=-1) + 1, len(model.get_input_embeddings().weight)
         if known > embedded:
             raise ValueError(f"its tokenizer has {known} tokens, but the model embeds {embedded}")
     except Exception as error:  # of transformers, safetensors, tokenizers, and whatever package a model lacks
@@ -98,7 +98,7 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
 
     positions = getattr(config, "max_position_embeddings", None)
     if positions and 0 < positions < capacity + (0 if rope else SURPLUS):  # learned positions end there
-        lengths = f"a prompt of {longest_prompt} tokens and --max_new_tokens {max_new_tokens}"
+        lengths = f"the longest prompt ({longest_prompt} tokens) and --max_new_tokens {max_new_tokens}"
         raise ValueError(f"{lengths} exceed the model's {positions} positions")
     return capacity
 

@@ -275,7 +275,7 @@ def test_another_configuration_is_refused(more, change, difference, evaluation, 
     with change or nullcontext(), pytest.raises(SystemExit, match="2"):
         evaluation(more)
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"-base.jsonl holds an evaluation with other settings ({difference}): " in error
+    assert f"-base.jsonl has other settings ({difference}): " in error
     assert error.endswith(": choose another --out, or delete it") and files() == before
 
 
@@ -292,7 +292,7 @@ MISTAKES = [
         "--data a.jsonl,gsm8k-tset",
         "no data set is called 'gsm8k-tset': expected a path that ends in .jsonl, or one of ",
     ),
-    ("--out a.jsonl", "[Errno 17] File exists: 'a.jsonl'"),
+    ("--out a.jsonl", "the output folder a.jsonl cannot be written (File exists): "),
     ("--max_new_tokens 3000", "the longest prompt ("),
 ]
 

@@ -249,7 +249,7 @@ def test_where_flash_attention_runs(monkeypatch):
     does_not = [dict(device="mps"), dict(device="cpu"), dict(dtype=torch.float32), dict(capability=(7, 5))]
     does_not += [dict(head_dim=264), dict(head_dim=12), dict(built=False)]
     for changes in runs + does_not:
-        case = SimpleNamespace(**usual | changes)
+        case = SimpleNamespace(num_attention_heads=2, **usual | changes)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: case.capability)
         monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: case.built)
         model = SimpleNamespace(device=torch.device(case.device), dtype=case.dtype, config=case)
