@@ -56,8 +56,7 @@ def fuse_layers(*models) -> None:
         for part in layer.children():
             if not hasattr(part, "layer_idx"):  # the attention has one
                 part.compile(dynamic=True)
-        eager, compiled = layer.forward, torch.compile(layer.forward, dynamic=True)
-        layer.forward = partial(by_gradients, compiled, eager)
+        layer.forward = partial(by_gradients, torch.compile(layer.forward, dynamic=True), layer.forward)
 
 
 def compilations() -> int:
