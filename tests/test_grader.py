@@ -154,7 +154,7 @@ May 5, 2020 || 6 May 2020 | 5 March 2020 | 5 May 2020 | \text{May 5th, 2020}
     | 5 double | 5 is wrong | 5 negative | 5 above par | 5 choose 2 | 5 multiplied by 3 | 5 degrees below zero
     | 5 to one
 60 || 5 eggs | 5 dozen | 5 dozen eggs
-1 | 1 apple | 1 cup || 2 cups | 1 dozen
+1 | 1 apple | 1 cup | 1 root || 2 cups | 1 dozen
 # digits
 42 | ４２ | 𝟒𝟐 || ④② | ㊷
 x^2+1/2 | x²+½ || x2+½
@@ -192,7 +192,8 @@ x=3, y=3 | x = y = 3 || x = y = 4 | 3 | x=3
 18 | Final answer: x=18 | Total: 18 | The total cost is \$18 || Total: 18 or 19 | Not: 18 | Total: 19 | Total: -18
 12 | \text{The answer is 12} | The area is 12 | \text{The area is }12 | \text{The area is } 12 \text{ cm}^2
     || The area is not 12 | The area is 12 or 13 | The area is less than 12 | The area is at least 12 | The area is 13
-    | The wrong answer: 12 | Half the area is 12 | The area isn't 12 | I think it is 12 | 12 if x > 0 | 12 for no x
+    | The wrong answer: 12 | Half the area is 12 | The cube root is 12 | Its reciprocal is 12 | Twice the area is 12
+    | The area isn't 12 | I think it is 12 | 12 if x > 0 | 12 for no x
 Total: 18 | Total: 18.0 | The total is 18 || Total: 19
 (B) 27 || (C) 27
 # degree or percent within an expression
@@ -290,6 +291,7 @@ def test_every_word_of_the_tables_is_needed(monkeypatch):
     assert [u for u in units if not is_equal(rf"5\text{{ {u}}}", rf"5\text{{ {words.UNITS[u]}}}")] == []
     assert [u for u in words.UNIT_NAMES - {"cm", "%", "deg"} if is_equal(rf"5\text{{ {u}}}", "5 cm")] == []
     assert [w for w in words.CLAUSES if is_equal(f"5 {w}", "5") or is_equal(rf"5\text{{ {w} apples}}", "5")] == []
+    assert [w for w in words.CHANGES if is_equal(f"The {w} answer: 5", "5")] == []
     monkeypatch.setattr(latex, "CLAUSES", set())
     assert without_memory(r"5\text{ below apples}", "5")
     latex.read.cache_clear()

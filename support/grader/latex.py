@@ -17,7 +17,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from support.grader.words import CLAUSES, MONEY, UNIT_NAMES, UNITS, unit_name
+from support.grader.words import CHANGES, CLAUSES, MONEY, UNIT_NAMES, UNITS, unit_name
 
 MAX_CHARS, MAX_DEPTH, MAX_DIGITS = 400, 40, 60
 
@@ -47,7 +47,7 @@ _SCIENTIFIC = r"(?<![\w.^/}])(\d*\.\d*[1-9]) *(?:\\times|\\cdot|\*) *10 ?\^ ?(?:
 
 def _unlabelled(match) -> str:
     """What follows "Total:" or "The area is", unless such words change it: "half of it is", "the wrong answer:" """
-    changed = CLAUSES & set(re.findall("[a-z]+", match[2].lower()))
+    changed = CHANGES & set(re.findall("[a-z]+", match[2].lower()))
     return match[0] if changed else "" if match[3] else match[1]
 
 

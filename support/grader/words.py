@@ -15,14 +15,15 @@ UNIT_NAMES = set(UNITS.values())
 SCALED = "kJ kN kW kV kPa kHz MHz GHz MW MPa keV MeV mA mV mW nm ms"  # not 5 kJ, a product
 UNITS = {name: name for name in SCALED.split()} | UNITS
 MONEY = {"dollar", "euro", "pound", "rupee", "yen"}
-# words that make another number or a condition of it: 5 to one, 5 dozen eggs, 5 below zero; the wrong answer: 5
+# words that make another number or a condition of it: 5 to one, 5 dozen eggs, 5 below zero
 CLAUSES = set(
     """to is are was where for as by out into not no never or if when unless except but more less fewer least most than
-    plus minus over above under below between about around squared cubed dozen hundred thousand million billion
-    trillion half halves third quarter fourth fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth ones
-    twos threes fours fives sixes sevens eights nines tens pair score gross grosses root factorial mod power twice
-    double triple negative opposite inverse wrong incorrect guess think perhaps maybe cannot else lambda""".split()
+    plus minus over above under below between about around squared cubed dozen hundred thousand million billion trillion
+    half halves third quarter fourth fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth ones twos
+    threes fours fives sixes sevens eights nines tens pair score gross grosses perhaps maybe reciprocal""".split()
 )
+# and before a number: the wrong answer: 5
+CHANGES = CLAUSES | set("root twice double triple negative opposite inverse wrong incorrect guess think lambda".split())
 
 
 def unit_name(word: str) -> str:
