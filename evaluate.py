@@ -197,15 +197,15 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
 def ask(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> tuple[dict, dict]:
     """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any."""
     name, model, chat, options, greedy, samples = candidate
-    allowed, draw = range(1, options.attempts + 1), dict(temperature=1.0, seed=(options.seed, 0))
-    curves, controls = {}, {}
+    problems, allowed = sum(sets.values(), []), range(1, options.attempts + 1)
     model.to(device)
-    for data, asked in sets.items():
-        label, ones = f"{name}, {data}", [1] * options.samples
-        curves[data] = evaluate(model, chat, asked, allowed, options, greedy, f"{label}, greedy")
-        controls[data] = evaluate(model, chat, asked, ones, options, samples, f"{label}, samples", **draw)
+    evaluate(model, chat, problems, allowed, options, greedy, f"{name}, greedy")
+    if samples:
+        ones, draw = [1] * options.samples, dict(temperature=1.0, seed=(options.seed, 0))
+        evaluate(model, chat, problems, ones, options, samples, f"{name}, samples", **draw)
     model.cpu()
-    return curves, controls
+    curves = {data: greedy.records(asked, options.attempts) for data, asked in sets.items()}
+    return curves, {data: samples.records(asked, options.samples) for data, asked in sets.items() if samples}
 
 
 # The paper's mean accuracy (%) over its five benchmarks with 1, 2, ... attempts allowed, its plot read to half a point.
