@@ -94,7 +94,7 @@ def table(by_variant: dict[str, dict[str, dict]]) -> str:
         row["thousand dialogues"] = with_interval([*thousands.values()], "z.1f")
         if len(points) < len(curves):
             row["thousand dialogues"] += f", {len(points)} of {len(curves)} seeds"
-        row["less the paper"] = "" if name == REFERENCE else with_interval(saved, "+z.1f", low=-np.inf)
+        row["difference to the paper"] = "" if name == REFERENCE else with_interval(saved, "+z.1f", low=-np.inf)
         row["million tokens"] = with_interval([point["tokens"] / 1e6 for point in points.values()], ".2f")
         row["repeated then"] = percent(mean(point["repeated"] for point in points.values()))
         for key, head in ("accuracy", "solved at the end"), ("accuracy_first", "by the first attempt"):
