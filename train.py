@@ -2,7 +2,6 @@
 
     python train.py --preset miniature                  # number riddles on a laptop, minutes (`make train`)
     python train.py --preset paper                      # Qwen2.5-Math-1.5B on MATH, the paper's settings
-    python train.py --preset paper --max_attempts 1     # the paper's baseline: the same code with a single attempt
     python train.py --resume --out runs/NAME            # go on where a killed run stopped, exactly
     python train.py --resume --out runs/NAME --steps N  # prolong it: further steps at the last learning rate
     torchrun --nproc-per-node 8 train.py --preset paper # the same run, shared by eight GPUs

@@ -2,13 +2,11 @@
 
     python -m bench.ablations --seeds 0 1 2               # make ablations
     python -m bench.ablations --seeds 0 1 2 --finished    # no runs: tables and plots of those that are finished
-    python -m bench.ablations --draw SUMMARY.json OUT     # the same from a summary
 
 In the end nearly every variant solves the riddles, so what tells them apart is the way there. Every second step the
 validation riddles are answered greedily with five attempts allowed; the best possible is 100%. The tables say how much
 a variant trains on until it solves 90%, and what it solves at the end. Steps, dialogues and learning rates were chosen
-for the paper's recipe. What is finished is not repeated. Into --out go summary.json (the learning curves), table.md,
-and a plot for each kind of riddle.
+for the paper's recipe. What is finished is not repeated. Into --out go summary.json, table.md, and two plots.
 """
 
 import argparse

@@ -6,7 +6,6 @@
 All arms train from the same base model and answer the same test questions greedily. Controls: k independent samples
 (pass@k) in place of k attempts, and feedback as long as the real one without a word on the answer. What is finished is
 not repeated: give an interrupted command again. Into --out go summary.json (all verdicts), table.md, accuracy.png.
-
 Shapes: S seeds, K numbers of attempts, Q questions
 """
 

@@ -1,6 +1,6 @@
 """Problem sets: `load(name)` gives a list of problems, each a question and its gold answer.
 
-    load("gsm8k-train")                # a name from the tables below
+    load("gsm8k-train")                # a name of data/sources.toml
     load("my_questions.jsonl")         # your own: one {"question": ..., "answer": ...} a line
     load("mawps-easy-test,svamp-easy") # several as one list
     load_sets("aime24,math500")        # several, each by itself; "paper" means the paper's five benchmarks
@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+import tomllib
 from collections.abc import Callable
 from decimal import Decimal
 from http.client import HTTPException
@@ -73,50 +74,23 @@ def level3to5(row: dict) -> tuple[str, str]:
     return question, row["ground_truth_answer"]
 
 
-contest = columns("problem", "answer")
-gsm8k = columns("question", "answer", lambda solution: solution.rpartition("####")[2])
-minerva = columns("problem", "solution", last_box)
-# one text may hold several answers, as in "$69$,$84$"
-olympiad = columns("question", "final_answer", lambda answers: answers[0].replace("$", ""))
-mawps, svamp = columns("input", "target"), columns("Body Question", "Answer")
-asdiv = columns("body question", "answer", without_unit)
+READERS: dict[str, Reader] = {
+    "contest": columns("problem", "answer"),
+    "gsm8k": columns("question", "answer", lambda solution: solution.rpartition("####")[2]),
+    "minerva": columns("problem", "solution", last_box),
+    # one text may hold several answers, as in "$69$,$84$"
+    "olympiad": columns("question", "final_answer", lambda answers: answers[0].replace("$", "")),
+    "mawps": columns("input", "target"),
+    "svamp": columns("Body Question", "Answer"),
+    "asdiv": columns("body question", "answer", without_unit),
+    "level3to5": level3to5,
+}
 
 
 # ---- The tables: where each file comes from, and which part of which file a name means.
-
-OPENAI = "openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/{}.jsonl".format
-AUTHORS = "DualityRL/multi-attempt/44fed9c7dfd8bbf5162344921e100986151643df/"
-MATH = AUTHORS + "train/data/math_level3to5_data.json"
-BENCHMARK = (AUTHORS + "eval/meval/data/{}/test.jsonl").format
-# file: (owner/repository/commit/path on GitHub, id of its content in git (`git hash-object`), reader of a row)
-SOURCES: dict[str, tuple[str, str, Reader]] = {
-    "gsm8k_train.jsonl": (OPENAI("train"), "7d97154b91aef28d01c3301741c81ce90039a4b1", gsm8k),
-    "gsm8k_test.jsonl": (OPENAI("test"), "e4c2ff4942b9a78bd74f04141224c11e28d12dc9", gsm8k),
-    "math_level3to5_data.json": (MATH, "78943d9d052860ebfbb93bce4bb38bc3a9b7f53f", level3to5),
-    "math500.jsonl": (BENCHMARK("math500"), "2376b9a194b46c0790e197c91b7249e5f88ac09b", contest),
-    "aime24.jsonl": (BENCHMARK("aime24"), "bb72e176e8d30c09cd67037e17cfc41e6ff48f70", contest),
-    "amc23.jsonl": (BENCHMARK("amc23"), "6894ad7c49a0b3a64210af32954f4d049d934ea0", contest),
-    "minerva.jsonl": (BENCHMARK("minerva_math"), "123c5cd351cac2b8ead5413bc084629d7ff651de", minerva),
-    "olympiadbench.jsonl": (BENCHMARK("olympiadbench"), "ec36280b1de8f5bbee92da696c2ae84f5f6e6beb", olympiad),
-    "mawps.jsonl": (BENCHMARK("mawps"), "c8993aec190a715ade7d66e6c78063b5823d4866", mawps),
-    "svamp.jsonl": (BENCHMARK("svamp"), "4bf27bca0eaa5c641c288c9f08da822bf330e37b", svamp),
-    "asdiv.jsonl": (BENCHMARK("asdiv"), "8ab1df3b44f76a9a793b81b664ffc62954fd1d4c", asdiv),
-}
+TABLES = tomllib.loads(Path(__file__).with_name("sources.toml").read_text())
+SOURCES, SETS = TABLES["files"], TABLES["sets"]
 PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # its benchmarks, of which it takes the mean
-ALL = range(100)
-# name: (file, which of the 100 buckets that its questions are hashed into, file whose questions are left out)
-SETS: dict[str, tuple[str, range, str | None]] = {
-    "gsm8k-train": ("gsm8k_train.jsonl", range(5, 100), "gsm8k_test.jsonl"),
-    "gsm8k-validation": ("gsm8k_train.jsonl", range(5), "gsm8k_test.jsonl"),
-    "gsm8k-test": ("gsm8k_test.jsonl", ALL, None),
-    "mawps-train": ("mawps.jsonl", range(30, 100), None),
-    "mawps-validation": ("mawps.jsonl", range(20, 30), None),
-    "mawps-test": ("mawps.jsonl", range(20), None),
-    "asdiv": ("asdiv.jsonl", ALL, "mawps.jsonl"),
-    "math-train": ("math_level3to5_data.json", range(5, 100), "math500.jsonl"),
-    "math-validation": ("math_level3to5_data.json", range(5), "math500.jsonl"),
-    **{name: (f"{name}.jsonl", ALL, None) for name in ("svamp", *PAPER)},
-}
 RIDDLES = tuple(f"{kind}-{split}" for kind in ("riddles", "riddles-cue") for split in ("train", "validation", "test"))
 # the questions of a set without "-easy" that one operation answers, see data/smollm2.py
 EASY = ("mawps-easy-train", "mawps-easy-validation", "mawps-easy-test", "svamp-easy", "asdiv-easy")
@@ -141,9 +115,9 @@ def load(name: str) -> list[Problem]:
     if name not in SETS:
         names = ", ".join([*RIDDLES, *EASY, *SETS])
         raise ValueError(f"no data set is called '{name}': expected a path that ends in .jsonl, or one of {names}")
-    file, buckets, test_file = SETS[name]
-    tested = {question_key(p.question) for p in published(test_file)} if test_file else set()
-    return [p for p in published(file) if bucket(p.question) in buckets and question_key(p.question) not in tested]
+    file, start, end, *left_out = SETS[name]
+    tested = {question_key(p.question) for other in left_out for p in published(other)}
+    return [p for p in published(file) if start <= bucket(p.question) < end and question_key(p.question) not in tested]
 
 
 def load_sets(names: str) -> dict[str, list[Problem]]:
@@ -164,10 +138,10 @@ def bucket(question: str) -> int:
 
 def published(file: str) -> list[Problem]:
     """Of questions that are the same, the first; none where the answers differ."""
-    address, blob_id, read = SOURCES[file]
+    address, blob_id, reader = SOURCES[file]
     content, copies = fetch(file, address, blob_id), {}
     for row in parse(content) if file.endswith(".json") else map(parse, content.splitlines()):
-        problem = Problem(*(part.strip() for part in read(row)))
+        problem = Problem(*(part.strip() for part in READERS[reader](row)))
         copies.setdefault(question_key(problem.question), []).append(problem)
     return [same[0] for same in copies.values() if len({problem.answer for problem in same}) == 1]
 

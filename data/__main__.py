@@ -6,7 +6,7 @@ for name in RIDDLES:
     print(f"{name:24} generated")
 for name in EASY:
     print(f"{name:24} {name.replace('-easy', '')}, the questions that one operation answers")
-for name, (file, buckets, _) in SETS.items():
-    share = f"about {len(buckets)}% of " if len(buckets) < 100 else ""
+for name, (file, start, end, *_) in SETS.items():
+    share = f"about {end - start}% of " if end - start < 100 else ""
     print(f"{name:24} {share}{SOURCES[file][0]}")
 print(f"{'NAME.jsonl':24} a file of yours: one object with 'question' and 'answer' a line")

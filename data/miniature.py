@@ -4,8 +4,7 @@
 
 The clues leave 2 to 5 candidates (here 5, 17, 29). The hidden number is one of them, drawn at random: each candidate is
 0.7 times as likely as the one before it. So the best possible accuracy is known exactly: k attempts can do no better
-than the first k candidates. A model that repeats an answer which was called incorrect gains nothing. (Were all
-candidates equally likely, single-attempt training would have nothing to prefer.)
+than the first k candidates. (Were all candidates equally likely, single-attempt training would have nothing to prefer.)
 
 Riddles with a cue end differently: "... leaves 5. It is a large one. What is my number?" Of a small one each candidate
 is half as likely as the one before it, of a large one half as likely as the one after it. So there is a better first
@@ -16,8 +15,7 @@ The base model learns from worked solutions, which go through the candidates and
 any case, whatever the earlier attempts were. So the base model knows the format and the arithmetic, and does not know
 what feedback is for, nor what a cue says. That is left to reinforcement learning.
 
-    python -m data.miniature --out runs/miniature/base
-    python -m data.miniature --cue --out runs/cue/base
+    python -m data.miniature --out runs/miniature/base    # --cue --out runs/cue/base
 """
 
 import argparse

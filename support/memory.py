@@ -19,7 +19,6 @@ PARAMETERS = {"0.5B": 494_032_768, "1.5B": 1_543_714_304, "7B": 7_615_616_512}
 # What matters here of train.py's options and the paper's run, with dialogues of up to 4096 tokens in bfloat16.
 PAPER = dict(group_size=1, slots=64, micro_batch_tokens=8192, offload=False, gradient_checkpointing=False, compile=True)
 RUN = dict(options=PAPER, capacity=4096, element=2)
-DIALOGUES = 1024  # of a step
 FEW_SLOTS = 64  # with fewer, a rollout would be slow
 # Options of train.py that need less memory; the mildest, which only cost time, come last.
 SAVING = dict(group_size=8, slots=FEW_SLOTS, offload=True, gradient_checkpointing=True, micro_batch_tokens=4096)
@@ -103,7 +102,7 @@ def main() -> None:
         available = 0.985 * memory * 2**30  # CUDA reports 98.5% of a card's memory
         settings = RUN | dict(shape=Qwen2Config(**QWEN25[size]), parameters=parameters)
         advice, settings["options"] = mildest(available, **settings)
-        slots = most_slots(available, DIALOGUES, **settings)
+        slots = most_slots(available, 1024, **settings)  # at most the dialogues of a step
         plan = memory_plan(**settings | {"options": settings["options"] | {"slots": slots}})
         print(f"| {size} | {memory} GB | {advice} | {slots} | {needed(plan) / 1e9:.0f} |")
 

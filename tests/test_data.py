@@ -117,9 +117,12 @@ def test_minerva_and_olympiadbench_rows(real):
     """Of these there are only the first 20 rows, which are no published file: the row readers are tested on them."""
 
     def answers(name, reader):
-        return [reader(json.loads(line))[1] for line in (REAL / f"{name}_first20.jsonl").read_bytes().splitlines()]
+        return [
+            data.READERS[reader](json.loads(line))[1]
+            for line in (REAL / f"{name}_first20.jsonl").read_bytes().splitlines()
+        ]
 
-    minerva, olympiad = answers("minerva_math", data.minerva), answers("olympiadbench", data.olympiad)
+    minerva, olympiad = answers("minerva_math", "minerva"), answers("olympiadbench", "olympiad")
     assert minerva[:6] == ["1.6", "4.5e33", "41.8", "20.39", "0.006", "np.arcsin(10/13)"] and len(minerva) == 20
     assert olympiad[:3] == ["2", r"\frac{1}{2 n+2}", "2^{1009}"] and len(olympiad) == 20
     assert {"69,84", "(1,8,19), (2,7,13), (4,5,7)", "f(n)=n, g(n)=1"} <= set(olympiad)
@@ -160,17 +163,17 @@ BOXES = {
 UNITS = {"9 (apples)": "9", "14  (seats)": "14", "1/2": "1/2"}
 UNITS |= {text: text for text in ("3:30 p.m.", "8 (cups); 3 (pots)")}
 ROWS = [
-    *((data.minerva, {"problem": "q", "solution": text}, ("q", box)) for text, box in BOXES.items()),
-    *((data.asdiv, {"body": "b ", "question": "q", "answer": text}, ("b q", unit)) for text, unit in UNITS.items()),
-    (data.olympiad, {"question": "q", "context": None, "final_answer": ["$6$,$9$"]}, ("q", "6,9")),
-    (data.level3to5, {"input": "<|im_start|>", "question": "q", "ground_truth_answer": "1"}, ("q", "1")),
-    (data.svamp, {"Body": "It has 3. ", "Question": "How many?", "Answer": "3"}, ("It has 3. How many?", "3")),
+    *(("minerva", {"problem": "q", "solution": text}, ("q", box)) for text, box in BOXES.items()),
+    *(("asdiv", {"body": "b ", "question": "q", "answer": text}, ("b q", unit)) for text, unit in UNITS.items()),
+    ("olympiad", {"question": "q", "context": None, "final_answer": ["$6$,$9$"]}, ("q", "6,9")),
+    ("level3to5", {"input": "<|im_start|>", "question": "q", "ground_truth_answer": "1"}, ("q", "1")),
+    ("svamp", {"Body": "It has 3. ", "Question": "How many?", "Answer": "3"}, ("It has 3. How many?", "3")),
 ]
 
 
 @pytest.mark.parametrize("read, row, problem", ROWS)
 def test_peculiar_row(read, row, problem):
-    assert read(row) == problem
+    assert data.READERS[read](row) == problem
 
 
 GOOD = b'{"question": "q", "answer": "1"}\n'

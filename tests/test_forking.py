@@ -32,7 +32,7 @@ def diff(title: str) -> list[str]:
 
 def patched(title: str, folder: Path) -> Path:
     """A copy of the sources with the section's diff applied. Every part of it must fit in exactly one place."""
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("data/*.py"), *ROOT.glob("support/**/*.py")]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("data/*.*"), *ROOT.glob("support/**/*.py")]:
         (folder / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / path.relative_to(ROOT))
     name, *lines = diff(title)

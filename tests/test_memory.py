@@ -79,7 +79,7 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
 def test_the_plan_of_the_papers_run():
     """By hand for Qwen2.5-Math-1.5B: 1.5437e9 weights of 2 bytes, 28 layers with 2 key/value heads of 128."""
     config = train.Config()
-    assert (config.micro_batch_tokens, config.dialogues) == (PAPER["micro_batch_tokens"], memory.DIALOGUES)
+    assert (config.micro_batch_tokens, config.dialogues) == (PAPER["micro_batch_tokens"], 1024)
     assert RUN["capacity"] - 100 < config.max_prompt_tokens + config.max_new_tokens <= RUN["capacity"]
     plan = memory_plan(**RUN)
     gb = {name: {what: round(size / 1e9, 1) for what, size in phase.items() if size} for name, phase in plan.items()}
