@@ -168,6 +168,6 @@ def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.dev
     try:
         if size <= device_memory(device):
             return torch.zeros(shape, dtype=dtype, device=device)
-    except torch.OutOfMemoryError:
+    except RuntimeError:  # not only of CUDA
         pass
     raise ValueError(f"the cache takes {size / 1e9:.3g} GB, more than is free: lower --slots or --max_new_tokens")
