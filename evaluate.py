@@ -6,7 +6,7 @@
 
     1. `evaluate`         asks a model each question with 1, 2, ... attempts allowed: a record for each dialogue
     2. `accuracy_at_k`    counts: from records to the share of questions solved, with intervals
-    3. `main`             is the command: several models on the same questions, tables, figure, dialogues
+    3. `main`             is the command line: several models on the same questions, tables, figure, dialogues
 
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
 dialogues.html to look at them, and journals (support/journal.py): the same command again, or one with more questions,
@@ -217,7 +217,7 @@ PAPER_CURVES = {
 
 def report(options: Options, candidates: list[Candidate], greedy: dict, samples: dict, out: Path) -> None:
     """Write all files, and print tables and dialogues. `greedy` and `samples` hold {model: {data set: records}}."""
-    results, longest, sets = {}, {}, list(greedy[candidates[0].name])
+    results, most_allowed, sets = {}, {}, list(greedy[candidates[0].name])
     for name, curves in greedy.items():
         results[name] = mean_over({data: accuracy_at_k(records) for data, records in curves.items()})
         if options.samples:
@@ -225,18 +225,18 @@ def report(options: Options, candidates: list[Candidate], greedy: dict, samples:
             results[f"{name}, pass@k of independent samples"] = mean_over(control)
         by_question = sum(curves.values(), [])
         save_json(sum(by_question, []), out / f"dialogues-{file_name(name)}.json")
-        longest[name] = [same[-1] for same in by_question]  # with the most attempts allowed
+        most_allowed[name] = [same[-1] for same in by_question]  # with the most attempts allowed
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in FROM_THE_RUN} for each in candidates}
     result = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
     text = tables(", ".join(sets), results, paired)
     save_json(result, out / "results.json")
     save_text(text + "\n", out / "table.md")
-    save_text(page(longest), out / "dialogues.html")
+    save_text(page(most_allowed), out / "dialogues.html")
     plot_accuracy(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})
     print(text)
     if options.show:
-        for name, records in longest.items():
+        for name, records in most_allowed.items():
             print(f"\n{name}\n\n{shown(records, options.show, options.show_what)}")
     print(f"\nwritten to {out}/")
 

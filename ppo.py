@@ -1,12 +1,12 @@
 """PPO: Dialogues + models -> one update of actor and critic.
 
-What deviates from textbook PPO by default, all of it the paper's (section 4 and the authors' settings):
+Differences from textbook PPO, the paper's (section 4 and the authors' settings) but for the last one:
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
 - The reward comes once, at the last action (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
-- Not in the paper: a step in which the same rewards follow after every action trains nothing (`trained_actions`).
+- A step in which the same rewards follow after every action trains nothing (`trained_actions`).
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
         E hidden size; Q questions of G dialogues each. Entry t of a tensor _DT or _BT belongs to choosing token t.
@@ -79,8 +79,8 @@ def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.
 
 
 @torch.no_grad()
-def of_all_actions(function, dialogues, device: torch.device, token_budget: int) -> torch.Tensor:
-    """function(tokens_BT, sampled_BT), which gives a number for every action, of all dialogues: (D, T) on the CPU."""
+def map_actions(function, dialogues, device: torch.device, token_budget: int) -> torch.Tensor:
+    """Apply function(tokens_BT, sampled_BT) -> x_A to all dialogues. Returns x of every action, (D, T) on the CPU."""
     x_DT, computed = torch.zeros_like(dialogues.logp_DT), []
     for indices in micro_batches(dialogues.length_D, token_budget):
         tokens_BT, sampled_BT = trim(dialogues, indices, device)
@@ -94,8 +94,8 @@ def of_all_actions(function, dialogues, device: torch.device, token_budget: int)
 def reference_logps_and_values(dialogues, reference, critic, config):
     """Once per rollout: the reference model's log-probabilities and the critic's values, None without a critic."""
     batches = dict(dialogues=dialogues, device=reference.device, token_budget=config.micro_batch_tokens)
-    logps_DT = of_all_actions(lambda *batch: action_logps(reference, *batch, config.temperature)[0], **batches)
-    return logps_DT, None if critic is None else of_all_actions(partial(action_values, critic), **batches)
+    logps_DT = map_actions(lambda *batch: action_logps(reference, *batch, config.temperature)[0], **batches)
+    return logps_DT, None if critic is None else map_actions(partial(action_values, critic), **batches)
 
 
 # -------------------- Advantages
@@ -143,7 +143,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     A group is the `group_size` neighbours that answer the same question. The mean over all of them would be biased for
     later attempts, because it includes the dialogues that were solved before. Nothing is divided by the group's
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
-    2503.20783). For n dialogues it is (n - 1) / n times the leave-one-out baseline of RLOO (arXiv 2402.14740).
+    2503.20783). With n dialogues the advantage is (n - 1) / n times that of RLOO (arXiv 2402.14740).
     `calibrated`: what follows a wrong attempt counts with its mean over the group (CAL-GRPO, docs/forking.md)."""
     advantage_DT, to_go_D = torch.zeros(dialogues.tokens_DT.shape), torch.zeros(len(dialogues.attempts)).double()
     for group in torch.arange(len(to_go_D)).split(group_size):
@@ -227,12 +227,12 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
     for _ in range(config.epochs):
         order = torch.from_numpy(rng.permutation(trained.numpy()))
         for indices in order.tensor_split(min(config.minibatches, len(order))):
-            step = minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config)
-            if step is None:
+            result = minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config)
+            if result is None:
                 skipped += 1
             else:
-                sums += step[0]
-                norms.append(step[1])
+                sums += result[0]
+                norms.append(result[1])
 
     metrics = {"trained_on": len(trained), "skipped": skipped, "lr": optimizers[0].lr}
     if critic is not None:

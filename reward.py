@@ -26,7 +26,7 @@ def reward(
     `attempts` have an `answer` (None without a box) and `correct`. A correct last attempt earns +1, times `discount`
     for each attempt before it. A failed dialogue earns -0.5 if any of its attempts boxed an answer, else `unboxed`.
     The paper's values are the defaults; it has no rewards in between. With the others, every wrong attempt earns
-    `wrong`, and one that gives an earlier answer again loses `repeat_penalty` (the idea of UFO, arXiv 2507.14295).
+    `wrong`, and one with the same text as an earlier answer loses `repeat_penalty` (UFO's idea, arXiv 2507.14295).
     `gold` is unused; a rule of your own may use it."""
     answers = [attempt.answer for attempt in attempts]
     rewards = [0.0 if attempt.correct else float(wrong) for attempt in attempts]
@@ -63,7 +63,7 @@ def is_equal(answer: str, gold: str) -> bool:
 
 
 class Rules(NamedTuple):
-    """What decides about attempts."""
+    """The three functions that judge attempts."""
 
     extract: Callable[[str], str | None]  # text of an attempt up to a "}" -> its answer, or None
     is_equal: Callable[[str, str], bool]  # answer, gold answer -> is it correct?

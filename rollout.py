@@ -178,8 +178,8 @@ def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> tor
 
 @torch.compiler.disable  # the layers around it may be compiled (support/cuda.py)
 def engine_attention(module, query, key, value, attention_mask, scaling, cache: KVCache | None = None, **kwargs):
-    """Attention for `transformers.AttentionInterface`: query (R, H * G, N, E), key and value (R, H, N, E). The models
-    hand through to it what their caller gives as `cache`.
+    """Attention for `transformers.AttentionInterface`: query (R, H * G, N, E), key and value (R, H, N, E). A
+    `cache` that is given to the model reaches this function unchanged.
 
     Decoding and the prefill of feedback read the cache, under a mask or, on CUDA, up to the slots' lengths. Prompts and
     training have neither: causal attention over right-padded rows, where nothing looks at the padding after it."""
@@ -231,7 +231,7 @@ class Engine:
 
         prefill   forced tokens, a prompt or feedback, go into the cache, many tokens of many slots at once;
         decode    the model samples one token for every active slot;
-        compact   active slots move to the front, so that a step computes nothing for slots that wait.
+        compact   active slots move to the front, so that a step computes little for slots that wait.
 
     Invariant: the cache holds a slot's tokens before `position`; `token`, the one there, is sampled or forced, but not
     yet fed to the model. The host knows all positions without asking, since an active slot moves on by one in a step. A

@@ -3,20 +3,20 @@
     python train.py --preset miniature                  # number riddles on a laptop, minutes (`make train`)
     python train.py --preset paper                      # Qwen2.5-Math-1.5B on MATH, the paper's settings
     python train.py --resume --out runs/NAME            # go on where a killed run stopped, exactly
-    python train.py --resume --out runs/NAME --steps N  # prolong it: further steps at the last learning rate
+    python train.py --resume --out runs/NAME --steps N  # extend it: more steps at the last learning rate
     torchrun --nproc-per-node 8 train.py --preset paper # the same run, shared by eight GPUs
 
 Each step: rollout with rewards -> reference log-probs and values -> one PPO update. A run writes into its folder:
 
     config.json            all options, versions, fingerprints of base model and data
     metrics.jsonl          one line a step
-    dialogues/             a dialogue as text, with verdicts: of the first, the last and every few steps
+    dialogues/             one dialogue of the first, the last and every few steps, as text with verdicts
     checkpoint-STEP.pt     the last few, for --resume
     model/                 the trained model, an ordinary Hugging Face folder
     training.png           metrics, drawn again with every checkpoint; python -m support.plots overlays runs
     evaluation.json, accuracy.png     base and trained model at 1, 2, ... attempts
 
-Ctrl-C or SIGTERM let the step end, save and stop; a second one stops at once.
+On Ctrl-C or SIGTERM the run finishes its step, saves and stops; a second one stops it at once.
 All randomness is derived from seeds, so a resumed run has no random state to restore: (seed, step, d) for dialogue d of
 a step, (seed, pass, 0, QUESTIONS) for the order of the questions, (seed, step, 0, another `Stream`) for the rest.
 """
@@ -57,7 +57,7 @@ task, sampling, rewards, learning, running, machine = (partial(option, group=gro
 
 @dataclass
 class Config:
-    """Every option of a run. The defaults are the paper's values."""
+    """Every option of a run. The defaults are the paper's values (of its five benchmarks one is evaluated)."""
 
     preset: str = task("paper", f"options to start from: {', '.join(PRESETS)}", one_of(*PRESETS))
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
@@ -168,8 +168,8 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
             # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = ranks.own_slice(config.dialogues, config.group_size)
-            questions = run.chat, asked[mine], allowed[mine], rules, config, config.temperature
-            dialogues = rollout(actor, *questions, seed=seed, first_index=mine.start, engine=run.engine)
+            how = dict(temperature=config.temperature, seed=seed, first_index=mine.start, engine=run.engine)
+            dialogues = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **how)
             dialogues = training_set = ranks.gather_rows(dialogues)
             if config.drop_uniform_groups:
                 training_set = dialogues.select(informative_groups(dialogues, config))
@@ -207,13 +207,13 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
 
     Every pass over the questions is a new permutation and asks each once; a step may span two passes. The dialogues of
     a group are neighbours and agree in both."""
-    questions = config.dialogues // config.group_size
-    first_pass, position = divmod((step - 1) * questions, len(problems))
-    seeds = [(config.seed, first_pass + i, 0, Stream.QUESTIONS) for i in range(2 + questions // len(problems))]
+    n_questions = config.dialogues // config.group_size
+    first_pass, position = divmod((step - 1) * n_questions, len(problems))
+    seeds = [(config.seed, first_pass + i, 0, Stream.QUESTIONS) for i in range(2 + n_questions // len(problems))]
     orders = np.concatenate([np.random.default_rng(seed).permutation(len(problems)) for seed in seeds])
     rng = np.random.default_rng((config.seed, step, 0, Stream.ATTEMPTS))
-    allowed = rng.integers(config.min_attempts, config.max_attempts + 1, size=questions)
-    chosen = orders[position : position + questions].repeat(config.group_size)
+    allowed = rng.integers(config.min_attempts, config.max_attempts + 1, size=n_questions)
+    chosen = orders[position : position + n_questions].repeat(config.group_size)
     return [problems[i] for i in chosen], allowed.repeat(config.group_size).tolist()
 
 

@@ -136,7 +136,7 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def differences(results: dict[str, dict], part: slice, key: str) -> list[list[str]]:
-    """Lines of a table: all trainings less the base, multi-attempt training less all others, by seed and question."""
+    """Lines of a table: all trainings minus the base, multi-attempt training minus all others, by seed and question."""
     trainings, lines = [name for name in results if name in ARMS], []
     for name, other in [(name, "base") for name in trainings] + [(MULTI, name) for name in trainings if name != MULTI]:
         one, two = results[name], results[other]
@@ -144,7 +144,7 @@ def differences(results: dict[str, dict], part: slice, key: str) -> list[list[st
             gap_SKQ = np.subtract(*(shares([runs[seed] for seed in seeds], part, key) for runs in (one, two)))
             gaps = gap_SKQ.swapaxes(0, 1)  # a table (S, Q) for each number of attempts
             cells = [f"{100 * gap_SQ.mean():+z.1f} {interval(*crossed_interval(gap_SQ))}" for gap_SQ in gaps]
-            lines.append([f"{name} less {other}", *cells])
+            lines.append([f"{name} minus {other}", *cells])
     return lines
 
 

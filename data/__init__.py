@@ -45,7 +45,7 @@ Reader = Callable[[dict], tuple[str, str]]
 
 
 def columns(questions: str, answer: str, final: Callable[[str], str] = str) -> Reader:
-    """Joins these columns to the question, and makes the answer from that one."""
+    """A reader that joins columns to the question, and makes the answer of one by `final`."""
     return lambda row: (" ".join(row[key].strip() for key in questions.split()), final(row[answer]))
 
 
@@ -137,7 +137,7 @@ def bucket(question: str) -> int:
 
 
 def published(file: str) -> list[Problem]:
-    """Of questions that are the same, the first; none where the answers differ."""
+    """The problems of a file. Of duplicate questions the first is kept, or none where their answers differ."""
     address, blob_id, reader = SOURCES[file]
     content, copies = fetch(file, address, blob_id), {}
     for row in parse(content) if file.endswith(".json") else map(parse, content.splitlines()):

@@ -47,12 +47,12 @@ def test_differences_are_of_the_same_seeds_and_questions():
     first_of = {what: cells for what, *cells in reproduce.differences(results, slice(None), "first")}
     solved = {what: cells for what, *cells in reproduce.differences(results, slice(None), "solved")}
     low, high = stats.crossed_interval(np.array([[1.0, 0], [0, 0]]))
-    assert solved["multi-attempt less single-attempt"][0] == f"+25.0 ({100 * low:.1f} to {100 * high:.1f})"
+    assert solved["multi-attempt minus single-attempt"][0] == f"+25.0 ({100 * low:.1f} to {100 * high:.1f})"
     means = {what: [cell.split(" ")[0] for cell in solved[what] + cells] for what, cells in first_of.items()}
     assert means == {
-        "multi-attempt less base": ["+83.3", "+100.0", "+83.3", "+50.0"],
-        "single-attempt less base": ["+50.0", "+50.0", "+50.0", "+50.0"],
-        "multi-attempt less single-attempt": ["+25.0", "+50.0", "+25.0", "+0.0"],
+        "multi-attempt minus base": ["+83.3", "+100.0", "+83.3", "+50.0"],
+        "single-attempt minus base": ["+50.0", "+50.0", "+50.0", "+50.0"],
+        "multi-attempt minus single-attempt": ["+25.0", "+50.0", "+25.0", "+0.0"],
     }
 
 
