@@ -166,13 +166,13 @@ def draw(summary: dict, out: Path) -> str:
         curve = over_seeds(models[name], slice(None))
         same.setdefault(tuple(round(100 * row["accuracy"]) for row in curve["by_attempts"]), {})[name] = curve
     curves = {"\n".join(by_name): next(iter(by_name.values())) for by_name in same.values()}
-    plot_accuracy(curves, out / "accuracy.png", {"best possible": [100 * share for share in best]} if best else {})
+    best = [100 * share for share in best]
+    plot_accuracy(curves, out / "accuracy.png", {"best possible (expected)": best} if best else {})
     return "\n\n".join(texts) + "\n"
 
 
-# -------------------- The command line, shared with ablations.py
 def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Callable, draw: Callable) -> None:
-    """Make a summary by measure(args), or read one, and draw it: draw(summary, folder) returns the tables."""
+    """The command line, of ablations.py too: make a summary by measure(args), or read one, and draw it: draw(summary, folder) returns the tables."""
     parser.add_argument("--out", type=Path, help="folder of runs and results, runs/... by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of each kind for each")
     parser.add_argument("--processes", type=int, default=2, help="runs side by side (default 2)")
