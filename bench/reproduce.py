@@ -172,7 +172,7 @@ def draw(summary: dict, out: Path) -> str:
 
 
 def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Callable, draw: Callable) -> None:
-    """For ablations.py as well: measure(args) makes a summary, draw(summary, folder) draws it and returns the tables."""
+    """For ablations.py as well: measure(args) makes a summary, draw(summary, folder) draws it, returning tables."""
     parser.add_argument("--out", type=Path, help="folder of runs and results, runs/... by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of each kind for each")
     parser.add_argument("--processes", type=int, default=2, help="runs side by side (default 2)")
