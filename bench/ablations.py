@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.reproduce import command, read_json, run_all, run_folder
-from support.plots import COLOURS, markdown, new_panels, percent, read_metrics
+from support.plots import COLOURS, markdown, new_panels, read_metrics
 from support.statistics import mean, t_interval
 
 REFERENCE = "the paper"
@@ -94,7 +94,7 @@ def table(by_variant: dict[str, dict[str, dict]]) -> str:
             row["thousand dialogues"] += f", {len(points)} of {len(curves)} seeds"
         row["difference to the paper"] = "" if name == REFERENCE else with_interval(saved, "+z.1f", low=-np.inf)
         row["million tokens"] = with_interval([point["tokens"] / 1e6 for point in points.values()], ".2f")
-        row["repeated then"] = percent(mean(point["repeated"] for point in points.values()))
+        row["repeated then"] = with_interval([100 * (x["repeated"] or 0) for x in points.values()], "z.1f", high=100)
         for key, head in ("accuracy", "solved at the end"), ("accuracy_first", "by the first attempt"):
             row[head] = with_interval([100 * curve[-1][key] for curve in curves.values()], "z.1f", high=100)
         rows.append(row)
@@ -104,7 +104,7 @@ def table(by_variant: dict[str, dict[str, dict]]) -> str:
 def plot(title: str, by_variant: dict[str, dict[str, dict]], path: Path) -> None:
     """A panel for each variant: the curve of each seed and their mean, over the grey ones of the paper's recipe."""
     names = [name for name, curves in by_variant.items() if curves and name != REFERENCE] or [REFERENCE]
-    names += ["."] * (-len(names) % 3)  # panels that stay empty
+    names += ["."] * (-len(names) % 3)
     figure, panels = new_panels(names, 10, 0.6 + 2.2 * len(names) / 3)
     runs = [curve for curves in by_variant.values() for curve in curves.values()]
     lowest = 100 * min(point["accuracy"] for curve in runs for point in curve)

@@ -97,7 +97,6 @@ def plot_accuracy(results: dict, path: str | Path, references: dict[str, Sequenc
     figure.savefig(path)
 
 
-# what training.png shows of metrics.jsonl, see docs/metrics.md
 METRICS = "reward accuracy accuracy_first repeated kl entropy clipfrac explained_variance grad_norm".split()
 
 
@@ -106,8 +105,9 @@ def read_metrics(run: str | Path) -> list[dict]:
 
 
 def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
-    """Training curves from the rows of metrics.jsonl by name of the run: dots for steps, lines for running means."""
-    figure, panels = new_panels(METRICS, 12, 8)
+    """Curves of METRICS (docs/metrics.md) by name of the run: dots for steps, lines for running means."""
+    validated = any("validation_accuracy" in row for rows in runs.values() for row in rows)
+    figure, panels = new_panels(METRICS + ["validation_accuracy", ".", "."] * validated, 12, 8)
     for key, axes in panels.items():
         for (name, rows), colour in zip(runs.items(), cycle(COLOURS)):
             rows = [row for row in rows if row.get(key) is not None]

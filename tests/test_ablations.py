@@ -36,7 +36,7 @@ def test_the_table_by_hand():
     found = cells(ablations.table({REFERENCE: reference, OTHER: faster, "no KL": {}}))
     assert list(found) == [REFERENCE, OTHER]  # of the third no run is finished
     option, dialogues, apart, tokens, repeated, solved, first = found[REFERENCE]
-    assert (option, dialogues, apart) == ("", "3.0 (0.0 to 15.7)", "") and repeated == "30.0"
+    assert (option, dialogues, apart) == ("", "3.0 (0.0 to 15.7)", "") and repeated == "30.0 (0.0 to 100.0)"
     assert tokens == "0.06 (0.00 to 0.31)" and solved == "95.0 (31.5 to 100.0)" and first == "47.5 (15.7 to 79.3)"
     option, dialogues, apart, *_ = found[OTHER]
     assert (option, dialogues, apart) == (f"`{VARIANTS[OTHER]}`", "2.0 (0.0 to 14.7)", "-1.0 (-1.0 to -1.0)")
