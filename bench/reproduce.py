@@ -23,18 +23,21 @@ import numpy as np
 
 from data import load_sets
 from data.miniature import best_possible
-from support.cli import fail
+from data.presets import PRESETS
+from support.cli import fail, parse_run
 from support.files import save_json, save_text
 from support.plots import interval, markdown, percent, plot_accuracy, read_metrics, table
 from support.statistics import crossed_interval, over_seeds, shares
+from train import Config
 
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
 ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"], SAME_TOKENS: ["--max_attempts", "1"]}  # options of train.py
 ARMS |= {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
-CONTROLS = {  # name: (arm whose run it belongs to, options of evaluate.py)
-    "base, pass@k of 20 samples": (SINGLE, ["--samples", "20"]),
-    f"{SINGLE}, pass@k of 20 samples": (SINGLE, ["--samples", "20"]),
+EVALUATIONS = {name: (name, []) for name in ("base", *ARMS)}  # name: (model, options of evaluate.py)
+EVALUATIONS |= {
     f"{MULTI}, uninformative feedback": (MULTI, ["--feedback", "uninformative"]),
+    "base, pass@k of 20 samples": ("base", ["--samples", "20"]),
+    f"{SINGLE}, pass@k of 20 samples": (SINGLE, ["--samples", "20"]),
 }
 
 
@@ -70,24 +73,24 @@ def run_all(jobs: list[tuple], processes: int) -> None:
 
 def training(args: argparse.Namespace, seed: int, arm: str) -> tuple:
     """The arguments of `run` for an arm."""
-    options = ["--preset", args.preset, "--seed", str(seed), *args.extra, *ARMS[arm]]
+    options = ["--preset", args.preset, "--seed", str(seed), *args.extra, "--eval_data", "none", *ARMS[arm]]
     if arm == SAME_TOKENS:
         multi, single = (read_metrics(run_folder(args.out, name, seed)) for name in (MULTI, SINGLE))
         ratio = sum(row["tokens_sampled"] for row in multi) / sum(row["tokens_sampled"] for row in single)
         options += ["--steps", str(round(len(single) * ratio))]
-    return "train.py", options, run_folder(args.out, arm, seed), "evaluation.json"
+    return "train.py", options, run_folder(args.out, arm, seed), "model"
 
 
-def evaluation(args: argparse.Namespace, seed: int, control: str) -> tuple:
-    """The arguments of `run` for a control, on the test questions of its arm."""
-    arm, options = CONTROLS[control]
-    folder = run_folder(args.out, arm, seed)
-    config = read_json(folder / "config.json")
-    same = ("seed", "max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype")
-    of_run = {key: config[key] for key in same} | {"data": config["eval_data"], "attempts": config["eval_attempts"]}
-    of_run["model"] = config["model"] if control.startswith("base") else folder / "model"
+def evaluation(args: argparse.Namespace, config: Config, seed: int, name: str) -> tuple:
+    """The arguments of `run` for an evaluation on the test questions. The greedy answers of the base model are the same
+    for every seed, and have one."""
+    model, options = EVALUATIONS[name]
+    same = ("max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype")
+    of_run = {key: getattr(config, key) for key in same} | {"data": config.eval_data, "attempts": config.eval_attempts}
+    of_run["model"] = config.model if model == "base" else run_folder(args.out, model, seed) / "model"
+    of_run["seed"] = seed = args.seeds[0] if name == "base" else seed
     options = [f"--{key}={value}" for key, value in of_run.items()] + options
-    return "evaluate.py", options, run_folder(args.out, control, seed), "results.json"
+    return "evaluate.py", options, run_folder(args.out / "evaluations", name, seed), "results.json"
 
 
 # -------------------- The summary, its tables and its figure
@@ -108,30 +111,25 @@ def verdicts(result: dict, dialogues: list[dict]) -> dict:
 def measure(args: argparse.Namespace) -> dict:
     """Runs what is missing, unless --finished. Returns the summary of what is there."""
     args.out = args.out or Path(f"runs/reproduce-{args.preset}")
-    if any("eval_limit" in word.replace("-", "_") for word in args.extra):
-        raise ValueError("all arms and controls are asked all questions of --eval_data: leave out --eval_limit")
+    config = parse_run(Config, PRESETS, ["--preset", args.preset, *args.extra])
+    if config.eval_limit is not None:
+        raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")
     # the discounts are tried on the riddles with a cue
-    names = [name for name in (*ARMS, *CONTROLS) if args.preset == "cue" or "discount" not in name]
+    names = [name for name in EVALUATIONS if args.preset == "cue" or "discount" not in name]
+    evaluations = {(name, seed): evaluation(args, config, seed, name) for name, seed in product(names, args.seeds)}
     if not args.finished:
-        arms = [name for name in names if name in ARMS and name != SAME_TOKENS]
-        run_all([training(args, seed, arm) for seed in args.seeds for arm in arms], args.processes)
-        last = [training(args, seed, SAME_TOKENS) for seed in args.seeds]  # these need the results of those
-        last += [evaluation(args, seed, control) for seed in args.seeds for control in CONTROLS]
-        run_all(last, args.processes)
-    results = {"base": {}}
-    for seed, name in product(args.seeds, names):
-        folder = run_folder(args.out, name, seed)
-        if (folder / "evaluation.json").exists():
-            config, found = read_json(folder / "config.json"), read_json(folder / "evaluation.json")
-            for model, result in ("base", found["base"]), (name, found["trained"]):
-                results.setdefault(model, {})[str(seed)] = verdicts(result, result["dialogues"])
-        elif (folder / "results.json").exists():
-            *_, result = read_json(folder / "results.json")["models"].values()  # pass@k comes after the greedy answers
+        for arms in [name for name in names if name in ARMS and name != SAME_TOKENS], [SAME_TOKENS]:
+            run_all([training(args, seed, arm) for seed, arm in product(args.seeds, arms)], args.processes)
+        run_all({job[2]: job for job in evaluations.values()}.values(), args.processes)
+    results = {}
+    for (name, seed), (*_, folder, file) in evaluations.items():
+        if (folder / file).exists():
+            *_, result = read_json(folder / file)["models"].values()  # pass@k comes after the greedy answers
             results.setdefault(name, {})[str(seed)] = verdicts(result, read_json(*folder.glob("dialogues-*.json")))
-    if MULTI not in results:
-        raise ValueError(f"no {MULTI} run in {args.out} is finished")
-    sets = {name: len(problems) for name, problems in load_sets(config["eval_data"]).items()}
-    best = [] if "smollm2" in args.preset else best_possible(args.preset == "cue", config["eval_attempts"])
+    if not {"base", MULTI} <= results.keys():
+        raise ValueError(f"no {MULTI} run in {args.out} is finished and evaluated beside the base model")
+    sets = {name: len(problems) for name, problems in load_sets(config.eval_data).items()}
+    best = [] if "smollm2" in args.preset else best_possible(args.preset == "cue", config.eval_attempts)
     return {"sets": sets, "best possible": best, "results": results}
 
 
@@ -162,7 +160,7 @@ def draw(summary: dict, out: Path) -> str:
                 texts.append(markdown([[f"attempts {what}", *map(str, range(1, len(lines[0])))], *lines]))
     texts += [f"Best possible at 1, 2, ... attempts: {' / '.join(map(percent, best))}"] if best else []
     same = {}
-    for name in [name for name in models if name not in list(CONTROLS)[1:]]:
+    for name in [name for name in models if name in ARMS or name in ("base", "base, pass@k of 20 samples")]:
         curve = over_seeds(models[name], slice(None))
         same.setdefault(tuple(round(100 * row["accuracy"]) for row in curve["by_attempts"]), {})[name] = curve
     curves = {"\n".join(by_name): next(iter(by_name.values())) for by_name in same.values()}

@@ -117,16 +117,16 @@ def commands(inputs, monkeypatch):
 def test_reproduce(commands, capsys):
     argv, out, drawn = ["--preset", "cue", "--seeds", "3", "--out", "out", *TINY], Path("out"), Path("drawn")
     reproduce.main(argv)
-    assert [command[0] for command in commands].count("train.py") == 5 and len(commands) == 8
+    assert [command[0] for command in commands].count("train.py") == 5 and len(commands) == 5 + 9
     summary = reproduce.read_json(out / "summary.json")
-    names = ["base", *reproduce.ARMS, *reproduce.CONTROLS]
+    names = list(reproduce.EVALUATIONS)
     assert list(summary["results"]) == names and summary["sets"] == {"held_out.jsonl": 4}
     assert summary["best possible"] == best_possible(True, 2)
     results = {name: result["3"] for name, result in summary["results"].items()}
     assert all(list(map(len, result["solved"])) == [4, 4] for result in results.values())
-    trained = reproduce.read_json(out / "multi-attempt-3" / "evaluation.json")["trained"]["by_attempts"]
+    found = reproduce.read_json(out / "evaluations" / "multi-attempt-3" / "results.json")["models"]
     (shares,) = stats.shares([results["multi-attempt"]], slice(None)).mean(2).tolist()
-    assert shares == [row["accuracy"] for row in trained]
+    assert shares == [row["accuracy"] for row in found["out/multi-attempt-3/model"]["by_attempts"]]
 
     configs = {name: reproduce.read_json(reproduce.run_folder(out, name, 3) / "config.json") for name in reproduce.ARMS}
     assert [config["attempt_discount"] for config in configs.values()] == [1, 1, 1, 0.8, 0.6]
@@ -135,10 +135,11 @@ def test_reproduce(commands, capsys):
     ratio = sum(row["tokens_sampled"] for row in multi) / sum(row["tokens_sampled"] for row in single)
     assert configs[reproduce.SAME_TOKENS]["steps"] == round(2 * ratio) > 2
 
-    (uninformed,) = (out / "multi-attempt-uninformative-feedback-3").glob("dialogues-*.json")
+    evaluations = out / "evaluations"
+    (uninformed,) = (evaluations / "multi-attempt-uninformative-feedback-3").glob("dialogues-*.json")
     second = [d["text"] for d in json.loads(uninformed.read_text()) if len(d["attempts"]) == 2]
     assert second and all(text.count("Please reason step by step") == 2 and "incorrect" not in text for text in second)
-    options = reproduce.read_json(out / "single-attempt-pass@k-of-20-samples-3" / "results.json")["options"]
+    options = reproduce.read_json(evaluations / "single-attempt-pass@k-of-20-samples-3" / "results.json")["options"]
     assert (options["samples"], options["max_new_tokens"], options["seed"]) == (20, 60, 3)
 
     files = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".json", ".md", ".png")}
@@ -147,7 +148,7 @@ def test_reproduce(commands, capsys):
     assert text in capsys.readouterr().out and all(f"{name}, seeds 3" in text for name in names)
     reproduce.main(argv)  # everything is there
     reproduce.main(["--draw", "out/summary.json", "drawn"])
-    assert len(commands) == 8 and {name: (drawn / name).read_bytes() for name in files} == files
+    assert len(commands) == 5 + 9 and {name: (drawn / name).read_bytes() for name in files} == files
 
 
 def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
@@ -164,6 +165,7 @@ def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
     titles = [line for line in text.splitlines() if line.endswith(", %")]
     assert titles == ["held_out.jsonl and first_three.jsonl, %", "held_out.jsonl, %", "first_three.jsonl, %"]
     finished = len(commands)
-    Path("out/single-attempt-1/evaluation.json").unlink()
+    assert finished == 2 * 3 + 1 + 2 * 6  # one evaluation of the base model
+    Path("out/evaluations/single-attempt-1/results.json").unlink()
     reproduce.main(["--finished", *argv])
     assert len(commands) == finished and "| single-attempt, seeds 0 " in capsys.readouterr().out
