@@ -1,12 +1,11 @@
-# Learning from failures in multi-attempt reinforcement learning: every command of the project.
+# Learning from failures in multi-attempt reinforcement learning: the main commands.
 
 PYTHON ?= python3
 PRESET ?= miniature
 ARGS ?=
 PY := .venv/bin/python
 
-# Two OpenMP threads that spin while they wait get in each other's way as soon as the machine is busy; and glibc should
-# keep freed memory instead of asking the kernel for it again in every step. Both only cost or save time.
+# Speed alone: idle OpenMP threads sleep in place of spinning, and glibc keeps freed memory for the next step.
 export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824

@@ -4,10 +4,6 @@
     python evaluate.py --model base=Qwen/Qwen2.5-Math-1.5B,ours=runs/NAME/model --data paper --attempts 7
     python evaluate.py --model FOLDER --data mine.jsonl --samples 20 --show 3 --show_what fixed
 
-    1. `evaluate`         asks a model each question with 1, 2, ... attempts allowed: a record for each dialogue
-    2. `accuracy_at_k`    counts: from records to the share of questions solved, with intervals
-    3. `main`             is the command line: several models on the same questions, tables, figure, dialogues
-
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
 dialogues.html to look at them, and journals (support/journal.py): the same command again, or one with more questions,
 attempts or samples, asks only what is not finished.
@@ -34,12 +30,12 @@ from support.cli import NOT_NEGATIVE, POSITIVE, fail, one_of, option, parse, req
 from support.files import output_folder, save_json, save_text
 from support.journal import Journal, journal_settings
 from support.models import check_fit, load_model, pick_device, pick_dtype
-from support.plots import plot_accuracy, tables
+from support.plots import PAPER_CURVES, plot_accuracy, tables
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
-# A rollout has this many dialogues for each slot. They are lost when the program is killed. At the end of a rollout few
-# slots are active, which costs little on a CPU; a GPU's step takes as long for few slots as for many.
+# Dialogues of a rollout for each slot. With few, a kill loses little. With many, there are fewer ends of rollouts, when
+# few slots are active: a GPU's step takes as long for few as for many.
 CHUNK_CPU, CHUNK = 4, 16
 Records = list[list[dict]]  # for each question a list: the record of one dialogue for each number of attempts allowed
 
@@ -59,7 +55,8 @@ def evaluate(model, chat, problems, allowed, config, journal=None, progress=None
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
-        batch = rollout(model, chat, asked, numbers, RULES, config, temperature, seed, journal.count, progress=label)
+        draw = dict(temperature=temperature, seed=seed, first_index=journal.count)  # later samples are new draws
+        batch = rollout(model, chat, asked, numbers, RULES, config, **draw, progress=label)
         journal.append([dialogue_record(batch, d, problem, chat) for d, problem in enumerate(asked)])
     return journal.records(problems, len(allowed))
 
@@ -70,7 +67,7 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
     tokens, attempts = batch.tokens_DT[d, : batch.length_D[d]].tolist(), []
     for attempt in batch.attempts[d]:
         record = {key: getattr(attempt, key) for key in ("text", "answer", "correct", "truncated")}
-        attempts.append(record | {"at": len(chat.text(tokens[: attempt.start]))})
+        attempts.append(record | {"at": len(chat.decode(tokens[: attempt.start]))})
     return {
         "question": problem.question,
         "gold": problem.answer,
@@ -79,7 +76,7 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
         "reward": batch.reward_D[d].item(),
         "truncated": bool(batch.truncated_D[d]),
         "tokens": int(batch.sampled_DT[d].sum()),
-        "text": chat.text(tokens),
+        "text": chat.decode(tokens),
         "attempts": attempts,
     }
 
@@ -88,7 +85,7 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
 def accuracy_at_k(records: Records) -> dict:
     """Of one data set: the share of questions solved with each number of attempts allowed, its 95% interval and, after
     the first, its gain over the first. `repeated` is the share of later answers that were given before."""
-    rows, solved_first = [], [same[0]["correct"] for same in records]
+    rows, solved_first = [], [dialogues[0]["correct"] for dialogues in records]
     for column in zip(*records):  # every question, with the same number of attempts allowed
         solved = [record["correct"] for record in column]
         answers = [[attempt["answer"] for attempt in record["attempts"]] for record in column]
@@ -105,7 +102,7 @@ def accuracy_at_k(records: Records) -> dict:
             "truncated": fmean(record["truncated"] for record in column),
             "tokens": fmean(record["tokens"] for record in column),
         }
-        rows.append(row | gain(solved_first, solved) if rows else row)
+        rows.append(row | (gain(solved_first, solved) if rows else {}))
     return {"questions": len(records), "by_attempts": rows}
 
 
@@ -130,7 +127,7 @@ class Options:
     seed: int = option(0, "decides which questions --limit takes, and draws the --samples", NOT_NEGATIVE)
 
 
-FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # options
+FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # as in its config.json
 
 
 class Candidate(NamedTuple):
@@ -145,7 +142,7 @@ class Candidate(NamedTuple):
 
 
 def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candidate], Path]:
-    """Options, questions by data set, models and output folder, with all checked that can be before the long work. The
+    """Options, questions by data set, models and output folder, checked as far as possible before the long work. The
     models wait in the machine's memory, so that a mistake in the last one shows before the first is asked."""
     options = Options(**given)
     require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
@@ -205,14 +202,7 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.devi
         evaluate(model, chat, problems, ones, options, samples, f"{name}, samples", **draw)
     model.cpu()
     curves = {data: greedy.records(asked, options.attempts) for data, asked in sets.items()}
-    return curves, {data: samples.records(asked, options.samples) for data, asked in sets.items() if samples}
-
-
-# The paper's mean accuracy (%) over its five benchmarks with 1, 2, ... attempts allowed, its plot read to half a point.
-PAPER_CURVES = {
-    "paper, multi-attempt (from 3 on read off its plot)": (45.6, 52.5, 51.7, 53.8, 51.6, 52.0, 52.4),
-    "paper, single-attempt (from 3 on read off its plot)": (42.3, 43.2, 44.3, 44.0, 43.8, 44.6, 42.9),
-}
+    return curves, {data: samples.records(asked, options.samples) for data, asked in sets.items()} if samples else {}
 
 
 def report(options: Options, candidates: list[Candidate], greedy: dict, samples: dict, out: Path) -> None:
@@ -225,7 +215,7 @@ def report(options: Options, candidates: list[Candidate], greedy: dict, samples:
             results[f"{name}, pass@k of independent samples"] = mean_over(control)
         by_question = sum(curves.values(), [])
         save_json(sum(by_question, []), out / f"dialogues-{file_name(name)}.json")
-        most_allowed[name] = [same[-1] for same in by_question]  # with the most attempts allowed
+        most_allowed[name] = [dialogues[-1] for dialogues in by_question]  # with the most attempts allowed
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in FROM_THE_RUN} for each in candidates}
     result = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}

@@ -1,15 +1,15 @@
 """PPO: Dialogues + models -> one update of actor and critic.
 
-Differences from textbook PPO, the paper's (section 4 and the authors' settings) but for the last one:
+Differences from textbook PPO; all but the last are the paper's (section 4 and the authors' settings):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
 - The reward comes once, at the last action (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
-- A step in which the same rewards follow after every action trains nothing (`trained_actions`).
+- A step in which every action has the same reward-to-go trains nothing (`trained_actions`).
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
-        E hidden size; Q questions of G dialogues each. Entry t of a tensor _DT or _BT belongs to choosing token t.
+        E hidden size, Q questions. Entry t of a tensor _DT is about the choice of token t.
 """
 
 import math
@@ -24,23 +24,25 @@ from torch.utils.checkpoint import checkpoint
 from support import ranks
 from support.cuda import streams
 from support.memory import actions_at_once
-from support.models import move, own_logits
+from support.models import logits_of, move
 
 
 # -------------------- Log-probabilities and values of the actions
 def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, temperature: float):
-    """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`.
+    """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`. The entropy is
+    for the log, and has no gradient.
 
     The distribution is that of sampling: softmax(logits / temperature). The rows are right-padded, so causal attention
-    needs no mask. Logits are computed for actions alone, in chunks, and once more in the backward pass."""
+    needs no mask. Logits are the largest tensor: they are computed for actions alone, in chunks, and again in the
+    backward pass."""
     outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
     hidden_AE = outputs.last_hidden_state[:, :-1][sampled_BT[:, 1:]]
     action_A = tokens_BT[:, 1:][sampled_BT[:, 1:]]
 
-    def chunk(hidden_AE, action_A):
-        logp_AV = (own_logits(model, outputs, hidden_AE).float() / temperature).log_softmax(-1)
-        return logp_AV.gather(-1, action_A[:, None])[:, 0], -(logp_AV.exp() * logp_AV).sum(-1).detach()
+    def chunk(hidden, action):
+        logp_AV = (logits_of(model, outputs, hidden).float() / temperature).log_softmax(-1)
+        return logp_AV.gather(-1, action[:, None])[:, 0], -(logp_AV.exp() * logp_AV).sum(-1).detach()
 
     at_once = actions_at_once(model.get_output_embeddings().weight.shape[0])
     parts = [
@@ -53,7 +55,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
 
 def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> torch.Tensor:
     """The critic's value of the state before every action, (A,) float32 even where its weights are bfloat16."""
-    hidden_BTE = critic.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+    hidden_BTE = critic(input_ids=tokens_BT, use_cache=False).last_hidden_state
     value_BT = F.linear(hidden_BTE.float(), critic.score.weight.float(), critic.score.bias.float())[..., 0]
     return value_BT[:, :-1][sampled_BT[:, 1:]]
 
@@ -61,19 +63,16 @@ def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
     """This rank's dialogues, as indices: batches of similar length, each at most `token_budget` tokens with its padding
     (but at least one dialogue). Ranks take turns in the order of length, so that all have equally much to do."""
-    batch = []
-    for d in length_D.argsort(descending=True)[ranks.rank() :: ranks.count()].tolist():
-        if batch and (len(batch) + 1) * int(length_D[batch[0]]) > token_budget:
-            yield torch.tensor(batch)
-            batch = []
-        batch.append(d)
-    if batch:
-        yield torch.tensor(batch)
+    remaining = length_D.argsort(descending=True)[ranks.rank() :: ranks.world_size()]
+    while len(remaining):
+        count = max(1, token_budget // int(length_D[remaining[0]]))  # the first is the longest
+        yield remaining[:count]
+        remaining = remaining[count:]
 
 
 def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens of some dialogues, without needless padding, on the device, and their sampled mask on the CPU: counting
-    actions there need not wait for the device."""
+    """Tokens of these dialogues, without needless padding, on the device. Their sampled mask stays on the CPU, where
+    counting actions does not wait for the device."""
     longest = int(dialogues.length_D[indices].max())
     return dialogues.tokens_DT[indices, :longest].to(device), dialogues.sampled_DT[indices, :longest]
 
@@ -88,14 +87,14 @@ def map_actions(function, dialogues, device: torch.device, token_budget: int) ->
         computed.append((indices[b_A], t_A, function(tokens_BT, sampled_BT)))
     for d_A, t_A, x_A in computed:  # after all of them are under way: `.cpu()` waits for the device
         x_DT[d_A, t_A] = x_A.cpu()
-    return ranks.all_reduce_sum(x_DT)
+    return ranks.all_reduce_sum(x_DT)  # each rank has filled in its own dialogues
 
 
 def reference_logps_and_values(dialogues, reference, critic, config):
     """Once per rollout: the reference model's log-probabilities and the critic's values, None without a critic."""
-    batches = dict(dialogues=dialogues, device=reference.device, token_budget=config.micro_batch_tokens)
-    logps_DT = map_actions(lambda *batch: action_logps(reference, *batch, config.temperature)[0], **batches)
-    return logps_DT, None if critic is None else map_actions(partial(action_values, critic), **batches)
+    where = dialogues, reference.device, config.micro_batch_tokens
+    logps_DT = map_actions(lambda *batch: action_logps(reference, *batch, config.temperature)[0], *where)
+    return logps_DT, None if critic is None else map_actions(partial(action_values, critic), *where)
 
 
 # -------------------- Advantages
@@ -111,8 +110,8 @@ def advantages(dialogues, value_DT: torch.Tensor | None, config) -> tuple[torch.
 
 
 def trained_actions(dialogues, config) -> torch.Tensor:
-    """(D, T), True at the actions that are trained on: all, or those of dialogues that did not run out of tokens. If
-    the same rewards follow after every action, none is: normalised advantages would be the critic's noise alone."""
+    """(D, T), True at the actions that are trained on: all, or with `drop_truncated` those of dialogues that did not
+    run out of tokens. None if every action has the same reward-to-go: advantages would be the critic's noise alone."""
     trained_DT = dialogues.sampled_DT & ~(dialogues.truncated_D[:, None] & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[trained_DT]
     return trained_DT & (to_go_A != to_go_A[:1]).any()
@@ -177,25 +176,25 @@ def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> to
     return (advantage_DT - actions.mean()) / scale * mask_DT
 
 
-# -------------------- Losses of each action, (A,). The sum of their products with `action_weights` is minimised.
+# -------------------- Losses per action, (A,). The update minimises their sums, weighted by `action_weights`.
 def action_weights(count_B: torch.Tensor, loss_mean: str) -> torch.Tensor:
-    """Weight of each action of a dialogue of a minibatch, (B,), by their numbers of actions. "tokens": the loss is the
-    mean over all, as in the paper. "dialogues": it is the mean over dialogues of the mean over their own."""
+    """The weight of an action of each dialogue of a minibatch, (B,); `count_B` are their numbers of actions. "tokens":
+    the loss is the mean over all actions, as in the paper. "dialogues": the mean over dialogues of their own means."""
     if loss_mean == "tokens":
         return (1 / count_B.sum()).expand(len(count_B))
     return 1 / (len(count_B) * count_B)
 
 
-def policy_loss(logp_A, old_logp_A, advantage_A, dialogue_A, clip: float, clip_high: float | None = None):
-    """Clipped surrogate (PPO, arXiv 1707.06347, equation 7), and where the ratio was clipped, bool. `clip_high` is the
-    range above 1 if it is another (Clip-Higher of DAPO). `dialogue_A` numbers the dialogues: unused, for GSPO."""
+def policy_loss(logp_A, old_logp_A, advantage_A, clip: float, clip_high: float | None = None):
+    """Clipped surrogate (PPO, arXiv 1707.06347, equation 7), and whether the ratio is outside the clip range, bool.
+    `clip_high` is the range above 1, if it differs (Clip-Higher of DAPO)."""
     ratio_A = (logp_A - old_logp_A).exp()
     clipped_A = ratio_A.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
     return -torch.minimum(ratio_A * advantage_A, clipped_A * advantage_A), clipped_A != ratio_A
 
 
 def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
-    """Squared error, the larger of the plain one and that of the value clipped around the old one, halved."""
+    """Half the larger of two squared errors: of the value, and of the value clipped to within `clip` of the old one."""
     clipped_A = old_value_A + (value_A - old_value_A).clamp(-clip, clip)
     return 0.5 * torch.maximum((value_A - return_A) ** 2, (clipped_A - return_A) ** 2)
 
@@ -211,12 +210,12 @@ def kl_k3(logp_A, other_A) -> torch.Tensor:
 # -------------------- One PPO update
 def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, config, seed) -> dict:
     """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each, with the numbers that
-    `reference_logps_and_values` gave before. Returns the metrics; "trained_on" is the number of dialogues that count,
-    and the only metric when there is none."""
+    `reference_logps_and_values` gave before. Returns the metrics; `learned` is the share of the step's dialogues that
+    count, and the only metric when there is none."""
     trained_DT = trained_actions(dialogues, config)
     trained = trained_DT.any(1).nonzero()[:, 0]
     if len(trained) == 0:
-        return {"trained_on": 0}
+        return {"learned": 0.0}
     advantage_DT, return_DT = advantages(dialogues, value_DT, config)
     per_token = {"old_logp": dialogues.logp_DT, "reference": reference_DT, "advantage": advantage_DT}
     if critic is not None:
@@ -234,11 +233,11 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
                 sums += result[0]
                 norms.append(result[1])
 
-    metrics = {"trained_on": len(trained), "skipped": skipped, "lr": optimizers[0].lr}
+    metrics = {"learned": len(trained) / config.dialogues, "skipped": skipped, "lr": optimizers[0].lr}
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-    sums = sum(ranks.gather(sums), [])
+    sums = sum(ranks.all_gather(sums), [])
     if norms:
         n_actions = sum(each.pop("actions") for each in sums)
         metrics |= {name: sum(each[name] for each in sums) / n_actions for name in sums[0]}
@@ -270,8 +269,7 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: tor
     weight_A = weight_B.to(actor.device)[dialogue_A]
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
-    actions = logp_A, stored["old_logp"], stored["advantage"], dialogue_A
-    surrogate_A, clipped_A = policy_loss(*actions, config.clip, config.clip_high)
+    surrogate_A, clipped_A = policy_loss(logp_A, stored["old_logp"], stored["advantage"], config.clip, config.clip_high)
     kl_A = kl_k3(logp_A, stored["reference"])
     (weight_A * (surrogate_A + config.kl_coef * kl_A)).sum().backward()
 
@@ -287,7 +285,7 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: tor
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
         value_loss_A = value_loss(value_A, stored["old_value"], stored["return"], config.value_clip)
-        (weight_A * value_loss_A).sum().backward()
+        (weight_A * value_loss_A).sum().backward()  # on its own, as the actor's activations are free by now
         sums["value_loss"] = value_loss_A.detach().sum()
     return sums
 
@@ -325,11 +323,11 @@ class Optimizer:
             weight.register_post_accumulate_grad_hook(partial(self.add_gradient, i))
         self.max_grad_norm, self.offload, self.skipped, self.steps = max_grad_norm, offload, 0, 0
         self.learning_rate = lambda step: lr * lr_schedule(step, warmup_steps, total_steps)
-        # Each rank owns a share of these flat parts of weights, with their masters and moments.
+        # Each rank owns a share of these flat parts of weights. A part has its own AdamW, to be moved alone.
         flat = [weight.detach().view(-1).split(PART) for weight in self.weights]
         self.parts = [(i, k, part) for i, parts in enumerate(flat) for k, part in enumerate(parts)]
         self.adamws, self.states = {}, {}
-        for n in range(ranks.rank(), len(self.parts), ranks.count()):
+        for n in range(ranks.rank(), len(self.parts), ranks.world_size()):
             master = self.parts[n][2].float()
             adamw = torch.optim.AdamW([master], betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
@@ -359,7 +357,8 @@ class Optimizer:
                 self.gradients[i] = torch.zeros_like(weight, dtype=torch.float32)
             ranks.all_reduce_sum(self.gradients[i])
         norm = torch.nn.utils.get_total_norm(self.gradients)
-        torch._foreach_mul_(self.gradients, torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
+        for gradient in self.gradients:
+            gradient.mul_(torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
         return norm.item()
 
     @torch.no_grad()
@@ -370,12 +369,13 @@ class Optimizer:
                 i, k, part = self.parts[n]
                 master = self.states[n]["master"]
                 with on_device(self.offloaded(n)):
-                    master.grad, adamw.param_groups[0]["lr"] = self.gradients[i].reshape(-1).split(PART)[k], self.lr
+                    master.grad = self.gradients[i].reshape(-1).split(PART)[k]
+                    adamw.param_groups[0]["lr"] = self.lr
                     adamw.step()
                     part.copy_(master)
                 master.grad = None
         for n, (_, _, part) in enumerate(self.parts):
-            ranks.broadcast(part, n % ranks.count())
+            ranks.broadcast(part, n % ranks.world_size())
         self.gradients = [None] * len(self.weights)
         self.steps, self.skipped = self.steps + 1, 0
 

@@ -25,21 +25,21 @@ def reward(
 
     `attempts` have an `answer` (None without a box) and `correct`. A correct last attempt earns +1, times `discount`
     for each attempt before it. A failed dialogue earns -0.5 if any of its attempts boxed an answer, else `unboxed`.
-    The paper's values are the defaults; it has no rewards in between. With the others, every wrong attempt earns
-    `wrong`, and one with the same text as an earlier answer loses `repeat_penalty` (UFO's idea, arXiv 2507.14295).
+    The paper's values are the defaults. Beyond the paper, every wrong attempt earns `wrong`, and one that gives an
+    earlier answer again, letter for letter, loses `repeat_penalty` (UFO's idea, arXiv 2507.14295).
     `gold` is unused; a rule of your own may use it."""
     answers = [attempt.answer for attempt in attempts]
-    rewards = [0.0 if attempt.correct else float(wrong) for attempt in attempts]
+    rewards = [0.0 if attempt.correct else wrong for attempt in attempts]
     for i, answer in enumerate(answers):
         rewards[i] -= repeat_penalty * (answer is not None and answer in answers[:i])
     if attempts[-1].correct:
         rewards[-1] += discount ** (len(attempts) - 1)
     else:
-        rewards[-1] += unboxed if answers.count(None) == len(answers) else -0.5
+        rewards[-1] += -0.5 if any(answer is not None for answer in answers) else unboxed
     return rewards
 
 
-_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # "\\." steps over \{ and \}, and over \\ before a brace
+_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\.|[{}]", re.DOTALL)  # "\\." steps over \{ and \}, and \\ before a brace
 
 
 def extract_boxed(text: str) -> str | None:
@@ -51,8 +51,8 @@ def extract_boxed(text: str) -> str | None:
             start = starts.pop() if starts else None
             if start is not None and (answer := text[start : mark.start()].strip()):
                 return answer
-        elif mark[0] == "{" or len(mark[0]) > 2:
-            starts.append(mark.end() if len(mark[0]) > 2 else None)
+        elif mark[0] == "{" or mark["box"]:
+            starts.append(mark.end() if mark["box"] else None)
     return None
 
 

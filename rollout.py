@@ -6,13 +6,13 @@ r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (s
     4. `Engine`                 many dialogues side by side: prefill, decode
     5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
 
-Tokens in, tokens out: text is decoded to be graded and shown, and never encoded again. Position t of dialogue d always
-uses the same uniform number. So, up to rounding, a seed gives the same dialogues, whatever the number of slots.
+Tokens in, tokens out: text is decoded to be graded and shown, and never encoded again. A token is sampled by inverting
+the cumulative distribution at a uniform number, which depends on seed, dialogue and position alone. So, up to rounding,
+a seed gives the same dialogues with any number of slots.
 
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
         S slots of the engine, C cache positions of each, R slots of a call, N new tokens of each
-        L layers, H key/value heads, G query heads for each of them, E size of a head
-        B blocks of W neighbours that make up V; K entries of any distribution; I decode steps of a call
+        L layers, H key/value heads, G query heads for each of them
 """
 
 import math
@@ -31,8 +31,8 @@ from transformers import AttentionInterface
 from data import Problem
 from data.chat import Chat
 from support.cuda import capture, flash_attention, has_flash
-from support.memory import PREFILL_TOKENS
-from support.models import allocate_cache, check_fit, key_heads
+from support.memory import PREFILL_TOKENS, allocate_cache
+from support.models import SURPLUS, check_fit, kv_heads_and_size
 
 
 # -------------------- 1. The contract: what a rollout returns
@@ -50,7 +50,8 @@ class Attempt:
 
 @dataclass
 class Dialogues:
-    r"""The contract between the stages: tensors on the CPU, in the order of the questions. A dialogue of two attempts:
+    r"""The contract between the stages: tensors on the CPU, in the order of the questions. A dialogue of two attempts;
+    the box ends the first one, so its end token is forced:
 
     tokens_DT    <prompt ...> 2 . \boxed{ 2 } <|im_end|> ... incorrect ... 2 , 9 . \boxed{ 9 }
     sampled_DT    0 0 0 0 0 0 1 1 1       1 1 0          0   0         0   1 1 1 1 1       1 1    the model wrote it
@@ -59,31 +60,14 @@ class Dialogues:
 
     tokens_DT: torch.Tensor  # int64, every token exactly as sampled or forced; right-padded with 0
     sampled_DT: torch.Tensor  # bool, True where the model wrote the token (a sampled end token included)
-    logp_DT: torch.Tensor  # float32, log-probability under the distribution that it was sampled from; 0 where forced
+    logp_DT: torch.Tensor  # float32, log-probability when it was sampled (greedy: at temperature 1); 0 where forced
     reward_DT: torch.Tensor  # float32, the reward of each attempt at its last token; 0 elsewhere
     length_D: torch.Tensor  # int64, tokens of the dialogue
     prompt_length_D: torch.Tensor  # int64
     allowed_D: torch.Tensor  # int64, attempts that the prompt allowed
     used_D: torch.Tensor  # int64, attempts written
     truncated_D: torch.Tensor  # bool, ended because a token budget ran out
-    attempts: list[list[Attempt]] = field(repr=False)
-
-    @classmethod
-    def collect(cls, finished: list["LiveDialogue"], rules) -> "Dialogues":
-        """Reward finished dialogues and pad them into one batch."""
-        tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
-        sampled_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool)
-        logp_DT, reward_DT = torch.zeros(2, *tokens_DT.shape)
-        for d, live in enumerate(finished):
-            rewards = rules.reward(live.attempts, live.problem.answer)
-            for attempt, reward in zip(live.attempts, rewards, strict=True):
-                sampled_DT[d, attempt.start : attempt.end] = True
-                reward_DT[d, attempt.end - 1] = reward
-        logp_DT[sampled_DT] = torch.cat([torch.tensor(live.logps) for live in finished])
-        lengths = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
-        truncated_D = torch.tensor([live.attempts[-1].truncated for live in finished])
-        attempts = [live.attempts for live in finished]
-        return cls(tokens_DT, sampled_DT, logp_DT, reward_DT, *torch.tensor(lengths).T, truncated_D, attempts)
+    attempts: list[list[Attempt]]
 
     def select(self, indices: torch.Tensor) -> "Dialogues":
         """Only these dialogues."""
@@ -104,8 +88,8 @@ class Dialogues:
 # -------------------- 2. The algorithm, one dialogue at a time
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
-    """One dialogue, with the whole model for every token. Returns its tokens, which of them the model wrote, and its
-    attempts. Up to rounding, it is dialogue `index` of a `rollout`. It is slow, and serves readers and tests."""
+    """One dialogue, with the whole model for every token: slow, for readers and tests. Returns its tokens, which ones
+    the model wrote, and its attempts, all as in dialogue `index` of a `rollout`, which also has the rewards."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, end_of_budget = len(tokens), len(tokens) + config.max_new_tokens
     sampled, attempts = [False] * prompt_length, []
@@ -124,12 +108,12 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             tokens.append(token)
             sampled.append(True)
             ended = token in chat.end_tokens
-            text = chat.text(tokens[start:-1] if ended else tokens[start:])
+            text = chat.decode(tokens[start:-1] if ended else tokens[start:])
             if not ended:
                 answer = rules.extract(text)
                 ended = answer is not None
         correct = answer is not None and rules.is_equal(answer, problem.answer)
-        attempts.append(Attempt(start, len(tokens), text, answer, not ended, correct))
+        attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))
         if correct or attempts_left == 0:
             break
 
@@ -148,21 +132,23 @@ class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
     def __init__(self, config, slots: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
-        L, (H, E) = config.num_hidden_layers, key_heads(config)
+        L, (H, head_size) = config.num_hidden_layers, kv_heads_and_size(config)
         # flash attention wants the heads of a position side by side; SDPA on the CPU the positions of a head
-        shape = (L, 2, slots, capacity, H, E) if flash else (L, 2, slots, H, capacity, E)
+        shape = (L, 2, slots, capacity, H, head_size) if flash else (L, 2, slots, H, capacity, head_size)
         kv = allocate_cache(shape, dtype, device)
-        self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, E)
+        self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, head size)
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
-        """Where the next forward pass writes. Its attention reads `reads`, some slots and how many positions of each;
-        with None, only what it writes. `lengths` are for flash attention (Engine.slot_lengths)."""
+        """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the first
+        `span` positions of these slots; with None, only what is written. `lengths` are for flash attention
+        (Engine.slot_lengths)."""
         self.slot_R, self.position_RN, self.reads, self.lengths = slot_R, position_RN, reads, lengths
 
     def update(self, key, value, layer_index: int):
-        """Store the layer's new keys and values, (R, H, N, E) each. Returns what its attention reads."""
+        """Store the layer's new keys and values, (R, H, N, head size) each. Returns what its attention reads."""
         layer = self.kv[layer_index]
         for cached, new in zip(layer, (key, value)):
+            # (R, N, H, head size): indices around a slice come first
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
         if self.reads is None:
             return key, value
@@ -173,28 +159,25 @@ class KVCache:
 def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
     """(R, 1, N, span): 0 up to a token's own position, -inf after it. A 4D mask reaches the attention as it is."""
     hidden = torch.arange(span, device=position_RN.device) > position_RN[:, None, :, None]
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+    return torch.where(hidden, -torch.inf, 0.0).to(dtype)
 
 
 @torch.compiler.disable  # the layers around it may be compiled (support/cuda.py)
 def engine_attention(module, query, key, value, attention_mask, scaling, cache: KVCache | None = None, **kwargs):
-    """Attention for `transformers.AttentionInterface`: query (R, H * G, N, E), key and value (R, H, N, E). A
-    `cache` that is given to the model reaches this function unchanged.
-
-    Decoding and the prefill of feedback read the cache, under a mask or, on CUDA, up to the slots' lengths. Prompts and
-    training have neither: causal attention over right-padded rows, where nothing looks at the padding after it."""
+    """Attention for `transformers.AttentionInterface`: query (R, H * G, N, head size), key and value (R, H, N, head
+    size). A `cache` that is given to the model reaches this function unchanged."""
     if cache is not None:
         key, value = cache.update(key, value, module.layer_idx)
-    if cache is not None and cache.lengths is not None:
+    if cache is not None and cache.lengths is not None:  # a decode step on CUDA: each slot up to its own length
         out = flash_attention(query, key, value, cache.lengths, scaling)
-    elif attention_mask is not None:
+    elif attention_mask is not None:  # any other decode step, and feedback: the cache under a mask
         # The G query heads that share a key are treated as more queries, so that the key is read once. On CUDA it would
         # be copied G times: flash attention takes no mask, memory-efficient attention no groups of heads.
-        R, H, _, E = key.shape
+        R, H, _, head_size = key.shape
         mask = attention_mask.repeat(1, 1, query.shape[1] // H, 1)
-        out = F.scaled_dot_product_attention(query.reshape(R, H, -1, E), key, value, mask, scale=scaling)
+        out = F.scaled_dot_product_attention(query.reshape(R, H, -1, head_size), key, value, mask, scale=scaling)
         out = out.reshape(query.shape)
-    else:
+    else:  # prompts and training: causal over right-padded rows, where nothing looks at the padding after it
         grouped = query.shape[1] != key.shape[1]
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2).contiguous(), None
@@ -204,7 +187,7 @@ AttentionInterface.register("engine", engine_attention)
 
 
 # -------------------- 4. The engine: many dialogues side by side
-@dataclass(eq=False)
+@dataclass(eq=False)  # hashed by identity
 class LiveDialogue:
     """A dialogue in progress, as the host knows it."""
 
@@ -212,12 +195,12 @@ class LiveDialogue:
     problem: Problem
     allowed: int
     tokens: list[int]  # the prompt, finished attempts, feedback, and what the host has seen of the current attempt
-    end_of_budget: int  # the dialogue must end before this position
+    end_of_budget: int  # where the dialogue ends at the latest
     slot: int = -1  # of the engine; it changes when slots are compacted
     start: int = 0  # of the current attempt
-    end_before: int = 0  # the current attempt must end before this position
+    end_before: int = 0  # where the current attempt ends at the latest
     n_scanned: int = 0  # this many of `tokens` have been looked at for the end of an attempt
-    n_cached: int = 0  # this many of `tokens` are in the cache and stay
+    n_cached: int = 0  # this many of `tokens` the next prefill finds in the cache
     attempts: list[Attempt] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)  # of the tokens of all attempts
 
@@ -242,21 +225,20 @@ class Engine:
     flash attention reads each slot up to its own length."""
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
-        """For dialogues of at most `longest` tokens; ValueError when the cache does not fit. By `schedule`, (stride,
-        ahead), the host reads every `stride` steps and keeps `ahead` calls in flight."""
+        """For dialogues of at most `longest` tokens; ValueError when the cache does not fit. `schedule` is (stride,
+        ahead): a call decodes `stride` steps, and the host reads its tokens after it has started `ahead` more calls."""
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
         self.stride, self.ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
-        # room for tokens that will be discarded, and for the padding of a prefill
-        capacity = longest + (1 + self.ahead) * self.stride + 1
-        self.cache = KVCache(model.config, slots, capacity, model.dtype, self.device, self.flash)
-        self.uniform_SC = torch.zeros(slots, capacity, device=self.device)
+        self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill
+        self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device, self.flash)
+        self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
-        self.token_S, self.position_S = (torch.zeros_like(self.logp_S, dtype=torch.long) for _ in range(2))
+        self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
         self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # slots that move on in a step
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         # the host's side
         self.dialogues: list[LiveDialogue | None] = [None] * slots
-        self.length_S = np.zeros(slots, dtype=np.int64)  # `position`, as the host knows it
+        self.cached_S = np.zeros(slots, dtype=np.int64)  # tokens in the cache: `position`, as the host knows it
         self.active_S = np.zeros(slots, dtype=bool)
 
     def to_device(self, values) -> torch.Tensor:
@@ -270,19 +252,20 @@ class Engine:
         self.uniform_SC[live.slot, live.start : live.end_of_budget] = self.to_device(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
-        """Write the tokens of these dialogues that the cache does not hold into it, and make the slots active. The last
-        token is left for the next decode step."""
+        """Feed what the cache does not hold of these dialogues, except the last token, which is left for the next step.
+        Their slots become active."""
         # Equal prompts, as in a group, are computed once and copied: a third less time for SmolLM2, groups of 8, a CPU.
         with_prompt: dict[tuple, LiveDialogue] = {}
         sources = [live if live.n_cached else with_prompt.setdefault(tuple(live.tokens), live) for live in batch]
         self.fill_cache(list(dict.fromkeys(sources)))
         slots = [live.slot for live in batch]
-        self.length_S[slots], self.active_S[slots] = [len(live.tokens) - 1 for live in batch], True
+        self.cached_S[slots] = [len(live.tokens) - 1 for live in batch]
+        self.active_S[slots] = True
         slot_R = self.to_device(slots)
         if sources != batch:
-            self.copy_cache(self.to_device([live.slot for live in sources]), slot_R, int(self.length_S[slots].max()))
+            self.copy_cache(self.to_device([live.slot for live in sources]), slot_R, int(self.cached_S[slots].max()))
         self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
-        self.position_S[slot_R] = self.to_device(self.length_S[slots])
+        self.position_S[slot_R] = self.to_device(self.cached_S[slots])
 
     @torch.compiler.set_stance("force_eager")  # its sizes are many, and a call is short
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
@@ -292,14 +275,14 @@ class Engine:
         slot_R, start_R = self.to_device([[live.slot for live in batch], [live.n_cached for live in batch]])
         # padding is written after the slot's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
-        position_RN = position_RN.clamp(max=self.uniform_SC.shape[1] - 1)
+        position_RN = position_RN.clamp(max=self.capacity - 1)
         reads, mask = None, None  # a prompt has nothing before it: causal attention needs neither the cache nor a mask
         if batch[0].n_cached > 0:
             span = max(len(live.tokens) for live in batch) - 1
             reads, mask = (slot_R, span), causal_mask(position_RN, span, self.model.dtype)
         self.cache.set_positions(slot_R, position_RN, reads)
-        tokens = dict(input_ids=tokens_RN, position_ids=position_RN, attention_mask=mask)
-        self.model.base_model(**tokens, cache=self.cache, use_cache=False)
+        inputs = dict(input_ids=tokens_RN, position_ids=position_RN, attention_mask=mask)
+        self.model.base_model(**inputs, cache=self.cache, use_cache=False)
 
     def copy_cache(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
         for layer in self.cache.kv:  # one by one: the temporary copy takes memory
@@ -312,10 +295,10 @@ class Engine:
         if len(gaps):
             source, target = np.concatenate([late, gaps]), np.concatenate([gaps, late])
             source_R, target_R = self.to_device(source), self.to_device(target)
-            self.copy_cache(source_R, target_R, int(self.length_S[source].max()) + 1)
+            self.copy_cache(source_R, target_R, int(self.cached_S[source].max()))
             for each_S in (self.uniform_SC, self.token_S, self.position_S):
                 each_S[target_R] = each_S[source_R]
-            for each_S in (self.length_S, self.active_S):
+            for each_S in (self.cached_S, self.active_S):
                 each_S[target] = each_S[source]
             for slot, live in zip(target.tolist(), [self.dialogues[slot] for slot in source]):
                 self.dialogues[slot] = live
@@ -327,26 +310,27 @@ class Engine:
         """Start this many decode steps of the active slots. The function that it returns waits for them and gives, for
         every attempt that has not ended in the meantime, the new tokens and their log-probabilities."""
         active, cuda = self.compact_slots(), self.device.type == "cuda"
-        span = int(self.length_S[:active].max()) + steps
+        span = int(self.cached_S[:active].max()) + steps
         step = self.graph(active).replay if self.flash else partial(self.step, active, span)
         self.n_active.fill_(active)
         written = []
         for _ in range(steps):
             step()
             written.append((self.token_S[:active].clone(), self.logp_S[:active].clone()))
-        self.length_S[:active] += steps
+        self.cached_S[:active] += steps
+        # (steps, R)
         token_IR, logp_IR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))
         copied = torch.cuda.current_stream().record_event() if cuda else None
         snapshot = [(live, len(live.attempts)) for live in self.dialogues[:active]]
 
-        def collect():
+        def read():
             if copied:
                 copied.synchronize()
             for (live, attempts), tokens, logps in zip(snapshot, token_IR.T.tolist(), logp_IR.T.tolist()):
                 if len(live.attempts) == attempts:
                     yield live, tokens, logps
 
-        return collect
+        return read
 
     def step(self, R: int, span: int | None) -> None:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
@@ -356,8 +340,8 @@ class Engine:
         lengths = self.slot_lengths(active_R) if span is None else None
         mask = None if span is None else causal_mask(position_R[:, None], span, self.model.dtype)
         self.cache.set_positions(slot_R, position_R[:, None], (slice(R), span), lengths)
-        tokens = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
-        logits_RV = self.model(**tokens, cache=self.cache, use_cache=False).logits[:, -1]
+        inputs = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
+        logits_RV = self.model(**inputs, cache=self.cache, use_cache=False).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[slot_R, position_R + 1], self.temperature)
         self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])
         self.position_S[:R] += active_R
@@ -365,9 +349,9 @@ class Engine:
     def slot_lengths(self, active_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """For flash attention, int32: where each slot's query and keys start, (R + 1,) each, and how many keys it has.
         Rows that wait read one position, to save time, and write after their last token."""
-        R, C = len(active_R), self.uniform_SC.shape[1]
+        R = len(active_R)
         starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
-        return starts, starts * C, (self.position_S[:R] * active_R + 1).int()
+        return starts, starts * self.capacity, (self.position_S[:R] * active_R + 1).int()
 
     def graph(self, active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It has
@@ -383,7 +367,8 @@ class Engine:
 
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One token from each of R distributions, by inverting the cumulative distribution at `uniform_R`, and its
-    log-probability (float32). Temperature 0 takes the most probable token and its log-probability at temperature 1."""
+    log-probability (float32). Temperature 0 takes the most probable token and its log-probability at temperature 1.
+    A large vocabulary has B blocks of W tokens."""
     if temperature not in (0, 1):
         logits_RV = logits_RV.float() / temperature
     p_RV = logits_RV.softmax(-1, dtype=torch.float32)
@@ -402,8 +387,8 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
 
 
 def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where in the cumulative sums of p each uniform number falls: the entry, never one of 0, and the relative
-    place in it."""
+    """Where in the cumulative sums of p, over K entries, each uniform number falls: the entry, never one of probability
+    0, and the relative place in it."""
     cumulative_RK = F.pad(p_RK.cumsum(-1), (1, 0))
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
@@ -419,13 +404,13 @@ def find_end(live: LiveDialogue, chat: Chat, extract: Callable[[str], str | None
     start, tokens = live.start, live.tokens
     for i in range(live.n_scanned, min(len(tokens), live.end_before)):
         if tokens[i] in chat.end_tokens:
-            return Attempt(start, i + 1, chat.text(tokens[start:i]), None, truncated=False)
+            return Attempt(start, i + 1, chat.decode(tokens[start:i]), None, truncated=False)
         if tokens[i] in chat.brace_tokens:  # only these can close a box
-            text = chat.text(tokens[start : i + 1])
+            text = chat.decode(tokens[start : i + 1])
             if (answer := extract(text)) is not None:
                 return Attempt(start, i + 1, text, answer, truncated=False)
     if len(tokens) >= live.end_before:
-        return Attempt(start, live.end_before, chat.text(tokens[start : live.end_before]), None, truncated=True)
+        return Attempt(start, live.end_before, chat.decode(tokens[start : live.end_before]), None, truncated=True)
     live.n_scanned = len(tokens)
     return None
 
@@ -471,16 +456,33 @@ def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]
     yield batch
 
 
+def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
+    """Reward finished dialogues and pad them into one batch."""
+    tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
+    sampled_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool)
+    logp_DT, reward_DT = torch.zeros(2, *tokens_DT.shape)
+    for d, live in enumerate(finished):
+        rewards = rules.reward(live.attempts, live.problem.answer)
+        for attempt, reward in zip(live.attempts, rewards, strict=True):
+            sampled_DT[d, attempt.start : attempt.end] = True
+            reward_DT[d, attempt.end - 1] = reward
+        logp_DT[d, sampled_DT[d]] = torch.tensor(live.logps)
+    counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
+    truncated_D = torch.tensor([live.attempts[-1].truncated for live in finished])
+    attempts = [live.attempts for live in finished]
+    return Dialogues(tokens_DT, sampled_DT, logp_DT, reward_DT, *torch.tensor(counts).T, truncated_D, attempts)
+
+
 @torch.no_grad()
 def rollout(
     model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first_index=0, progress=None, engine=None
 ) -> Dialogues:
     """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3).
 
-    `rules` decide about attempts (reward.py:Rules). Of `config` it reads slots (of the engine), max_new_tokens (of
-    all after the prompt) and max_attempt_tokens. Temperature 0 is greedy. `seed` and a dialogue's index, from
-    `first_index` on, make its random numbers. `progress` labels a progress bar. `engine` is one to use again.
-    ValueError when model, prompts or cache do not fit."""
+    `rules` extract, grade and reward (reward.py:Rules). Of `config` it reads slots, max_new_tokens and
+    max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
+    first_index + i). `progress` labels a progress bar, `engine` is one of an earlier call. The model keeps the "engine"
+    attention, for the update too. ValueError when model, prompts or cache do not fit."""
     model.set_attn_implementation("engine")
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
@@ -497,9 +499,9 @@ def rollout(
     while finished < len(dialogues):
         # Free slots take the next questions.
         while queue and None in engine.dialogues:
-            waiting.append(queue.popleft())
-            rng = np.random.default_rng((*seed, waiting[-1].index))
-            engine.admit(waiting[-1], rng.random(config.max_new_tokens, dtype=np.float32))
+            waiting.append(live := queue.popleft())
+            uniforms = np.random.default_rng((*seed, live.index)).random(config.max_new_tokens, dtype=np.float32)
+            engine.admit(live, uniforms)
 
         # Prompts and feedback go into the cache. It costs about as much as a step, so a few dialogues wait together.
         if waiting and (len(waiting) >= len(engine.dialogues) // 16 or not engine.active_S.any()):
@@ -512,8 +514,8 @@ def rollout(
             in_flight.append(engine.decode_async(engine.stride))
             if len(in_flight) <= engine.ahead:
                 continue
-        collect = in_flight.popleft()
-        for live, tokens, logps in collect():
+        read = in_flight.popleft()
+        for live, tokens, logps in read():
             live.tokens += tokens
             live.logps += logps
             if not (attempt := find_end(live, chat, rules.extract)):
@@ -530,4 +532,4 @@ def rollout(
                 bar.set_postfix_str(f"{solved / finished:.1%} solved", refresh=False)
                 bar.update()
     bar.close()
-    return Dialogues.collect(dialogues, rules)
+    return to_dialogues(dialogues, rules)

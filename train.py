@@ -17,8 +17,7 @@ Each step: rollout with rewards -> reference log-probs and values -> one PPO upd
     evaluation.json, accuracy.png     base and trained model at 1, 2, ... attempts
 
 On Ctrl-C or SIGTERM the run finishes its step, saves and stops; a second one stops it at once.
-All randomness is derived from seeds, so a resumed run has no random state to restore: (seed, step, d) for dialogue d of
-a step, (seed, pass, 0, QUESTIONS) for the order of the questions, (seed, step, 0, another `Stream`) for the rest.
+All randomness comes from the seed and the number of the step, so a resumed run has no random state to restore.
 """
 
 import copy
@@ -28,7 +27,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import partial
 
 import numpy as np
@@ -49,15 +47,15 @@ from support.cuda import fuse_layers
 from support.files import save_json
 from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
-from support.run import Run, describe, held_folder, in_brief, open_log, stage_speeds, training_metrics
+from support.run import Run, describe, in_brief, locked_folder, open_log, stage_speeds, training_metrics
 
-GROUPS = "task", "rollout", "reward", "PPO", "run", "machine"
+GROUPS = "task", "rollout", "reward", "PPO", "run", "machine"  # of --help
 task, sampling, rewards, learning, running, machine = (partial(option, group=group) for group in GROUPS)
 
 
 @dataclass
 class Config:
-    """Every option of a run. The defaults are the paper's values (of its five benchmarks one is evaluated)."""
+    """Every option of a run. The defaults are the paper's values, but one of its five benchmarks is enough."""
 
     preset: str = task("paper", f"options to start from: {', '.join(PRESETS)}", one_of(*PRESETS))
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
@@ -73,7 +71,9 @@ class Config:
     temperature: float = sampling(1.0, "sampling temperature, also that of the policy in PPO", POSITIVE)
     max_new_tokens: int = sampling(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = sampling(None, "token budget of a single attempt; none: no such limit", POSITIVE)
-    slots: int | None = sampling(None, "dialogues written side by side, speed alone; auto: as many as fit", POSITIVE)
+    slots: int | None = sampling(
+        None, "dialogues decoded in parallel: speed, not results; auto: as many as fit", POSITIVE
+    )
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
     unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
@@ -84,7 +84,7 @@ class Config:
     critic_lr: float = learning(1e-5, "peak learning rate of the critic", POSITIVE)
     lr_warmup: float = learning(0.03, "share of steps with a linear warm-up, then cosine to a tenth", between(0, 1))
     lr_steps: int | None = learning(None, "length of that schedule in steps; none: all steps", POSITIVE)
-    minibatches: int = learning(8, "optimiser steps on the dialogues of a step, in each epoch", POSITIVE)
+    minibatches: int = learning(8, "minibatches in each epoch, one optimiser step each", POSITIVE)
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
     gamma: float = learning(1.0, "discount of the reward per token", between(0, 1))
     gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", between(0, 1))
@@ -93,7 +93,7 @@ class Config:
     )
     clip: float = learning(0.2, "PPO's clip range of the probability ratio", POSITIVE)
     clip_high: float | None = learning(None, "clip range above 1 (Clip-Higher); none: that of --clip", POSITIVE)
-    value_clip: float = learning(0.2, "clip range of the critic's change", POSITIVE)
+    value_clip: float = learning(0.2, "clip range of the change of values", POSITIVE)
     loss_mean: str = learning("tokens", "losses are means over tokens or over dialogues", one_of("tokens", "dialogues"))
     kl_coef: float = learning(0.01, "weight of the KL to the base model in the loss", NOT_NEGATIVE)
     max_grad_norm: float = learning(1.0, "gradients are clipped to this norm", POSITIVE)
@@ -104,7 +104,7 @@ class Config:
     steps: int = running(1280, "rollouts with one PPO update each", POSITIVE)
     seed: int = running(0, "random seed", NOT_NEGATIVE)
     out: str | None = running(None, "folder of the run; none: runs/PRESET-DATE-TIME")
-    resume: bool = running(False, "go on with the run in --out, with its own options")
+    resume: bool = running(False, "resume the run in --out, with its own options")
     eval_data: str | None = running("math500", "questions of the evaluation at the end; none: no evaluation")
     eval_limit: int | None = running(None, "ask only the first N evaluation and validation questions", POSITIVE)
     eval_attempts: int = running(5, "evaluate with 1, 2, ... up to this many attempts allowed", POSITIVE)
@@ -118,13 +118,15 @@ class Config:
 
     device: str = machine("auto", "auto, cpu, cuda or mps")
     dtype: str = machine("auto", "auto: bfloat16 on CUDA, float32 elsewhere", one_of("auto", "float32", "bfloat16"))
-    micro_batch_tokens: int = machine(8192, "tokens in a forward pass of the update; memory, not results", POSITIVE)
+    micro_batch_tokens: int = machine(8192, "tokens in a forward pass of the update: memory, not results", POSITIVE)
     compile: bool = machine(True, "fuse small kernels by torch.compile, on CUDA alone; slow to start, then faster")
     gradient_checkpointing: bool = machine(False, "compute activations twice in the update to save memory")
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
 
-Stream = IntEnum("Stream", "QUESTIONS ATTEMPTS MINIBATCHES")  # of all random numbers but the dialogues'
+# Random numbers have the seed (seed, step, d) for dialogue d, else (seed, step, 0, one of these). None of these is 0,
+# because numpy takes (seed, step, 0, 0) for (seed, step, 0).
+QUESTIONS, ATTEMPTS, MINIBATCHES = 1, 2, 3
 
 
 # -------------------- The algorithm
@@ -137,13 +139,13 @@ def build_run(config: Config) -> Run:
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
     reference = copy.deepcopy(actor).requires_grad_(False)
     total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
-    schedule = dict(warmup_steps=int(config.lr_warmup * total_steps), total_steps=total_steps)
-    settings = schedule | dict(max_grad_norm=config.max_grad_norm, offload=config.offload)
+    settings = dict(warmup_steps=int(config.lr_warmup * total_steps), total_steps=total_steps)
+    settings |= dict(max_grad_norm=config.max_grad_norm, offload=config.offload)
     actor_optimizer = Optimizer(actor, config.lr, **settings)
     critic = critic_optimizer = None
     if config.group_size == 1:
         critic = copy.deepcopy(actor.base_model)
-        critic.score = torch.nn.Linear(actor.get_output_embeddings().weight.shape[1], 1, device=device, dtype=dtype)
+        critic.score = torch.nn.Linear(actor.config.hidden_size, 1, device=device, dtype=dtype)
         torch.nn.init.zeros_(critic.score.weight)
         torch.nn.init.zeros_(critic.score.bias)
         critic_optimizer = Optimizer(critic, config.critic_lr, **settings)
@@ -175,28 +177,27 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
                 training_set = dialogues.select(informative_groups(dialogues, config))
             clock.append(time.perf_counter())
 
-            # 2. Log-probabilities of the frozen base model and values of the critic, before the update.
+            # 2. Log-probabilities of the reference model (the frozen base) and values of the critic, before the update.
             with run.on_device(reference):
                 reference_DT, value_DT = reference_logps_and_values(training_set, reference, critic, config)
             clock.append(time.perf_counter())
 
             # 3. Clipped PPO on the model-written tokens.
-            shuffle_seed = (*seed, 0, Stream.MINIBATCHES)
+            shuffle_seed = (*seed, 0, MINIBATCHES)
             losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
-            losses["learned"] = losses.pop("trained_on") / config.dialogues
             metrics = {"step": run.step} | training_metrics(dialogues) | losses
             metrics |= stage_speeds(dialogues, training_set, clock) | run.memory()
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)
             if not quiet:
-                d = int((dialogues.used_D > 1).byte().argmax())  # with feedback, if any; their order is random
+                d = int((dialogues.used_D > 1).byte().argmax())  # the first with feedback, if any
                 run.record(metrics, dialogue_record(dialogues, d, asked[d], run.chat))
                 log(metrics)
             bar.set_postfix_str(in_brief(metrics), refresh=False)
             bar.update()
-            stopping = any(ranks.gather(stop_requested()))
+            stopping = any(ranks.all_gather(stop_requested()))
             if run.step % config.save_every == 0 or run.step == config.steps or stopping:
                 run.save()
     return not stopping
@@ -205,13 +206,13 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
 def draw_questions_and_attempts(config: Config, problems: list[Problem], step: int) -> tuple[list[Problem], list[int]]:
     """The question of each dialogue of a step, and how many attempts it is allowed.
 
-    Every pass over the questions is a new permutation and asks each once; a step may span two passes. The dialogues of
-    a group are neighbours and agree in both."""
+    Every pass over the questions is a new permutation and asks each once; a step may span several passes. The
+    dialogues of a group are neighbours and agree in both."""
     n_questions = config.dialogues // config.group_size
     first_pass, position = divmod((step - 1) * n_questions, len(problems))
-    seeds = [(config.seed, first_pass + i, 0, Stream.QUESTIONS) for i in range(2 + n_questions // len(problems))]
+    seeds = [(config.seed, first_pass + i, 0, QUESTIONS) for i in range(2 + n_questions // len(problems))]
     orders = np.concatenate([np.random.default_rng(seed).permutation(len(problems)) for seed in seeds])
-    rng = np.random.default_rng((config.seed, step, 0, Stream.ATTEMPTS))
+    rng = np.random.default_rng((config.seed, step, 0, ATTEMPTS))
     allowed = rng.integers(config.min_attempts, config.max_attempts + 1, size=n_questions)
     chosen = orders[position : position + n_questions].repeat(config.group_size)
     return [problems[i] for i in chosen], allowed.repeat(config.group_size).tolist()
@@ -219,57 +220,59 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
 
 def validate(run: Run, problems: list[Problem]) -> dict:
     """Greedy accuracy on the validation questions, which the ranks share."""
-    mine = problems[ranks.rank() :: ranks.count()]
-    found = sum(ranks.gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
+    mine = problems[ranks.rank() :: ranks.world_size()]
+    found = sum(ranks.all_gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
     (row,) = accuracy_at_k(found)["by_attempts"]
     row["accuracy_first"] = sum(record["attempts"][0]["correct"] for (record,) in found) / len(found)
     return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 
 
 # -------------------- The command line
-def prepare(argv: list[str] | None) -> tuple[Config, list[Problem], list[Problem], list[Problem]]:
-    """The options, training, validation and evaluation questions; ValueError or OSError if they are invalid."""
+def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
+    """The options, and the questions by the option that names them; ValueError or OSError if they are invalid."""
     config = parse_run(Config, PRESETS, sys.argv[1:] if argv is None else argv, __doc__)
     require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
     require(config, "minibatches", "be at most --dialogues", lambda n: n <= config.dialogues)
     require(config, "group_size", f"divide --dialogues {config.dialogues}", lambda n: config.dialogues % n == 0)
     for name in ("drop_uniform_groups", "calibrated"):
         require(config, name, "be false without --group_size", lambda on: not on or config.group_size > 1)
-    each = f"give each of {ranks.count()} processes a question"
-    require(config, "dialogues", each, lambda n: n // config.group_size >= ranks.count())
-    training = load(config.data)
-    known, held_out = {question_key(p.question) for p in training}, []
+    each = f"give each of {ranks.world_size()} processes a question"
+    require(config, "dialogues", each, lambda n: n // config.group_size >= ranks.world_size())
+    questions = {"data": load(config.data)}
+    known = {question_key(p.question) for p in questions["data"]}
     validation_data = config.eval_every and config.validation_data
     for name, source in (("validation_data", validation_data), ("eval_data", config.eval_data)):
-        held_out.append(load(source)[: config.eval_limit] if source else [])
-        if shared := [p.question for p in held_out[-1] if question_key(p.question) in known]:
+        questions[name] = load(source)[: config.eval_limit] if source else []
+        if shared := [p.question for p in questions[name] if question_key(p.question) in known]:
             raise ValueError(f"{len(shared)} questions of --{name} are in --data as well, the first: {shared[0]!r}")
-    return config, training, *held_out
+    return config, questions
 
 
-def fitting_problems(config: Config, run: Run, training: list, held_out: list) -> tuple[list[Problem], int]:
+def fitting_problems(config: Config, run: Run, questions: dict[str, list]) -> tuple[list[Problem], int]:
     """The training questions whose prompts are not too long, and the tokens of the longest dialogue. ValueError when
     one does not fit the model."""
-    limit, quiet = config.max_prompt_tokens, ranks.rank() > 0
+    limit, training = config.max_prompt_tokens, questions["data"]
     problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
     if not problems:
         raise ValueError(f"no question of {config.data} has a prompt of at most {limit} tokens")
-    if len(problems) < len(training) and not quiet:
+    if len(problems) < len(training) and ranks.rank() == 0:
         print(f"left out {len(training) - len(problems)} questions with prompts of more than {limit} tokens")
     attempts = max(config.max_attempts, config.eval_attempts)
-    longest = max(len(run.chat.prompt(p.question, attempts)) for p in [*problems, *held_out])
+    asked = problems + questions["validation_data"] + questions["eval_data"]
+    longest = max(len(run.chat.prompt(p.question, attempts)) for p in asked)
     return problems, check_fit(run.actor, longest, config.max_new_tokens)
 
 
 def report(config: Config, run: Run, held_out: list[Problem]) -> None:
     """Save the trained model, evaluate it and the base model, print a dialogue, the table and what went wrong."""
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
-    print(run.last_dialogue())
+    last_dialogue = run.folder / "dialogues" / f"step-{run.step:06d}.txt"
+    print(f"\nA dialogue of step {run.step}:\n\n{last_dialogue.read_text(encoding='utf-8')}")
     run.engine = None  # the evaluation has its own
     if held_out:
         results = {}
         for name, model in (("base", run.reference), ("trained", run.actor)):
-            model.to(run.actor.device)
+            model.to(run.actor.device)  # with --offload the base model is in host memory
             numbers = range(1, config.eval_attempts + 1)
             records = evaluate(model, run.chat, held_out, numbers, config, progress=f"evaluate {name}")
             results[name] = accuracy_at_k(records) | {"dialogues": sum(records, [])}
@@ -281,33 +284,32 @@ def report(config: Config, run: Run, held_out: list[Problem]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
     run, go_on = None, ""
     try:
         ranks.join()
-        config, training, validation, held_out = ranks.on_rank0(partial(prepare, argv))
+        config, questions = ranks.on_rank0(partial(prepare, argv))
         with ExitStack() as until_the_end:
             # from now on no other process writes to the folder of the run
-            ranks.on_rank0(lambda: until_the_end.enter_context(held_folder(config.out)))
+            ranks.on_rank0(lambda: until_the_end.enter_context(locked_folder(config.out)))
             run = build_run(config)
-            problems, longest = fitting_problems(config, run, training, validation + held_out)
-            if run.plan_memory(longest):
+            problems, longest = fitting_problems(config, run, questions)
+            if ranks.rank() == 0:
+                print(describe(config, PRESETS, run.actor, len(problems)))
+            if run.plan_memory(longest):  # the engine fits in memory beside the update
                 run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
             log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
-            questions = {"data": training, "validation_data": validation, "eval_data": held_out}
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
                 run.restore()
             go_on = f"; go on with: python train.py --resume --out {config.out}"
-            if ranks.rank() == 0:
-                print(describe(Config(**run.options), PRESETS, run.actor, len(problems)))
             with stop_on_signal() as stop_requested:
-                finished = train(config, run, problems, validation, log, stop_requested)
+                finished = train(config, run, problems, questions["validation_data"], log, stop_requested)
             ranks.leave()
             if not finished:
                 raise KeyboardInterrupt
             if ranks.rank() == 0:
-                report(config, run, held_out)
+                report(config, run, questions["eval_data"])
     except KeyboardInterrupt:
         if go_on:  # else there is nothing yet to save
             print(f"\nstopped{go_on}", file=sys.stderr)
@@ -316,7 +318,7 @@ def main(argv: list[str] | None = None) -> None:
         fail(f"step {run.step}: {error}; the checkpoints in {config.out} are from before")
     except (ValueError, OSError, torch.OutOfMemoryError) as error:  # a mistake, a full disk, a lost process
         where = f"step {run.step}: " if go_on else ""
-        fail(f"{where}{str(error).splitlines()[0]}{go_on}")
+        fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{go_on}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
     python -m bench.ablations --seeds 0 1 2 --finished    # no runs: tables and plots of those that are finished
 
 In the end nearly every variant solves the riddles, so what tells them apart is the way there. Every second step the
-validation riddles are answered greedily with five attempts allowed; the best possible is 100%. The tables say how much
-a variant trains on until it solves 90%, and what it solves at the end. Steps, dialogues and learning rates were chosen
-for the paper's recipe. What is finished is not repeated. Into --out go summary.json, table.md, and two plots.
+validation riddles are answered greedily with five attempts allowed. The tables say how much a variant trains on until
+it solves 90%, and what it solves at the end. Steps, dialogues and learning rates were chosen for the paper's recipe.
+What is finished is not repeated. Into --out go summary.json, table.md, and two plots.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.reproduce import command, read_json, run_all, run_folder
-from support.plots import COLOURS, markdown, new_panels, read_metrics
+from support.files import read_metrics
+from support.plots import COLOURS, markdown, new_panels
 from support.statistics import mean, t_interval
 
 REFERENCE = "the paper"

@@ -6,14 +6,12 @@
 Weights are random, in bfloat16. A script decides prompts, feedback and the length of every attempt (bench/rollout.py).
 Without CUDA, or with --small, all sizes are tiny. A section that fails stops no other; the exit code is 1.
 
-    decode    steps with every slot busy at one length of context, as a share of the bound by memory bandwidth: all
-              weights, all keys and values, and the logits written and read once. Before it, a device copy
-    step      Qwen2.5-1.5B's shape: two steps of train.py by the paper's preset with 128 dialogues, then one with all
-              1024. Of the last step the speed of each stage, and the most memory beside the plan
-    smollm2   the same with SmolLM2-135M's shape and preset: the last of four steps
-    resume    a small run that is resumed: the metrics of its last step beside those of the run that went through
-    exact     without a script: is every token that of `rollout_one`, how far are the log-probabilities from the full
-              forward pass? Also in float32, since in bfloat16 rounding decides where two tokens are as good
+    decode    steps at one length of context. The bound by memory bandwidth is that of a device copy; read are all
+              weights, keys and values, and the logits twice
+    step      Qwen2.5-1.5B's shape: the last of two steps of train.py with 128 dialogues, then one with all 1024
+    smollm2   SmolLM2-135M's shape and preset: the last of four steps
+    resume    a small run that is resumed beside one that went through: the difference in the last metrics
+    exact     tokens beside those of `rollout_one`, log-probabilities beside those of the full forward pass
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
 """
 
@@ -40,11 +38,9 @@ from data import Problem, load
 from data.chat import Chat
 from data.miniature import build_tokenizer, draw_riddles
 from reward import RULES
-from support.cuda import compilations, fuse_layers
-from support.files import save_json
-from support.memory import QWEN25, SHAPE
-from support.models import cache_bytes
-from support.plots import read_metrics
+from support.cuda import fuse_layers
+from support.files import read_metrics, save_json
+from support.memory import QWEN25, SHAPE, cache_bytes
 
 QWEN = Qwen2Config(**COMMON | QWEN25["1.5B"])
 TINY = Qwen2Config(**COMMON, **dict(zip(SHAPE, (64, 96, 2, 4, 2, 1024))), head_dim=128, initializer_range=0.3)
@@ -108,7 +104,7 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
         engine.dialogues = [rollout.LiveDialogue(slot, None, 1, [], 0, slot=slot) for slot in range(slots)]
         engine.active_S[:] = True
         for count in (2, 64):  # the first ones warm up
-            engine.length_S[:] = context - 32
+            engine.cached_S[:] = context - 32
             engine.position_S.fill_(context - 32)
             seconds = timed(lambda: list(engine.decode_async(count)())) / count
         moved = dtype.itemsize * (model.num_parameters() + 2 * slots * shape.vocab_size)
@@ -119,12 +115,12 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
 
 
 def step(device: str, dtype: torch.dtype, shape, script: dict, runs: list[str]) -> dict[str, float]:
-    results = {}
+    results, compiled = {}, torch._dynamo.utils.counters["stats"]  # by torch.compile in this process
     for options in runs:
-        compiled = compilations()
+        before = compiled["unique_graphs"]
         with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
             row = run_training(folder, shape, script, f"{options} --eval_data none")
-        row["kernels compiled"] = compilations() - compiled
+        row["kernels compiled"] = compiled["unique_graphs"] - before
         if device == "cuda":
             row["share of bf16 peak in the update"] = share_of_peak(shape, row)
         measures = [name for name in row if re.search("second|memory|kernels|share|ratio", name)]

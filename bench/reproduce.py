@@ -4,8 +4,8 @@
     python -m bench.reproduce --draw SUMMARY.json OUT           # no runs: tables and figure of a finished comparison
 
 All arms train from the same base model and answer the same test questions greedily. Controls: k independent samples
-(pass@k) in place of k attempts, and feedback as long as the real one without a word on the answer. What is finished is
-not repeated: give an interrupted command again. Into --out go summary.json (all verdicts), table.md, accuracy.png.
+(pass@k) in place of k attempts, and feedback that says nothing of the attempt. What is finished is not repeated: give
+an interrupted command again. Into --out go summary.json (all verdicts), table.md, accuracy.png.
 Shapes: S seeds, K numbers of attempts, Q questions
 """
 
@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -25,9 +25,9 @@ from data import load_sets
 from data.miniature import best_possible
 from data.presets import PRESETS
 from support.cli import fail, parse_run
-from support.files import save_json, save_text
-from support.plots import interval, markdown, percent, plot_accuracy, read_metrics, table
-from support.statistics import crossed_interval, over_seeds, shares
+from support.files import read_metrics, save_json, save_text
+from support.plots import interval, markdown, percent, plot_accuracy, table
+from support.statistics import crossed_interval, mean, pass_chance, t_interval
 from train import Config
 
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
@@ -66,7 +66,7 @@ def run(script: str, options: list[str], out: Path, result: str) -> None:
     print(f"{out} is done", flush=True)
 
 
-def run_all(jobs: list[tuple], processes: int) -> None:
+def run_all(jobs: Iterable[tuple], processes: int) -> None:
     with ThreadPoolExecutor(processes) as pool:
         list(pool.map(lambda job: run(*job), jobs))
 
@@ -82,14 +82,13 @@ def training(args: argparse.Namespace, seed: int, arm: str) -> tuple:
 
 
 def evaluation(args: argparse.Namespace, config: Config, seed: int, name: str) -> tuple:
-    """The arguments of `run` for an evaluation on the test questions. The greedy answers of the base model are the same
-    for every seed, and have one."""
+    """The arguments of `run` for an evaluation on the test questions."""
     model, options = EVALUATIONS[name]
-    same = ("max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype")
-    of_run = {key: getattr(config, key) for key in same} | {"data": config.eval_data, "attempts": config.eval_attempts}
-    of_run["model"] = config.model if model == "base" else run_folder(args.out, model, seed) / "model"
-    of_run["seed"] = seed = args.seeds[0] if name == "base" else seed
-    options = [f"--{key}={value}" for key, value in of_run.items()] + options
+    given = {"data": config.eval_data, "attempts": config.eval_attempts, "seed": seed}
+    given["model"] = config.model if model == "base" else run_folder(args.out, model, seed) / "model"
+    for key in ("max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype"):
+        given[key] = getattr(config, key)
+    options = [f"--{key}={value}" for key, value in given.items()] + options
     return "evaluate.py", options, run_folder(args.out / "evaluations", name, seed), "results.json"
 
 
@@ -108,8 +107,32 @@ def verdicts(result: dict, dialogues: list[dict]) -> dict:
     return found | {"samples": 1}
 
 
+def shares(runs: Iterable[dict], part: slice, key: str = "solved") -> np.ndarray:
+    """How probably each of this part of the questions was solved, (S, K, Q), by the digits of `verdicts`."""
+
+    def chances(run: dict) -> list[list[float]]:
+        rows = enumerate(run[key], 1)
+        return [[pass_chance(int(digit, 36), run["samples"], k) for digit in digits[part]] for k, digits in rows]
+
+    return np.array(list(map(chances, runs)))
+
+
+def over_seeds(runs: dict[str, dict], part: slice) -> dict:
+    """What support/plots.py shows of a model, with a row for each number of attempts. The interval of an accuracy is
+    over the seeds, of a single seed over its questions; that of a gain is over both."""
+    rows, solved_SKQ = [], shares(runs.values(), part)
+    constant = {key: mean([run[key] for run in runs.values()]) for key in ("repeated", "truncated", "tokens")}
+    for attempts, solved_SQ in enumerate(solved_SKQ.swapaxes(0, 1), 1):
+        ends = t_interval(solved_SQ.mean(1)) if len(runs) > 1 else crossed_interval(solved_SQ)
+        low, high = np.clip(ends, 0, 1).tolist()
+        row = {"attempts": attempts, "accuracy": float(solved_SQ.mean()), "low": low, "high": high}
+        gain_low, gain_high = crossed_interval(solved_SQ - solved_SKQ[:, 0])
+        rows.append(constant | row | {"gain_low": gain_low, "gain_high": gain_high})
+    return {"by_attempts": rows}
+
+
 def measure(args: argparse.Namespace) -> dict:
-    """Runs what is missing, unless --finished. Returns the summary of what is there."""
+    """Runs what is missing, unless --finished. Sets args.out if it is None. Returns the summary of what is there."""
     args.out = args.out or Path(f"runs/reproduce-{args.preset}")
     config = parse_run(Config, PRESETS, ["--preset", args.preset, *args.extra])
     if config.eval_limit is not None:
@@ -120,7 +143,7 @@ def measure(args: argparse.Namespace) -> dict:
     if not args.finished:
         for arms in [name for name in names if name in ARMS and name != SAME_TOKENS], [SAME_TOKENS]:
             run_all([training(args, seed, arm) for seed, arm in product(args.seeds, arms)], args.processes)
-        run_all({job[2]: job for job in evaluations.values()}.values(), args.processes)
+        run_all(evaluations.values(), args.processes)
     results = {}
     for (name, seed), (*_, folder, file) in evaluations.items():
         if (folder / file).exists():
@@ -139,7 +162,7 @@ def differences(results: dict[str, dict], part: slice, key: str) -> list[list[st
     for name, other in [(name, "base") for name in trainings] + [(MULTI, name) for name in trainings if name != MULTI]:
         one, two = results[name], results[other]
         if seeds := [seed for seed in one if key in one[seed] and key in two.get(seed, ())]:
-            gap_SKQ = np.subtract(*(shares([runs[seed] for seed in seeds], part, key) for runs in (one, two)))
+            gap_SKQ = shares([one[s] for s in seeds], part, key) - shares([two[s] for s in seeds], part, key)
             gaps = gap_SKQ.swapaxes(0, 1)  # a table (S, Q) for each number of attempts
             cells = [f"{100 * gap_SQ.mean():+z.1f} {interval(*crossed_interval(gap_SQ))}" for gap_SQ in gaps]
             lines.append([f"{name} minus {other}", *cells])
@@ -147,7 +170,7 @@ def differences(results: dict[str, dict], part: slice, key: str) -> list[list[st
 
 
 def draw(summary: dict, out: Path) -> str:
-    """Draws the figure, curves that are the same in whole percent once. Returns the tables."""
+    """Draws the figure; curves that agree in whole percent are drawn once. Returns the tables."""
     results, sets, best = summary["results"], summary["sets"], summary["best possible"]
     models = results | {"base": dict([*results["base"].items()][:1])}  # which is the same for all seeds
     ends, texts = np.cumsum([0, *sets.values()]).tolist(), []
@@ -159,11 +182,11 @@ def draw(summary: dict, out: Path) -> str:
             if lines := differences(results, part, key):
                 texts.append(markdown([[f"attempts {what}", *map(str, range(1, len(lines[0])))], *lines]))
     texts += [f"Best possible at 1, 2, ... attempts: {' / '.join(map(percent, best))}"] if best else []
-    same = {}
+    merged = {}
     for name in [name for name in models if name in ARMS or name in ("base", "base, pass@k of 20 samples")]:
         curve = over_seeds(models[name], slice(None))
-        same.setdefault(tuple(round(100 * row["accuracy"]) for row in curve["by_attempts"]), {})[name] = curve
-    curves = {"\n".join(by_name): next(iter(by_name.values())) for by_name in same.values()}
+        merged.setdefault(tuple(round(100 * row["accuracy"]) for row in curve["by_attempts"]), {})[name] = curve
+    curves = {"\n".join(by_name): next(iter(by_name.values())) for by_name in merged.values()}
     best = [100 * share for share in best]
     plot_accuracy(curves, out / "accuracy.png", {"best possible (expected)": best} if best else {})
     return "\n\n".join(texts) + "\n"

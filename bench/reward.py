@@ -4,7 +4,6 @@ r"""Our grader and Math-Verify on the same pairs: verdicts, and pairs a second.
     python -m bench.reward [--json FILE]
 
 The pairs (bench/pairs.toml) are gold answers respelled so that they stay equal, and changed so little that they do not.
-Each is read anew.
 """
 
 import argparse

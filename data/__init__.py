@@ -41,10 +41,9 @@ def parse(text: bytes):
 
 
 # ---- Row readers: one row of a published file -> (question, answer).
-Reader = Callable[[dict], tuple[str, str]]
 
 
-def columns(questions: str, answer: str, final: Callable[[str], str] = str) -> Reader:
+def columns(questions: str, answer: str, final: Callable[[str], str] = str) -> Callable[[dict], tuple[str, str]]:
     """A reader that joins columns to the question, and makes the answer of one by `final`."""
     return lambda row: (" ".join(row[key].strip() for key in questions.split()), final(row[answer]))
 
@@ -74,7 +73,7 @@ def level3to5(row: dict) -> tuple[str, str]:
     return question, row["ground_truth_answer"]
 
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, Callable[[dict], tuple[str, str]]] = {
     "contest": columns("problem", "answer"),
     "gsm8k": columns("question", "answer", lambda solution: solution.rpartition("####")[2]),
     "minerva": columns("problem", "solution", last_box),

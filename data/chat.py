@@ -55,22 +55,23 @@ FEEDBACKS: dict[str, Feedback] = {
     "uninformative": "Please reason step by step, and put your final answer within \\boxed{}",
 }
 FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"
-# Here a text is encoded in two parts. The code point is a noncharacter of Unicode, so no text should have it.
+# `Chat.encode` cuts a text at this character. It is a noncharacter of Unicode, which no text should have.
 CUT = "\ufdd0"
 
 
-def find_feedback(feedback: Feedback) -> Feedback:
+def resolve_feedback(feedback: Feedback) -> Feedback:
     """The feedback of a name, or the text or function itself. ValueError for another word or another placeholder."""
     if callable(feedback) or feedback in FEEDBACKS:
         return FEEDBACKS.get(feedback, feedback)
     if " " not in feedback:
         raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
+    # \boxed{x} and \frac{a}{b} are no placeholders: a letter or a brace is before theirs
     if unknown := set(re.findall(r"(?<![\w}])\{([a-z_]+)\}", feedback)) - {"attempts", "answer"}:
         raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
     return feedback
 
 
-def feedback_words(feedback: Feedback, attempts_left: int, attempt, gold: str) -> str:
+def fill_feedback(feedback: Feedback, attempts_left: int, attempt, gold: str) -> str:
     """What the feedback says after this attempt."""
     if callable(feedback):
         return feedback(attempts_left, attempt, gold)
@@ -83,7 +84,7 @@ def prompt_text(template: ChatTemplate, question: str, attempts: int) -> str:
     return template.prompt.replace("{system}", system).replace("{question}", question)
 
 
-def feedback_text(template: ChatTemplate, words: str) -> str:
+def feedback_turn(template: ChatTemplate, words: str) -> str:
     """Everything between a wrong attempt and the next one, from the end token of the attempt's turn on."""
     return template.end + template.feedback.replace("{feedback}", words)
 
@@ -107,15 +108,16 @@ def own_template(tokenizer) -> ChatTemplate:
         except (TemplateError, TypeError, ValueError):  # the template refuses these turns, or there is none
             continue
         after = after.lstrip()
-        end = control_tokens(tokenizer).match(after)
+        end = special_tokens(tokenizer).match(after)
+        # the dialogue must continue the prompt: a template that rewrites earlier turns is of no use
         whole = "{system}" in prompt and "{question}" in prompt and "{feedback}" in after
         if whole and end and before.rstrip() == prompt.rstrip():
             return ChatTemplate(prompt, end[0], after.removeprefix(end[0]))
     raise ValueError("the tokenizer has no chat template of its own that can write a dialogue of several attempts")
 
 
-def control_tokens(tokenizer) -> re.Pattern:
-    """Matches the text of a control token, the longest one."""
+def special_tokens(tokenizer) -> re.Pattern:
+    """Matches the text of a special token, the longest one."""
     names = sorted((x.content for x in tokenizer.added_tokens_decoder.values() if x.special), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names)) or "(?!)")
 
@@ -128,7 +130,7 @@ class Chat:
     """
 
     def __init__(self, model, tokenizer, template: str, feedback: Feedback = "paper"):
-        self.tokenizer, self.feedback = tokenizer, find_feedback(feedback)
+        self.tokenizer, self.feedback = tokenizer, resolve_feedback(feedback)
         choose = f"choose one of {', '.join(CHAT_TEMPLATES)}, auto"
         if template not in (*CHAT_TEMPLATES, "auto"):
             raise ValueError(f"unknown chat template {template!r}: {choose}")
@@ -139,28 +141,29 @@ class Chat:
         self.turn_end = end[0]
         eos = model.generation_config.eos_token_id
         self.end_tokens = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-        # An attempt can only end at an end token or at one that contains a closing brace, so a rollout looks for a box
-        # after these alone. "<0x7D>" is the byte token of "}".
+        # A box can only close at a token with a closing brace, so a rollout looks for one at these alone. "<0x7D>" is
+        # the byte token of "}".
         self.brace_tokens = {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
-        self.control = control_tokens(tokenizer)
-        self.feedback_tokens = lru_cache(1 << 12)(lambda words: self.encode(feedback_text(self.template, words)))
+        self.special = special_tokens(tokenizer)
+        self.feedback_tokens = lru_cache(1 << 12)(lambda words: self.encode(feedback_turn(self.template, words)))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text. Special tokens only where the text spells them."""
         return sum((self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(CUT)), [])
 
-    def plain(self, text: str) -> str:
-        """The text, cut in the middle of whatever looks like a control token: encoded, it is text and no control."""
-        return self.control.sub(lambda name: name[0][:1] + CUT + name[0][1:], text)
+    def escape(self, text: str) -> str:
+        """Cuts whatever looks like a special token in two, so that a question cannot forge a turn."""
+        return self.special.sub(lambda name: name[0][:1] + CUT + name[0][1:], text)
 
     def prompt(self, question: str, attempts: int) -> list[int]:
-        return self.encode(prompt_text(self.template, self.plain(question), attempts))
+        return self.encode(prompt_text(self.template, self.escape(question), attempts))
 
     def feedback_after(self, last_token: int, attempts_left: int, attempt, gold: str) -> list[int]:
         """The forced tokens after a wrong attempt. A turn that the model has ended itself is not ended twice."""
-        words = self.plain(feedback_words(self.feedback, attempts_left, attempt, gold))
-        return self.feedback_tokens(words)[last_token == self.turn_end :]
+        words = self.escape(fill_feedback(self.feedback, attempts_left, attempt, gold))
+        tokens = self.feedback_tokens(words)
+        return tokens[1:] if last_token == self.turn_end else tokens
 
-    def text(self, tokens: list[int]) -> str:
+    def decode(self, tokens: list[int]) -> str:
         """The text of these tokens unchanged, special tokens included."""
         return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -29,15 +29,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, Chat, feedback_text, feedback_words, find_feedback, prompt_text
-from data.sft import boxed, supervised_warm_up, worked_dialogue
+from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, Chat, feedback_turn, fill_feedback, prompt_text, resolve_feedback
+from data.sft import boxed, fine_tune, worked_dialogue
 from support.cli import fail
 from support.models import save_model
 
 # A candidate's probability of being the hidden number, relative to the candidate before it, for each cue.
 DECAYS = {"": 0.7, " It is a small one.": 0.5, " It is a large one.": 2.0}
+CUES = list(DECAYS)[1:]
 MODULI = range(3, 13)
-_, *CUES = DECAYS
 CANDIDATES = (2, 3, 4, 5)
 STOP = 0.6  # probability with which the base model's teacher stops at a candidate in place of going on to the next
 ATTEMPTS = 5  # allowed in a worked dialogue at most
@@ -102,7 +102,7 @@ def best_possible(cued: bool, attempts: int) -> list[float]:
 
 
 def neutral_attempts(riddle: Riddle, allowed: int, rng: np.random.Generator) -> list[str]:
-    """The attempts of a solver that does not look back, until one is right or `allowed` are used up."""
+    """The attempts of a teacher who does not look back, until one is right or `allowed` are used up."""
     *others, final = riddle.candidates
     answers = []
     while len(answers) < allowed and riddle.hidden not in answers:
@@ -119,12 +119,12 @@ def build_tokenizer(riddles: list[Riddle], feedback: str = "paper") -> PreTraine
     tokenizer.decoder = decoders.ByteLevel()
     control, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(special_tokens=control, initial_alphabet=alphabet, show_progress=False)
-    chat, feedback = CHAT_TEMPLATES["chatml"], find_feedback(feedback)
+    chat, feedback = CHAT_TEMPLATES["chatml"], resolve_feedback(feedback)
     texts = list(map(str, range(100)))
     for riddle in riddles:
         solved = riddle.solution(riddle.hidden)
-        words = feedback_words(feedback, 1, boxed(solved), riddle.answer)
-        texts += prompt_text(chat, riddle.question, 1), solved, feedback_text(chat, words)
+        words = fill_feedback(feedback, 1, boxed(solved), riddle.answer)
+        texts += prompt_text(chat, riddle.question, 1), solved, feedback_turn(chat, words)
     tokenizer.train_from_iterator((piece for text in texts for piece in re.split(r"<\|im_\w+\|>", text)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--cue", action="store_true", help="for riddles with a cue")
     parser.add_argument("--feedback", default="paper", help=FEEDBACK_HELP)
-    parser.add_argument("--steps", type=int, default=800, help="steps of the supervised warm-up")
+    parser.add_argument("--steps", type=int, default=800, help="steps of the supervised fine-tuning")
     parser.add_argument("--batch", type=int, default=64, help="dialogues in a step")
     args = parser.parse_args(argv)
     riddles = draw_riddles("train", args.cue)
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     chat = Chat(model, tokenizer, "chatml", args.feedback)
     draws = tqdm(rng.integers(len(riddles), size=args.steps * args.batch), desc="worked dialogues", mininterval=1)
     dialogues = [worked_dialogue(chat, riddles[i], ATTEMPTS, neutral_attempts, rng) for i in draws]
-    supervised_warm_up(model, dialogues, args.batch, lr=4e-3, rng=rng)
+    fine_tune(model, dialogues, args.batch, lr=4e-3, rng=rng)
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 

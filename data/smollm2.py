@@ -25,7 +25,7 @@ import torch
 
 from data import Problem, load
 from data.chat import Chat
-from data.sft import supervised_warm_up, worked_dialogue
+from data.sft import fine_tune, worked_dialogue
 from support.cli import fail
 from support.models import load_model, pick_device, save_model
 
@@ -64,7 +64,7 @@ def neutral_attempts(problem: Problem, allowed: int, rng: np.random.Generator) -
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Supervised warm-up of SmolLM2 for grade-school questions.")
+    parser = argparse.ArgumentParser(description="Supervised fine-tuning of SmolLM2 for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation alone")
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(taught))
     dialogues = [worked_dialogue(chat, taught[i], ATTEMPTS, neutral_attempts, rng) for i in order]
-    supervised_warm_up(model, dialogues, batch=8, lr=1e-4, rng=rng, dtype=getattr(torch, args.dtype))
+    fine_tune(model, dialogues, batch=8, lr=1e-4, rng=rng, dtype=getattr(torch, args.dtype))
     save_model(model, tokenizer, args.out)
     print(f"{args.out}: {args.model} after {len(dialogues)} worked dialogues")
 

@@ -19,7 +19,8 @@ ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2}
 def check_model(model, chat, rollout, action_logps=None) -> None:
     """ValueError in one sentence for a model that is not supported: its weights are not finite, it fails in a short
     dialogue, or the log-probabilities of the rollout (or of the update, by `action_logps`) are not its own."""
-    implementation, refused = model.config._attn_implementation, f"{model.config.model_type} is not supported"
+    implementation = model.config._attn_implementation
+    refused = f"{model.config.model_type} is not supported"
     for name, weight in model.named_parameters():
         if not weight.detach().sum().isfinite():
             raise ValueError(f"the model's weight {name} has values that are not finite")
@@ -36,7 +37,7 @@ def check_model(model, chat, rollout, action_logps=None) -> None:
     finally:
         model.set_attn_implementation(implementation)
     for what, mean in differences.items():
-        if not mean <= ROUNDING[model.dtype]:
+        if not mean <= ROUNDING[model.dtype]:  # NaN too
             raise ValueError(f"{refused}: log-probabilities of the {what} differ from the model's own, by {mean:.2g}")
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn, get_args, get_type_hints
+from typing import NoReturn, get_args
 
 
 def fail(message: object) -> NoReturn:
@@ -51,25 +51,27 @@ def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
     how = dict(usage="%(prog)s --OPTION VALUE ...", formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser = ArgumentParser(description=about, argument_default=SUPPRESS, **how)
     parser.error = lambda message: fail(message.removeprefix("argument "))
-    groups, types = {"options": parser}, get_type_hints(kind)
-    for each in fields(kind):
-        title, default = each.metadata["group"], "required" if each.default is MISSING else f"default: {each.default}"
+    options, groups = fields(kind), {"options": parser}
+    for each in options:
+        title = each.metadata["group"]
+        default = "required" if each.default is MISSING else f"default: {each.default}"
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        flag = dict(nargs="?", const=True, metavar="true") if types[each.name] is bool else dict(metavar="")
-        flag |= dict(type=converter(types[each.name]), help=f"{each.metadata['help']} ({default})")
+        flag = dict(nargs="?", const=True, metavar="true") if each.type is bool else dict(metavar="")
+        flag |= dict(type=converter(each.type), help=f"{each.metadata['help']} ({default})")
         groups[title].add_argument(f"--{each.name}", **flag)
+    # --max-attempts is --max_attempts
     argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         word = unknown[0].split("=")[0]
-        alike = difflib.get_close_matches(word, [f"--{name}" for name in types], n=1)
-        if word.startswith("--"):  # --learning_rate
-            alike += [f"--{each.name}" for each in fields(kind) if word[2:].replace("_", " ") in each.metadata["help"]]
+        alike = difflib.get_close_matches(word, [f"--{each.name}" for each in options], n=1)
+        if word.startswith("--"):  # the help of --lr has the words of --learning_rate
+            alike += [f"--{each.name}" for each in options if word[2:].replace("_", " ") in each.metadata["help"]]
         fail(f"there is no option {word}" + (f": did you mean {alike[0]}?" if alike else ", see --help"))
-    if missing := [f"--{each.name}" for each in fields(kind) if each.default is MISSING and each.name not in given]:
+    if missing := [f"--{each.name}" for each in options if each.default is MISSING and each.name not in given]:
         fail(f"{', '.join(missing)} must be given, see --help")
-    for each in fields(kind):
+    for each in options:
         if getattr(given, each.name, None) is not None:
             require(given, each.name, *each.metadata["valid"])
     return vars(given)
@@ -82,7 +84,7 @@ def converter(kind: type) -> Callable[[str], object]:
     def convert(word: str):
         if optional and word.lower() in ("none", "auto"):
             return None
-        return ["false", "true"].index(word.lower()) == 1 if base is bool else base(word)
+        return bool(("false", "true").index(word.lower())) if base is bool else base(word)
 
     convert.__name__ = base.__name__  # argparse says "invalid int value"
     return convert
@@ -97,7 +99,7 @@ def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str |
     preset = given.get("preset", kind.preset)
     options = kind(**(parse(kind, presets[preset].split()) | given))
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    # a part is what a process that was killed before its first step may leave
+    # a process that was killed before its first step may leave a .part
     if Path(options.out).is_dir() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
         raise ValueError(f"{options.out} is not empty: continue that run with --resume, or choose another --out")
     return options
@@ -137,7 +139,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame) -> None:
         came.append(number)
         signal.signal(number, signal.default_int_handler)
-        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print might be interrupted in a print
+        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not safe in a signal handler
 
     for number in SIGNALS:
         signal.signal(number, note)

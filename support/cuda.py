@@ -1,4 +1,4 @@
-"""What only CUDA needs: flash attention for a decode step, graphs, fused kernels, copies beside the computation."""
+"""What only CUDA needs: flash attention for a decode step, graphs, fused kernels, copies while it computes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,14 +7,15 @@ from itertools import cycle
 
 import torch
 
-from support.models import by_gradients, decoder_layers, key_heads
+from support.models import by_grad_mode, decoder_layers, kv_heads_and_size
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
     """A decode step in which each row reads as many positions as it holds. The operator is the one below
     torch.nn.attention.varlen, with the arguments that torch 2.11 has as well."""
     query_starts, row_starts, length_R = lengths
-    q, k, v = (query[:, :, 0], *(x.transpose(1, 2).flatten(0, 1) for x in (key, value)))
+    q = query[:, :, 0]  # (R, heads, head size)
+    k, v = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))  # (R * C, heads, head size), a view
     C = key.shape[2]
     # 1 query a row, at most C keys; no dropout, no causal mask, no debug mask
     out = torch.ops.aten._flash_attention_forward(
@@ -27,7 +28,7 @@ def has_flash(model) -> bool:
     """Whether flash attention runs on this device, in this precision, with heads of this size (flash_api.cpp)."""
     if model.device.type != "cuda" or torch.version.hip or not torch.backends.cuda.is_flash_attention_available():
         return False
-    size, half = key_heads(model.config)[1], model.dtype in (torch.float16, torch.bfloat16)
+    size, half = kv_heads_and_size(model.config)[1], model.dtype in (torch.float16, torch.bfloat16)
     return half and size % 8 == 0 and size <= 256 and torch.cuda.get_device_capability(model.device) >= (8, 0)
 
 
@@ -49,34 +50,29 @@ def fuse_layers(*models) -> None:
     """Let torch.compile fuse what is element-wise in the decoder layers: norms, rotary embedding, the gated product.
 
     Without gradients a whole layer is compiled, around its attention. With them only its norms and its MLP are: the
-    rest would gain 4% and take minutes to compile. All layers share the code, good for every size from 2 on."""
+    rest would gain 4% and take minutes to compile. All layers share one compiled code, for every size from 2 on."""
     torch._dynamo.config.recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False  # sizes that are equal by chance would be taken as one
     for layer in decoder_layers(*models):
         for part in layer.children():
             if not hasattr(part, "layer_idx"):  # the attention has one
                 part.compile(dynamic=True)
-        layer.forward = partial(by_gradients, torch.compile(layer.forward, dynamic=True), layer.forward)
-
-
-def compilations() -> int:
-    """How many kernels' graphs have been compiled so far in this process."""
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        layer.forward = partial(by_grad_mode, torch.compile(layer.forward, dynamic=True), layer.forward)
 
 
 @contextmanager
 def streams(device: torch.device) -> Iterator[Callable]:
-    """Yields borrow(tensors), a context in which tensors of host memory are on the device; changes are copied back.
-    On CUDA the borrowings take turns on two streams, so that copies of one are under way while another computes."""
+    """Yields on_device(tensors), a context in which tensors of host memory are on the device; changes are copied back.
+    On CUDA these contexts take turns on two streams, so that copies of one are under way while another computes."""
     cuda = device.type == "cuda"
     turns = cycle([torch.cuda.Stream(device), torch.cuda.Stream(device)] if cuda else [None])
 
     @contextmanager
-    def borrow(tensors: list[torch.Tensor]) -> Iterator[None]:
+    def on_device(tensors: list[torch.Tensor]) -> Iterator[None]:
         stream = next(turns) if tensors else None
         if stream:
             stream.wait_stream(torch.cuda.default_stream(device))
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream):  # None changes nothing
             hosts = [x.data for x in tensors]
             for x in tensors:
                 x.data = x.to(device, copy=True, non_blocking=True)
@@ -84,6 +80,6 @@ def streams(device: torch.device) -> Iterator[Callable]:
             for x, host in zip(tensors, hosts):
                 x.data = host.copy_(x, non_blocking=True)
 
-    yield borrow
+    yield on_device
     if cuda:
         torch.cuda.synchronize(device)

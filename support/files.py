@@ -55,3 +55,7 @@ def output_folder(out: str) -> Path:
     except OSError as error:
         raise OSError(f"the output folder {out} cannot be written ({error.strerror}): choose another --out") from None
     return Path(out)
+
+
+def read_metrics(run: str | Path) -> list[dict]:
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]

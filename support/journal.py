@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def journal_settings(model, chat, options) -> dict:
     """All that decides the answers and the verdicts; not what is asked, nor how fast."""
+    # chat template and feedback count by what they write
     feedback = chat.feedback_after(-1, 1, SimpleNamespace(answer="3", text="\\boxed{3}"), "2")
-    prompt, feedback = map(chat.text, (chat.prompt("How much is 1 + 1?", 2), feedback))
+    prompt, feedback = map(chat.decode, (chat.prompt("How much is 1 + 1?", 2), feedback))
     budgets = {name: getattr(options, name) for name in ("max_new_tokens", "max_attempt_tokens")}
     settings = {"model content": fingerprint(model, chat), "dtype": str(model.dtype), "grader": grader_version()}
     return settings | budgets | {"prompt": prompt, "feedback": feedback}
@@ -57,12 +58,12 @@ class Journal:
             os.truncate(path, path.stat().st_size - len(cut))
         if lines:
             try:
-                there, *records = map(json.loads, lines)
+                saved, *records = map(json.loads, lines)
                 self.keep(records)
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{path} is damaged, delete it to ask its questions again: {error!r}") from None
-            if others := [key for key in there | settings if there.get(key) != settings.get(key)]:
-                raise ValueError(f"{path} has other settings ({', '.join(others)}): choose another --out, or delete it")
+            if other := [key for key in saved | settings if saved.get(key) != settings.get(key)]:
+                raise ValueError(f"{path} has other settings ({', '.join(other)}): choose another --out, or delete it")
 
     def missing(self, problems: list[tuple], allowed: Sequence[int]) -> list[tuple]:
         """(problem, attempts allowed) of every dialogue that is not there. A journal that was written with a shorter or

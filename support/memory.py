@@ -1,27 +1,45 @@
 """What a run needs of each device's memory, by formula. `python -m support.memory` shows what fits on one GPU."""
 
+import math
+import os
 from itertools import compress, product
 
+import torch
 from transformers import Qwen2Config
 
-from support.models import cache_bytes, key_heads
+from support.models import kv_heads_and_size
 
 PREFILL_TOKENS = 16384  # tokens of prompts or feedback in one forward pass of the rollout, padding included
 RESERVE = 2e9  # bytes that belong to no tensor: CUDA's own, the libraries' workspaces, gaps between tensors
 
-SHAPE = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
-QWEN25 = {
-    "0.5B": dict(zip(SHAPE, (896, 4864, 24, 14, 2, 151936)), tie_word_embeddings=True),
-    "1.5B": dict(zip(SHAPE, (1536, 8960, 28, 12, 2, 151936)), tie_word_embeddings=True),
-    "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
-}
-PARAMETERS = {"0.5B": 494_032_768, "1.5B": 1_543_714_304, "7B": 7_615_616_512}
-# What matters here of train.py's options and the paper's run, with dialogues of up to 4096 tokens in bfloat16.
-PAPER = dict(group_size=1, slots=64, micro_batch_tokens=8192, offload=False, gradient_checkpointing=False, compile=True)
-RUN = dict(options=PAPER, capacity=4096, element=2)
 FEW_SLOTS = 64  # with fewer, a rollout would be slow
 # Options of train.py that need less memory; the mildest, which only cost time, come last.
 SAVING = dict(group_size=8, slots=FEW_SLOTS, offload=True, gradient_checkpointing=True, micro_batch_tokens=4096)
+
+
+def cache_bytes(config, rows: int, capacity: int, element: int) -> int:
+    """Bytes of the rollout's key/value cache: this many rows of this many positions, `element` bytes a number."""
+    return rows * capacity * config.num_hidden_layers * 2 * math.prod(kv_heads_and_size(config)) * element
+
+
+def device_memory(device: torch.device) -> int:
+    """The bytes of the device that this process may use; of the CPU, the machine's memory."""
+    if device.type == "cuda":
+        share = torch.cuda.get_per_process_memory_fraction(device)
+        return int(share * torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros for a key/value cache: a masked NaN would still poison sums. ValueError when memory does not suffice: an
+    operating system promises more than it has, and kills the process that uses it."""
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        if size <= device_memory(device):
+            return torch.zeros(shape, dtype=dtype, device=device)
+    except RuntimeError:  # not only of CUDA
+        pass
+    raise ValueError(f"the cache takes {size / 1e9:.3g} GB, more than is free: lower --slots or --max_new_tokens")
 
 
 def actions_at_once(vocabulary: int) -> int:
@@ -36,27 +54,30 @@ def memory_plan(
     actor's, `element` the bytes of a weight. With `keep_engine` the cache stays during the update. Activations are
     those of layers like Llama's and Qwen2's."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
-    wide = getattr(shape, "intermediate_size", None) or 4 * E
-    heads, size = key_heads(shape)
+    intermediate = getattr(shape, "intermediate_size", None) or 4 * E
+    heads, size = kv_heads_and_size(shape)
     queries, keys = shape.num_attention_heads * size, heads * size
     output_weights = 0 if shape.tie_word_embeddings else V * E  # the critic has none
     trained = parameters + (parameters - output_weights if options["group_size"] == 1 else 0)
+    # two moments, and masters unless the weights are float32 themselves
     states = 0 if options["offload"] else (4 * (element < 4) + 8) * trained / processes
     reference = 0 if options["offload"] else element * parameters
 
     # bytes a token: two norms (also in float32), inputs of the linear layers, queries, keys, values, the gated product
-    layer = 2 * E * (4 + element) + element * (2 * E + 2 * queries + 2 * keys + 4 * wide)
+    layer = 2 * E * (4 + element) + element * (2 * E + 2 * queries + 2 * keys + 4 * intermediate)
     if options["compile"]:  # what is element-wise is computed again in the backward pass
-        layer = element * (4 * E + 3 * queries + 2 * keys + 3 * wide)
+        layer = element * (4 * E + 3 * queries + 2 * keys + 3 * intermediate)
     kept = element * E if options["gradient_checkpointing"] else layer  # each layer's input alone
     slots, tokens = options["slots"], options["micro_batch_tokens"]
     logits = actions_at_once(V) * V * 12 + 2 * element * V * E  # a chunk in float32 thrice, its weights' gradient twice
     cache = cache_bytes(shape, slots, capacity, element)
-    both = {"actor and critic": element * trained, "masters and moments": states, "reference": reference}
-    both |= {"reserve": RESERVE}
+    both = {"actor and critic": element * trained, "masters and moments": states}
+    both |= {"reference": reference, "reserve": RESERVE}
+    # logits: the model's own, then three float32 tensors of the sampling
     rollout = both | {"cache": cache, "activations": layer * PREFILL_TOKENS, "logits": slots * V * (element + 12)}
     update = both | {"gradients": 4 * trained, "activations": (kept * L + layer) * tokens}
-    update |= {"logits": max(logits, layer * tokens), "cache": cache * keep_engine}
+    # the logits are gone before the gradients of a layer's activations come
+    update |= {"logits or a layer": max(logits, layer * tokens), "cache": cache * keep_engine}
     return {"rollout": rollout, "update": update}
 
 
@@ -67,11 +88,12 @@ def needed(plan: dict[str, dict[str, float]]) -> float:
 
 def most_slots(available: float, most: int, options: dict, **settings) -> int:
     """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case."""
-    slots = min(FEW_SLOTS, most)
-    for n in range(slots + 1, most + 1):
-        if sum(memory_plan(options=options | {"slots": n}, **settings)["rollout"].values()) <= 0.95 * available:
-            slots = n
-    return slots
+
+    def fits(n: int) -> bool:
+        return sum(memory_plan(options=options | {"slots": n}, **settings)["rollout"].values()) <= 0.95 * available
+
+    few = min(FEW_SLOTS, most)
+    return max(filter(fits, range(few + 1, most + 1)), default=few)
 
 
 def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
@@ -94,6 +116,18 @@ def explain_memory(available: float, **settings) -> str:
     if needed(plan) > available:
         verdict = f"it does not fit: try {mildest(available, **settings)[0]}"
     return "\n".join([*lines, f"  {verdict}"])
+
+
+SHAPE = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
+QWEN25 = {
+    "0.5B": dict(zip(SHAPE, (896, 4864, 24, 14, 2, 151936)), tie_word_embeddings=True),
+    "1.5B": dict(zip(SHAPE, (1536, 8960, 28, 12, 2, 151936)), tie_word_embeddings=True),
+    "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
+}
+PARAMETERS = {"0.5B": 494_032_768, "1.5B": 1_543_714_304, "7B": 7_615_616_512}
+# What matters here of train.py's options and the paper's run, with dialogues of up to 4096 tokens in bfloat16.
+PAPER = dict(group_size=1, slots=64, micro_batch_tokens=8192, offload=False, gradient_checkpointing=False, compile=True)
+RUN = dict(options=PAPER, capacity=4096, element=2)
 
 
 def main() -> None:

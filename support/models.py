@@ -1,7 +1,5 @@
 """Pretrained models: where they run, in which precision, whether they fit, with errors that a person can act on."""
 
-import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -37,7 +35,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(name: str, device: torch.device, dtype: torch.dtype):
-    """(model, tokenizer) from a model folder or a hub name, dropout off. OSError or ValueError in one sentence."""
+    """(model, tokenizer) from a model folder or a hub name, dropout off. OSError in one sentence."""
     if not Path(name).is_dir() and not re.fullmatch(r"(?!runs/)\w[\w.-]*/[\w.-]+", name):  # nor a hub name
         advice = "give a folder with a config.json, or a hub name; `make train` builds the base of a preset"
         raise FileNotFoundError(f"there is no model folder {name}: {advice}")
@@ -68,27 +66,27 @@ def save_model(model, tokenizer, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
-WINDOWS = r"(\w+_)?window(_size)?|attention_chunk_size|local_attention|index_topk\w*"
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # types of layers without a state
+WINDOWS = r"(\w+_)?window(_size)?|attention_chunk_size|local_attention|index_topk\w*"  # entries that bound attention
 SURPLUS = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
 
 
 def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
-    """The cache positions that the longest dialogue needs. ValueError when the model's configuration tells that it
-    cannot do this; what shows in a short dialogue as well is left to support/check.py."""
-    config, capacity = model.config, longest_prompt + max_new_tokens
+    """The cache positions that the longest dialogue needs. ValueError when the model's configuration shows that
+    it cannot; what shows in a short dialogue as well is left to support/check.py."""
+    config, longest = model.config, longest_prompt + max_new_tokens
     values, layers = vars(config), set(getattr(config, "layer_types", None) or ())
     windows = {name: size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int}
     if layers == {"full_attention"} and hasattr(type(config), "layer_types"):
         windows.pop("sliding_window", None)  # the model reads layer_types, and no layer has the window
     unknown = layers - {"full_attention"} and not windows  # windows of unknown size
-    narrow = unknown or any(0 < size < capacity for size in windows.values())
+    narrow = unknown or any(0 < size < longest for size in windows.values())
     stateful = getattr(model, "_is_stateful", False) or layers - ATTENTION
     rope = values.get("rope_parameters") or {}
-    longrope = "longrope" in str(rope) and capacity + SURPLUS > (rope.get("original_max_position_embeddings") or 0)
+    longrope = "longrope" in str(rope) and longest + SURPLUS > (rope.get("original_max_position_embeddings") or 0)
     reasons = {
         "some layers keep a state (state-space, linear attention)": stateful,
-        f"some layers do not see all of {capacity} tokens": narrow,
+        f"some layers do not see all of {longest} tokens": narrow,
         "its attention has a soft cap": values.get("attn_logit_softcapping"),
         "its positions are encoded by the longest dialogue of a batch": "dynamic" in str(rope) or longrope,
     }
@@ -97,15 +95,15 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
             raise ValueError(f"{config.model_type} is not supported: {reason}")
 
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and 0 < positions < capacity + (0 if rope else SURPLUS):  # learned positions end there
+    if positions and 0 < positions < longest + (0 if rope else SURPLUS):  # learned positions end there
         lengths = f"the longest prompt ({longest_prompt} tokens) and --max_new_tokens {max_new_tokens}"
         raise ValueError(f"{lengths} exceed the model's {positions} positions")
-    return capacity
+    return longest
 
 
-def own_logits(model, outputs, hidden: torch.Tensor) -> torch.Tensor:
-    """The logits (A, V) of some hidden states (A, E), by the model's own forward pass, in which `outputs`, what its
-    layers returned, take the layers' place: whatever it does to its logits, a scale or a soft cap, is done here too."""
+def logits_of(model, outputs, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits (A, V) of hidden states (A, E). The model's own forward pass computes them, with its layers replaced by a
+    function that returns `outputs` with these states: so a scale or a soft cap of the logits is applied here too."""
     layers = model.base_model
     layers.forward = lambda *args, **kwargs: replace(outputs, last_hidden_state=hidden[None])
     logits = model(inputs_embeds=hidden[None], use_cache=False).logits[0]
@@ -122,10 +120,11 @@ def recompute_activations(*models) -> None:
     so in training mode alone, which brings dropout back."""
     for layer in decoder_layers(*models):
         recomputed = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        layer.forward = partial(by_gradients, layer.forward, recomputed)
+        layer.forward = partial(by_grad_mode, layer.forward, recomputed)
 
 
-def by_gradients(without: Callable, with_gradients: Callable, *args, **kwargs):
+def by_grad_mode(without: Callable, with_gradients: Callable, *args, **kwargs):
+    """Calls the first function under torch.no_grad(), the second where gradients are recorded."""
     return (with_gradients if torch.is_grad_enabled() else without)(*args, **kwargs)
 
 
@@ -142,32 +141,7 @@ def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def key_heads(config) -> tuple[int, int]:
-    """Heads of keys and values of a layer, as many as of queries where attention is not grouped, and their size."""
+def kv_heads_and_size(config) -> tuple[int, int]:
+    """The number of key/value heads in a layer (of all heads, where attention is not grouped), and their size."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def cache_bytes(config, rows: int, capacity: int, element: int) -> int:
-    """Of the rollout's key/value cache: this many rows of this many positions, `element` bytes a number."""
-    return rows * capacity * config.num_hidden_layers * 2 * math.prod(key_heads(config)) * element
-
-
-def device_memory(device: torch.device) -> int:
-    """The bytes of the device that this process may use; of the CPU, the machine's memory."""
-    if device.type == "cuda":
-        share = torch.cuda.get_per_process_memory_fraction(device)
-        return int(share * torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros for a key/value cache: a masked NaN would still poison sums. ValueError when memory does not suffice: the
-    system of a CPU promises more than it has, and ends the process when it is used."""
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        if size <= device_memory(device):
-            return torch.zeros(shape, dtype=dtype, device=device)
-    except RuntimeError:  # not only of CUDA
-        pass
-    raise ValueError(f"the cache takes {size / 1e9:.3g} GB, more than is free: lower --slots or --max_new_tokens")

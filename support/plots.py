@@ -8,9 +8,15 @@ from pathlib import Path
 from statistics import fmean
 
 from support.cli import fail
+from support.files import read_metrics
 
 # The colours of Okabe and Ito are told apart with every kind of colour vision; markers tell the curves apart in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
+# The paper's mean accuracy (%) over its five benchmarks with 1, 2, ... attempts allowed, its plot read to half a point.
+PAPER_CURVES = {
+    "paper, multi-attempt (from 3 on read off its plot)": (45.6, 52.5, 51.7, 53.8, 51.6, 52.0, 52.4),
+    "paper, single-attempt (from 3 on read off its plot)": (42.3, 43.2, 44.3, 44.0, 43.8, 44.6, 42.9),
+}
 
 
 def percent(share: float | None) -> str:
@@ -51,11 +57,12 @@ def table(results: dict[str, dict]) -> str:
 def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str:
     """All tables of an evaluation: of the mean over several data sets, of each of them, and the comparisons of every
     two models, rows by data set, in `paired`."""
-    some, texts = next(iter(results.values())), []
-    sets = some.get("by_data", {})
-    for data, result in {f"mean of {title}" if sets else title: some, **sets}.items():
-        same = {name: each["by_data"][data] for name, each in results.items()} if data in sets else results
-        texts.append(f"{data}: {result['questions']} questions, % with 95% interval\n\n{table(same)}")
+    texts, sets = [], next(iter(results.values())).get("by_data", {})
+    by_title = {f"mean of {title}" if sets else title: results}
+    by_title |= {data: {name: each["by_data"][data] for name, each in results.items()} for data in sets}
+    for heading, models in by_title.items():
+        questions = next(iter(models.values()))["questions"]
+        texts.append(f"{heading}: {questions} questions, % with 95% interval\n\n{table(models)}")
     for pair, by_data in paired.items():
         lines = [["attempts allowed", *by_data]]
         for rows in zip(*by_data.values(), strict=True):
@@ -66,7 +73,7 @@ def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str
 
 
 def new_panels(names: list[str], width: float, height: float):
-    """A figure in inches, and its panels by these names, three in a row; none at a "."."""
+    """A figure of this size in inches with a panel for each name, three in a row; "." leaves a gap."""
     from matplotlib.figure import Figure  # imported late, as it is slow; without pyplot, it needs no display
 
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
@@ -98,10 +105,6 @@ def plot_accuracy(results: dict, path: str | Path, references: dict[str, Sequenc
 
 
 METRICS = "reward accuracy accuracy_first repeated kl entropy clipfrac explained_variance grad_norm".split()
-
-
-def read_metrics(run: str | Path) -> list[dict]:
-    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
 
 
 def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:

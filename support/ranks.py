@@ -13,15 +13,14 @@ import torch
 import torch.distributed as dist
 from torch.nn.utils.rnn import pad_sequence
 
-PATIENCE = timedelta(minutes=30)  # how long a rank waits for the slowest
-
 
 def join() -> None:
     """Meet the other processes that torchrun started, if it did."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))  # a rank waits this long for the slowest
 
 
 def leave() -> None:
@@ -34,22 +33,22 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def own_slice(dialogues: int, group_size: int) -> slice:
-    """The dialogues of a step that this rank writes: neighbours, and whole groups."""
+    """The dialogues of a step that this rank writes: neighbours, in whole groups."""
     groups = dialogues // group_size
-    return slice(*(groups * i // count() * group_size for i in (rank(), rank() + 1)))
+    return slice(*(groups * i // world_size() * group_size for i in (rank(), rank() + 1)))
 
 
-def together(operation: Callable, *args) -> None:
-    """What all ranks do jointly, if there are several. ConnectionError when one of them is gone."""
+def collective(operation: Callable, *args) -> None:
+    """A collective operation, if there are several ranks. ConnectionError when one of them is gone."""
     try:
-        if count() > 1:
+        if world_size() > 1:
             operation(*args)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError:  # a RuntimeError, but not a lost process
         raise
     except RuntimeError as error:
         raise ConnectionError(f"rank {rank()} lost another process of the run: {error}") from error
@@ -57,34 +56,34 @@ def together(operation: Callable, *args) -> None:
 
 def all_reduce_sum(x: torch.Tensor) -> torch.Tensor:
     """The sum over the ranks, in place."""
-    together(dist.all_reduce, x)
+    collective(dist.all_reduce, x)
     return x
 
 
 def broadcast(x: torch.Tensor, source: int) -> None:
     """Give all ranks the values that `source` has, in place."""
-    together(dist.broadcast, x, source)
+    collective(dist.broadcast, x, source)
 
 
 def gather_on_rank0(states: dict[int, dict[str, torch.Tensor]]) -> dict[int, dict[str, torch.Tensor]]:
-    """The states of all ranks in one dictionary on rank 0, elsewhere only the own ones; of several ranks on the CPU."""
-    if count() == 1:
+    """The states of all ranks in one dictionary on rank 0, elsewhere a rank's own. Those of several are on the CPU."""
+    if world_size() == 1:
         return states
     mine = {n: {name: x.cpu() for name, x in state.items()} for n, state in states.items()}
-    shares = [mine] * count()
-    together(dist.gather_object, mine, shares if rank() == 0 else None)
+    shares = [mine] * world_size()
+    collective(dist.gather_object, mine, shares if rank() == 0 else None)
     return {n: state for share in shares for n, state in share.items()}
 
 
-def gather(thing) -> list:
+def all_gather(thing) -> list:
     """What every rank has, in their order."""
-    things = [thing] * count()
-    together(dist.all_gather_object, things, thing)
+    things = [thing] * world_size()
+    collective(dist.all_gather_object, things, thing)
     return things
 
 
 def on_rank0(function: Callable):
-    """What function() returns on rank 0, which alone calls it, on every rank. After a mistake all end, but only rank 0
+    """Call function() on rank 0 alone and return its result on every rank. If it fails all ranks end, and only rank 0
     says why."""
     result = error = None
     if rank() == 0:
@@ -92,7 +91,7 @@ def on_rank0(function: Callable):
             result = function()
         except (ValueError, OSError, SystemExit) as mistake:
             error = mistake
-    result, failed = gather((result, error is not None))[0]
+    result, failed = all_gather((result, error is not None))[0]
     if failed:
         raise error or SystemExit(2)
     return result
@@ -100,7 +99,7 @@ def on_rank0(function: Callable):
 
 def gather_rows(batch):
     """A dataclass of tensors and lists with a row for each dialogue: the rows of all ranks, padded alike."""
-    parts, joined = gather(batch), {}
+    parts, joined = all_gather(batch), {}
     for name in vars(batch):
         joined[name] = [row for part in parts for row in getattr(part, name)]
         if name.endswith("_DT"):

@@ -20,11 +20,11 @@ import transformers
 
 from support import ranks
 from support.cli import parse
-from support.files import append_lines, atomic_write, output_folder, remove, save_json, save_text
+from support.files import append_lines, atomic_write, output_folder, read_metrics, remove, save_json, save_text
 from support.journal import fingerprint
-from support.memory import RESERVE, explain_memory, memory_plan, most_slots, needed
-from support.models import device_memory, move, recompute_activations, save_model
-from support.plots import plot_training, read_metrics
+from support.memory import RESERVE, device_memory, explain_memory, memory_plan, most_slots, needed
+from support.models import move, recompute_activations, save_model
+from support.plots import plot_training
 from support.show import as_text
 from support.statistics import mean, repeated_share
 
@@ -34,12 +34,11 @@ class Run:
 
     def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
-        self.options = asdict(config)  # with the slots left open, as another machine has another memory
+        self.options = asdict(config)  # as given: plan_memory sets config.slots, and a resumed run may have another GPU
         self.actor, self.critic, self.reference = actor, critic, reference
         self.optimizers = [*filter(None, (actor_optimizer, critic_optimizer))]
-        self.parts = dict(actor=actor, actor_optimizer=actor_optimizer)  # what a checkpoint holds
-        if critic:
-            self.parts |= dict(critic=critic, critic_optimizer=critic_optimizer)
+        parts = dict(actor=actor, actor_optimizer=actor_optimizer, critic=critic, critic_optimizer=critic_optimizer)
+        self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
         self.engine = None  # of the rollouts, where memory allows to keep it from step to step
         if config.offload:
             move(reference.parameters(), torch.device("cpu"))
@@ -55,24 +54,24 @@ class Run:
         if self.config.offload:
             move(model.parameters(), torch.device("cpu"))
 
-    def plan_memory(self, capacity: int) -> bool:
+    def plan_memory(self, longest: int) -> bool:
         """Choose the slots, if the options leave that open, and print the plan on CUDA. Returns whether the engine can
         stay in memory during the update."""
         config, model, available = self.config, self.actor, device_memory(self.actor.device)
         cuda = model.device.type == "cuda"
         options = asdict(config) | {"compile": config.compile and cuda}
         settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
-        settings |= dict(options=options, capacity=capacity, processes=ranks.count())
+        settings |= dict(options=options, capacity=longest, processes=ranks.world_size())
         config.slots = config.slots or most_slots(available, config.dialogues, **settings)
         options["slots"] = min(config.slots, config.dialogues)
         settings["keep_engine"] = needed(memory_plan(**settings, keep_engine=True)) <= available
-        self.planned_memory = needed(memory_plan(**settings)) - RESERVE
+        self.planned_memory = needed(memory_plan(**settings)) - RESERVE  # torch counts tensors alone
         if cuda and ranks.rank() == 0:
             print(explain_memory(available, **settings))
         return settings["keep_engine"]
 
     def memory(self) -> dict:
-        """On CUDA the most bytes that tensors took so far, and what the plan said."""
+        """On CUDA the peak bytes of tensors so far, and what the plan said."""
         if self.actor.device.type != "cuda":
             return {}
         return {"device_memory": torch.cuda.max_memory_allocated(), "planned_memory": self.planned_memory}
@@ -145,10 +144,6 @@ class Run:
             left = timedelta(seconds=round(metrics["seconds"] * (steps - step)))
             print(f"step {step} of {steps}: {in_brief(metrics)}, about {left} left", file=sys.stderr, flush=True)
 
-    def last_dialogue(self) -> str:
-        text = (self.folder / "dialogues" / f"step-{self.step:06d}.txt").read_text(encoding="utf-8")
-        return f"\nA dialogue of step {self.step}:\n\n{text}"
-
     def warnings(self) -> list[str]:
         """What went wrong in the run, a sentence each."""
         rows = read_metrics(self.folder)
@@ -163,9 +158,9 @@ class Run:
 
 
 @contextmanager
-def held_folder(out: str) -> Iterator[None]:
-    """The folder of a run, inside for this process alone; deleted when nothing was written there. OSError when another
-    process writes there, or none can."""
+def locked_folder(out: str) -> Iterator[None]:
+    """Locks the folder of a run while inside, and deletes it if nothing was written. OSError when another process has
+    it, or it cannot be written."""
     folder = output_folder(out)
     lock = os.open(folder, os.O_RDONLY)
     try:

@@ -30,16 +30,16 @@ def kinds(dialogue: dict) -> list[str]:
 
 
 def parts(dialogue: dict) -> list[tuple[str, str]]:
-    """A dialogue as (kind of part, text): the prompt, then for each attempt its text, a verdict ("right" or "wrong"),
+    """A dialogue as (kind of part, text): the prompt, then for each attempt its text, a verdict ("correct" or "wrong"),
     and the feedback after it. Without the verdicts, this is the whole text of the dialogue."""
     text, attempts, pieces, end = dialogue["text"], dialogue["attempts"], [], 0
     for i, attempt in enumerate(attempts, 1):
         pieces.append(("feedback" if end else "prompt", text[end : attempt["at"]]))
         end = len(text) if i == len(attempts) else attempt["at"] + len(attempt["text"])  # the last with its end token
         pieces.append(("attempt", text[attempt["at"] : end]))
-        verdict, word = ("right", "correct") if attempt["correct"] else ("wrong", "wrong")
+        verdict = "correct" if attempt["correct"] else "wrong"
         cut = ", cut off by the token budget" if attempt["truncated"] else ""
-        pieces.append((verdict, f"attempt {i} is {word}: {answer_of(attempt)}{cut}"))
+        pieces.append((verdict, f"attempt {i} is {verdict}: {answer_of(attempt)}{cut}"))
     return [(kind, piece) for kind, piece in pieces if piece]
 
 
@@ -48,7 +48,7 @@ def answer_of(attempt: dict) -> str:
 
 
 def readable(text: str) -> str:
-    """Without the characters that steer a terminal or turn the direction of text, which a model may write as well."""
+    """Without control characters, which a model may write too: they steer a terminal or turn the text around."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text).strip("\n")
 
 
@@ -56,7 +56,7 @@ def as_text(dialogue: dict) -> str:
     """The whole dialogue with its gold answer and verdicts."""
     meanings = ", ".join(KINDS[kind] for kind in kinds(dialogue))
     lines = [f"=== {meanings}; gold answer {dialogue['gold']}, reward {dialogue['reward']:+.2f}"]
-    lines += [f"--- {piece}" if kind in ("right", "wrong") else piece for kind, piece in parts(dialogue)]
+    lines += [f"--- {piece}" if kind in ("correct", "wrong") else piece for kind, piece in parts(dialogue)]
     return "\n".join(map(readable, lines))
 
 
@@ -70,13 +70,14 @@ def page(models: dict[str, list[dict]]) -> str:
     """Dialogues by model name, all about the same questions -> an HTML page that draws them: a folded line for each
     question, in it the dialogues of all models side by side, and a button for each kind of dialogue."""
     questions = []
-    for same in zip(*models.values(), strict=True):
+    for dialogues in zip(*models.values(), strict=True):
         columns = []
-        for name, dialogue in zip(models, same):
+        for name, dialogue in zip(models, dialogues):
             answer, used = answer_of(dialogue["attempts"][-1]), f"{len(dialogue['attempts'])} of {dialogue['allowed']}"
             column = {"name": name, "answer": answer, "used": used, "correct": dialogue["correct"]}
             pieces = [(kind, readable(piece)) for kind, piece in parts(dialogue)]
             columns.append(column | {"kinds": kinds(dialogue), "parts": pieces})
-        questions.append({"question": same[0]["question"], "gold": same[0]["gold"], "models": columns})
+        one = dialogues[0]
+        questions.append({"question": one["question"], "gold": one["gold"], "models": columns})
     data = json.dumps({"kinds": KINDS, "count": len(questions), "questions": questions[:MOST]})
     return Template(PAGE.read_text(encoding="utf-8")).substitute(data=data.replace("<", r"\u003c"))  # no tag in it

@@ -27,8 +27,8 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
 
 
 def gain(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
-    """How much larger the solved share of the same questions is in `second`, with its 95% interval: Wald's for pairs,
-    after half a question is added to each of the four outcomes, sound near 0 and 1 (Agresti and Min, 2005)."""
+    """How much larger the solved share of the same questions is in `second`, with its 95% interval: Wald's for
+    pairs, with half a question added to each of the four outcomes, sound near 0 and 1 (Agresti and Min, 2005)."""
     outcomes = list(zip(first, second, strict=True))
     gained, lost, n = outcomes.count((False, True)) + 0.5, outcomes.count((True, False)) + 0.5, len(outcomes) + 2
     middle = (gained - lost) / n
@@ -49,18 +49,18 @@ def repeated_share(dialogues: list[list[str | None]]) -> float | None:
 
 
 def mean_over(by_data: dict[str, dict]) -> dict:
-    """The results of several data sets -> their means, each set with the same weight, as in the paper. Each end of the
-    95% interval has its own variance, the sum of the sets', recovered from this end of each (Zou and Donner, 2008)."""
+    """The results of several data sets -> their means, each set with the same weight, as in the paper. The distance of
+    either end of an interval is made of the sets' own distances (MOVER, Zou and Donner, 2008)."""
     if len(by_data) == 1:
         return next(iter(by_data.values()))
     means = []
-    for same in zip(*(result["by_attempts"] for result in by_data.values())):
-        columns = {key: [row[key] for row in same] for key in same[0]}
+    for rows in zip(*(result["by_attempts"] for result in by_data.values())):
+        columns = {key: [row[key] for row in rows] for key in rows[0]}
         found = {key: mean(values) for key, values in columns.items()}
-        found |= {"attempts": same[0]["attempts"], "questions": sum(columns["questions"])}
+        found |= {"attempts": rows[0]["attempts"], "questions": sum(columns["questions"])}
         for key, low, high in (("accuracy", "low", "high"), ("gain", "gain_low", "gain_high")):
             if key in columns:
-                below, above = (dist(columns[key], columns[end]) / len(same) for end in (low, high))
+                below, above = (dist(columns[key], columns[end]) / len(rows) for end in (low, high))
                 found |= {low: found[key] - below, high: found[key] + above}
         means.append(found)
     return {"questions": means[0]["questions"], "by_attempts": means, "by_data": by_data}
@@ -76,8 +76,8 @@ def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
     records of every question, sampled with 1 attempt allowed. The estimate is unbiased (Chen et al., arXiv 2107.03374),
     the interval Wilson's, as if each question were solved or not: rather too wide."""
     n, rows = len(asked[0]), []
-    right = [sum(record["correct"] for record in same) for same in asked]
-    truncated, tokens = (fmean(record[key] for same in asked for record in same) for key in ("truncated", "tokens"))
+    right = [sum(sample["correct"] for sample in samples) for samples in asked]
+    truncated, tokens = (fmean(x[key] for samples in asked for x in samples) for key in ("truncated", "tokens"))
     for k in range(1, attempts + 1):
         accuracy = fmean(pass_chance(c, n, k) for c in right)
         low, high = wilson(accuracy * len(asked), len(asked))
@@ -95,8 +95,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def compare(first: dict[str, list], second: dict[str, list]) -> dict[str, list[dict]]:
-    """Two models' records of the same questions by data set -> for each, and where there are several for "all", a row
-    for each number of attempts."""
+    """Compare two models on the same questions: by data set, and for "all" if there are several, a row for each number
+    of attempts."""
     if len(first) > 1:
         first, second = ({"all": sum(sets.values(), [])} | sets for sets in (first, second))
     rows = {data: [] for data in first}
@@ -114,8 +114,8 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 T_95 |= {12: 2.179, 16: 2.120, 24: 2.064, 50: 2.009, 200: 1.972}
 
 
-def t_95(freedom: float) -> float:
-    return T_95[max(known for known in T_95 if known <= max(freedom, 1))]
+def t_95(df: float) -> float:
+    return T_95[max(known for known in T_95 if known <= max(df, 1))]
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -130,34 +130,14 @@ def crossed_interval(value_SQ: np.ndarray) -> tuple[float, float]:
 
     Every seed answers the same questions, so both are crossed random effects: the mean's variance is that of the seeds'
     means plus that of the questions' means, less their interaction, which is in both. Degrees of freedom by
-    Satterthwaite (1946). With one seed only the questions count. If no question differs, one is taken to."""
+    Satterthwaite (1946). With one seed only the questions count. If all questions agree, one is taken to differ."""
     S, Q = value_SQ.shape
     middle, seed_S1, question_Q = value_SQ.mean(), value_SQ.mean(1, keepdims=True), value_SQ.mean(0)
     terms = [(max(question_Q.var(ddof=1), 1 / Q) / Q, Q - 1)]  # of the variance, with their degrees of freedom
     if S > 1:
         interaction = ((value_SQ - seed_S1 - question_Q + middle) ** 2).sum() / ((S - 1) * (Q - 1))
         terms += [(seed_S1.var(ddof=1) / S, S - 1), (-interaction / (S * Q), (S - 1) * (Q - 1))]
+    # the interaction is an estimate, and must not push the sum below a single term
     variance = max(sum(term for term, _ in terms), *(term for term, _ in terms))
-    half = t_95(variance**2 / sum(term**2 / freedom for term, freedom in terms)) * sqrt(variance)
+    half = t_95(variance**2 / sum(term**2 / df for term, df in terms)) * sqrt(variance)
     return float(middle - half), float(middle + half)
-
-
-def shares(runs: Iterable[dict], part: slice, key: str = "solved") -> np.ndarray:
-    """(S, K, Q) from what bench/reproduce.py keeps of each run: a text for each number of attempts, in it a digit (base
-    36) for each question, how many of the run's `samples` were right. Of this part of the questions."""
-    digits = [[(run["samples"], k, text) for k, text in enumerate(run[key], 1)] for run in runs]
-    return np.array([[[pass_chance(int(x, 36), n, k) for x in text[part]] for n, k, text in run] for run in digits])
-
-
-def over_seeds(runs: dict[str, dict], part: slice) -> dict:
-    """What support/plots.py shows of a model, with a row for each number of attempts. The interval of an accuracy is
-    over the seeds, of a single seed over its questions; that of a gain is over both."""
-    rows, solved_SKQ = [], shares(runs.values(), part)
-    same = {key: mean([run[key] for run in runs.values()]) for key in ("repeated", "truncated", "tokens")}
-    for attempts, solved_SQ in enumerate(solved_SKQ.swapaxes(0, 1), 1):
-        ends = t_interval(solved_SQ.mean(1)) if len(runs) > 1 else crossed_interval(solved_SQ)
-        low, high = np.clip(ends, 0, 1).tolist()
-        row = {"attempts": attempts, "accuracy": float(solved_SQ.mean()), "low": low, "high": high}
-        gain_low, gain_high = crossed_interval(solved_SQ - solved_SKQ[:, 0])
-        rows.append(same | row | {"gain_low": gain_low, "gain_high": gain_high})
-    return {"by_attempts": rows}

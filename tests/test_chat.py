@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AddedToken
 
 from data import miniature
-from data.chat import CHAT_TEMPLATES, SYSTEM, Chat, feedback_text, own_template, prompt_text
+from data.chat import CHAT_TEMPLATES, SYSTEM, Chat, feedback_turn, own_template, prompt_text
 
 TOKENIZER = miniature.build_tokenizer(miniature.draw_riddles("train")[:200])  # hypothesis takes no fixture
 WRONG = SimpleNamespace(text="So \\boxed{7}", answer="7")
@@ -109,11 +109,11 @@ def with_template(template: str | None, control: str):
 def test_auto_is_the_models_own_template(template, control, before, after):
     tokenizer = with_template(template, control)
     own, before = own_template(tokenizer), re.sub(r"\bS\b", lambda _: SYSTEM.replace("{attempts}", "3"), before)
-    assert prompt_text(own, "Q", 3) == before and feedback_text(own, "F") == after
+    assert prompt_text(own, "Q", 3) == before and feedback_turn(own, "F") == after
     chat = Chat(MODEL, tokenizer, "auto", "Wrong: {answer} it is not.")
     tokens = chat.prompt("Q", 3) + chat.encode("\\boxed{7}") + chat.feedback_after(-1, 2, WRONG, "5")
     expected = before + "\\boxed{7}" + after.replace("F", "Wrong: 7 it is not.")
-    assert chat.text(tokens) == expected and chat.text([chat.turn_end]) == own.end
+    assert chat.decode(tokens) == expected and chat.decode([chat.turn_end]) == own.end
     assert chat.turn_end in chat.end_tokens and tokens.count(chat.turn_end) == expected.count(own.end)
     assert chat.feedback_after(chat.turn_end, 2, WRONG, "5") == chat.feedback_after(-1, 2, WRONG, "5")[1:]
 
@@ -145,7 +145,7 @@ TEXTS = st.lists(st.one_of(CONTROL, st.text(st.characters(exclude_categories=["C
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(TEXTS)
-def test_control_tokens_in_questions_and_answers_are_text(text):
+def test_special_tokens_in_questions_and_answers_are_text(text):
     chat = Chat(MODEL, TOKENIZER, "chatml", "It is not {answer}, try again.")
     special = set(TOKENIZER.all_special_ids)
     wrong = SimpleNamespace(text=text, answer=text)
@@ -154,10 +154,10 @@ def test_control_tokens_in_questions_and_answers_are_text(text):
         (chat.feedback_after(-1, 1, wrong, "5"), chat.feedback_after(-1, 1, WRONG, "5")),
     ):
         assert [t for t in tokens if t in special] == [t for t in plain if t in special]
-        assert text in chat.text(tokens)
+        assert text in chat.decode(tokens)
 
 
-def test_a_text_without_control_tokens_is_encoded_as_it_is():
+def test_a_text_without_special_tokens_is_encoded_as_it_is():
     chat, question = Chat(MODEL, TOKENIZER, "chatml"), "Where is < and | and im_end?"
     assert chat.prompt(question, 1) == chat.encode(prompt_text(CHAT_TEMPLATES["chatml"], question, 1))
 
@@ -179,11 +179,11 @@ def too_high_or_low(attempts_left, attempt, gold):
         (too_high_or_low, "7", "7 is too high; 2 left"),
     ],
 )
-def test_feedback_words(feedback, answer, words):
+def test_filled_feedback(feedback, answer, words):
     chat = Chat(MODEL, TOKENIZER, "chatml", feedback)
     expected = f"<|im_end|>\n<|im_start|>system\n{words}<|im_end|>\n<|im_start|>assistant\n"
     tokens = chat.feedback_after(-1, 2, SimpleNamespace(answer=answer), "5")
-    assert chat.text(tokens) == expected and tokens == chat.encode(expected)
+    assert chat.decode(tokens) == expected and tokens == chat.encode(expected)
 
 
 def test_the_same_words_are_encoded_once():
@@ -209,14 +209,14 @@ def test_feedback_that_is_refused(feedback, sentence):
 def test_a_base_for_other_words(tmp_path, capsys, monkeypatch):
     """The words of the feedback are few tokens of its tokenizer, and its dialogues hold them."""
     words, taught = "Nope, {attempts} more, not {answer}.", []
-    monkeypatch.setattr(miniature, "supervised_warm_up", lambda model, dialogues, *_, **__: taught.extend(dialogues))
+    monkeypatch.setattr(miniature, "fine_tune", lambda model, dialogues, *_, **__: taught.extend(dialogues))
     monkeypatch.setattr(miniature, "save_model", lambda model, tokenizer, out: taught.append(tokenizer))
     miniature.main(["--out", str(tmp_path / "base"), "--steps", "2", "--batch", "8", "--feedback", words])
     *dialogues, tokenizer = taught
     chat = Chat(small_model(tokenizer), tokenizer, "chatml", words)
     assert len(chat.feedback_after(-1, 1, WRONG, "5")) < 15 < len(Chat(MODEL, TOKENIZER, "chatml", words).encode(words))
     said = r"\\boxed\{(\d+)\}<\|im_end\|>\n<\|im_start\|>system\nNope, \d more, not \1\."
-    assert any(re.search(said, chat.text(tokens)) for tokens, _ in dialogues)
+    assert any(re.search(said, chat.decode(tokens)) for tokens, _ in dialogues)
     with pytest.raises(SystemExit):
         miniature.main(["--out", str(tmp_path / "base"), "--feedback", "kind"])
     assert "unknown feedback 'kind'" in capsys.readouterr().err

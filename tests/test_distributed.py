@@ -77,7 +77,7 @@ def test_a_run_goes_on_with_another_number_of_processes(before, after):
 
     def saved_and_stopped(work):
         work()
-        ranks.gather(None)  # all have finished the step
+        ranks.all_gather(None)  # all have finished the step
         raise KeyboardInterrupt
 
     assert launch_on_ranks(THREE, in_call("train.Run.save", 2, saved_and_stopped), before) == [130] * before

@@ -58,11 +58,11 @@ def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, opt
     for i, (problem, record) in enumerate(records):
         n = allowed[i % len(allowed)]
         tokens, sampled, attempts = rollout_one(model, own, problem, n, ev.RULES, config, **draw, index=i)
-        expected = {"question": problem.question, "gold": problem.answer, "allowed": n, "text": own.text(tokens)}
+        expected = {"question": problem.question, "gold": problem.answer, "allowed": n, "text": own.decode(tokens)}
         expected |= {key: getattr(attempts[-1], key) for key in ("correct", "truncated")} | {"tokens": sum(sampled)}
         expected |= {"reward": sum(ev.RULES.reward(attempts, problem.answer)), "attempts": []}
         for each in map(vars, attempts):
-            at = len(own.text(tokens[: each.pop("start")]))
+            at = len(own.decode(tokens[: each.pop("start")]))
             expected["attempts"].append({key: each[key] for key in each if key != "end"} | {"at": at})
         assert record == expected
 
@@ -167,7 +167,7 @@ def test_the_papers_curves_are_drawn_with_its_five_benchmarks(sets, curves, eval
     monkeypatch.setattr(ev, "load_sets", lambda names: dict.fromkeys(sets, PROBLEMS[:1]))
     evaluation("--samples 0")
     (call,) = ev.plot_accuracy.call_args_list
-    assert (ev.PAPER_CURVES in [*call.args, *call.kwargs.values()]) == curves
+    assert (plots.PAPER_CURVES in [*call.args, *call.kwargs.values()]) == curves
 
 
 def test_limit_is_a_seeded_shuffle(evaluation):
@@ -192,7 +192,7 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
         for _, own, _, _, _, config, *_ in (call.args for call in evaluation.calls):
             feedback = (
                 "paper"
-                if "1 attempts left" in own.text(own.feedback_after(-1, 1, Mock(answer="1"), ""))
+                if "1 attempts left" in own.decode(own.feedback_after(-1, 1, Mock(answer="1"), ""))
                 else "uncounted"
             )
             yield config.max_new_tokens, config.max_attempt_tokens, feedback, own.template.end
@@ -244,8 +244,9 @@ def test_asking_for_more_asks_only_what_is_missing(less, asked, rest, evaluation
     before, calls = found(), evaluation.calls
     assert sum(evaluation()) == rest
     streams = []
-    for _, _, problems, _, _, _, temperature, seed, first in (call.args for call in calls + evaluation.calls):
-        streams += [(*seed, first + d) for d in range(len(problems)) if temperature]
+    for call in calls + evaluation.calls:
+        seed, first, temperature = (call.kwargs[key] for key in ("seed", "first_index", "temperature"))
+        streams += [(*seed, first + d) for d in range(len(call.args[2])) if temperature]
     assert streams == [(3, 0, i) for i in range(15)]  # no two samples draw the same random numbers
     grown = found()
     assert evaluation(less) == [] and found() == before  # less is there already

@@ -1,5 +1,5 @@
 """Which models are supported: tiny random ones of transformers' families either train as they should, or are refused in
-one sentence. README.md lists the families of the first kind."""
+one sentence. docs/scale.md lists the families of the first kind."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ from rollout import rollout
 from support.check import check_model
 
 pytestmark = pytest.mark.usefixtures("inputs")
-README = (Path(__file__).parents[1] / "README.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
 FULL, SLIDING = ["full_attention"] * 2, ["full_attention", "sliding_attention"]
 LONGROPE = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 4, long_factor=[4.0] * 4)
 YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=64)
@@ -115,8 +115,8 @@ def test_another_is_refused_in_one_sentence(family, options, sentence, tokenizer
     assert f"{family} is not supported: " in error and sentence in error
 
 
-def test_the_readme_lists_the_families():
-    listed = re.search(r"These families [^:]*:\n(.*?)\.\n", README, re.DOTALL)[1]
+def test_the_page_lists_the_families():
+    listed = re.search(r"These families [^:]*:\n(.*?)\.\n", PAGE, re.DOTALL)[1]
     assert listed.split() == sorted({family for family, _ in RIGHT})
 
 

@@ -270,7 +270,7 @@ def test_conventions_of_the_page(answer, different, gold):
     assert is_equal(answer, gold) is not bool(different)
 
 
-# ------------------------------------------------------------------------------------------- every rule has its example
+# -------------------- Every rule has its example
 def without_memory(answer: str, gold: str) -> bool:
     latex.read.cache_clear()
     return compare.decide(answer, gold)
@@ -297,7 +297,7 @@ def test_every_word_of_the_tables_is_needed(monkeypatch):
     latex.read.cache_clear()
 
 
-# ----------------------------------------------------------------------------------------------------------- properties
+# -------------------- Properties
 def real_golds() -> list[str]:
     """Gold answers of real benchmarks, each once; none where the data is absent."""
     golds = []
@@ -382,7 +382,7 @@ def test_unions_are_the_sets_that_they_cover(one, two):
             assert is_equal(*spelled) is (covered(left) == covered(right))
 
 
-# ------------------------------------------------------------------------------------------------ sympy, the slow judge
+# -------------------- Sympy, the slow judge
 X, Y = sympy.symbols("x y")
 POINTS = [dict(zip((X, Y), map(sympy.Rational, point.split()))) for point in ("7/5 13/9", "31/11 3/17", "-5/4 -19/8")]
 FUNCTIONS = {r"\sqrt": sympy.sqrt, r"\sin": sympy.sin, r"\cos": sympy.cos, r"\exp": sympy.exp, r"\ln": sympy.log}
@@ -422,7 +422,7 @@ def test_sympy_judges_random_expressions_alike():
     assert 300 < sum(verdicts) < 800
 
 
-# ------------------------------------------------------------------------------------------------------- hostile texts
+# -------------------- Hostile texts
 FORGED = r"""
 any number | \text{any number} | x | n | \mathbb{R} | (-\infty,\infty) | [0,100] | x\in\mathbb{R} | 5 \text{ or } 6
 | 5 or 6 | 1 or 2 or 5 | (A) 5 (B) 6 | (A) 5 or 6 | A) 5, 6 | \{x : x = 5 \text{ or } x = 6\}

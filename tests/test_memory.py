@@ -1,5 +1,6 @@
 """The memory plan: against what an update really holds, and the paper's run by hand."""
 
+import copy
 import weakref
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 import ppo
 import train
@@ -57,7 +58,8 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
     config, count, length, dtype = LlamaConfig(**SHAPES[kind]), 2, 300, getattr(torch, dtype)
     actor = AutoModelForCausalLM.from_config(config).to(dtype).eval()
     actor.set_attn_implementation("engine")
-    critic = AutoModelForTokenClassification.from_config(LlamaConfig(**SHAPES[kind], num_labels=1)).to(dtype).eval()
+    critic = copy.deepcopy(actor.base_model)
+    critic.score = torch.nn.Linear(config.hidden_size, 1, dtype=dtype)
     optimizers = [ppo.Optimizer(model, 1e-3, 0, 10, 1.0) for model in (actor, critic)]
     rows, sampled_DT = torch.arange(count), (torch.arange(length) >= 75).expand(count, length)
     texts = dict(tokens_DT=torch.randint(config.vocab_size, (count, length)), length_D=torch.full((count,), length))
@@ -71,7 +73,7 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
             ppo.micro_batch_backward(actor, critic, dialogues, targets, rows, torch.ones(count), train.Config())
     options = PAPER | dict(micro_batch_tokens=count * length, gradient_checkpointing=checkpointing, compile=False)
     plan = memory_plan(config, actor.num_parameters(), dtype.itemsize, options, capacity=1)["update"]
-    assert 0.9 < (plan["gradients"] + plan["activations"] + plan["logits"]) / held.peak < 1.2
+    assert 0.9 < (plan["gradients"] + plan["activations"] + plan["logits or a layer"]) / held.peak < 1.2
     gradients = sum(4 * weight.numel() for optimizer in optimizers for weight in optimizer.weights)
     assert plan["gradients"] == pytest.approx(gradients, rel=1e-3)  # the critic's output is not worth counting
 
@@ -89,8 +91,8 @@ def test_the_plan_of_the_papers_run():
     # logits: 883 x 151936 x 12 bytes, and 2 x 2 x 151936 x 1536 for the gradient of the output weights
     activations = 8192 * (28 + 1) * 2 * (4 * 1536 + 3 * 1536 + 2 * 256 + 3 * 8960)
     logits = 883 * 151936 * 12 + 4 * 151936 * 1536
-    assert plan["update"]["activations"] == activations and plan["update"]["logits"] == logits
-    assert gb["update"] == both | {"gradients": 12.3, "activations": 18.1, "logits": 2.5}
+    assert plan["update"]["activations"] == activations and plan["update"]["logits or a layer"] == logits
+    assert gb["update"] == both | {"gradients": 12.3, "activations": 18.1, "logits or a layer": 2.5}
     # an H100 held 74.7 GB in this update, without the reference
     assert needed(plan) - 2e9 - plan["update"]["reference"] == pytest.approx(74.7e9, rel=0.05)
     assert memory.explain_memory(85e9, **RUN).endswith(f"it fits, with {85 - needed(plan) / 1e9:.1f} GB to spare")

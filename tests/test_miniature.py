@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data import Problem, load, miniature
 from data.chat import Chat
 from data.miniature import ATTEMPTS, CANDIDATES, SPLITS, Riddle, best_possible, draw_riddles, neutral_attempts
-from data.sft import boxed, supervised_warm_up, worked_dialogue
+from data.sft import boxed, fine_tune, worked_dialogue
 from reward import extract_boxed
 
 RIDDLE, WRONG = Riddle(35, 12, 5, hidden=29), boxed(r"2. \boxed{2}")
@@ -147,7 +147,7 @@ def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
     texts = [riddle.solution(riddle.hidden) for riddle in drawn["validation"]]
     peculiar = "  a  b , c .\n\n\tb\0 1234567890 ½ ² ٣ 𝛑 é 數 👍<|im_end|>\n<|im_start|>x \\frac{1}{2}"
     for text in [*texts, " ", peculiar]:
-        assert reloaded.encode(text) == chat.encode(text) and reloaded.text(reloaded.encode(text)) == text
+        assert reloaded.encode(text) == chat.encode(text) and reloaded.decode(reloaded.encode(text)) == text
         assert reloaded.prompt(text, 3) == chat.prompt(text, 3)
     assert reloaded.feedback_after(0, 2, WRONG, "") == chat.feedback_after(0, 2, WRONG, "")
     assert reloaded.tokenizer.pad_token_id == tokenizer.pad_token_id
@@ -159,7 +159,7 @@ def test_worked_attempts_end_where_a_rollout_ends_them(chat, drawn):
     for riddle in drawn["test"]:
         for candidate in riddle.candidates:
             tokens = chat.encode(riddle.solution(candidate))
-            answers = [extract_boxed(chat.text(tokens[:i])) for i in range(1, len(tokens) + 1)]
+            answers = [extract_boxed(chat.decode(tokens[:i])) for i in range(1, len(tokens) + 1)]
             assert answers == [None] * (len(tokens) - 1) + [str(candidate)]
             assert tokens[-1] in chat.brace_tokens and not chat.end_tokens & set(tokens)
 
@@ -180,14 +180,14 @@ def loss_of(model, dialogues) -> float:
         return np.mean([F.cross_entropy(each, torch.tensor(targets)[1:]).item() for each, targets in logits])
 
 
-def test_the_supervised_warm_up_teaches_new_riddles_and_is_decided_by_its_seed(tokenizer, chat, drawn):
+def test_the_fine_tune_teaches_new_riddles_and_is_decided_by_its_seed(tokenizer, chat, drawn):
 
     def worked(split, count, rng):
         return [worked_dialogue(chat, riddle, ATTEMPTS, neutral_attempts, rng) for riddle in drawn[split][:count]]
 
     def taught(seed, steps, batch):
         rng, model = np.random.default_rng(seed), new_model(tokenizer)
-        supervised_warm_up(model, worked("train", steps * batch, rng), batch, 4e-3, rng)
+        fine_tune(model, worked("train", steps * batch, rng), batch, 4e-3, rng)
         return model
 
     unseen = worked("test", 24, np.random.default_rng(7))

@@ -16,13 +16,13 @@ from conftest import random_model, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rollout import PROBLEMS, run
-from transformers import LlamaForTokenClassification
+from transformers import LlamaModel
 
 import ppo
 import train
 from ppo import Optimizer, action_logps, gae, micro_batches, reference_logps_and_values, update
 from rollout import Attempt
-from support.cuda import compilations, fuse_layers
+from support.cuda import fuse_layers
 
 CONFIG = train.Config(gae_lambda=0.95, kl_coef=0.05, minibatches=1, micro_batch_tokens=100_000)
 with_config = partial(replace, CONFIG)
@@ -37,7 +37,7 @@ def actor(tokenizer):
 @pytest.fixture(scope="module")
 def critic(actor):
     torch.manual_seed(1)
-    critic = LlamaForTokenClassification(copy.deepcopy(actor.config)).eval()
+    critic = LlamaModel(copy.deepcopy(actor.config)).eval()
     critic.score = torch.nn.Linear(32, 1)
     return critic
 
@@ -79,9 +79,10 @@ def test_fused_layers_compute_the_same(tokenizer):
     """Without and with gradients. Batches of other sizes use the same kernels."""
     eager = random_model(tokenizer, "llama", seed=0, layers=2, spread=0.3)
     eager.set_attn_implementation("engine")
-    fused, compiled = copy.deepcopy(eager), [compilations()]
+    fused, stats, compiled = copy.deepcopy(eager), torch._dynamo.utils.counters["stats"], []
     fuse_layers(fused)
     for size in ((2, 11), (3, 17)):
+        compiled.append(stats["unique_graphs"])
         tokens_BT, sampled_BT = torch.randint(len(tokenizer), size), torch.rand(size) < 0.5
         results = []
         for model in (eager, fused):
@@ -90,8 +91,7 @@ def test_fused_layers_compute_the_same(tokenizer):
             logp_A, _ = action_logps(model, tokens_BT, sampled_BT, 1.0)
             results.append([without_A, logp_A, *torch.autograd.grad(logp_A.sum(), list(model.parameters()))])
         torch.testing.assert_close(*results, atol=1e-4, rtol=1e-5)
-        compiled.append(compilations())
-    assert compiled[0] < compiled[1] == compiled[2]
+    assert compiled[0] < compiled[1] == stats["unique_graphs"]
 
 
 def test_every_number_of_reference_and_critic_is_at_its_action(actor, critic, dialogues):
@@ -99,7 +99,7 @@ def test_every_number_of_reference_and_critic_is_at_its_action(actor, critic, di
     torch.testing.assert_close(reference_DT, dialogues.logp_DT, atol=1e-5, rtol=0)
     for d in (0, 7):  # without padding, one dialogue at a time: the value before action t is read at token t - 1
         n = dialogues.length_D[d]
-        value_T = critic(input_ids=dialogues.tokens_DT[d : d + 1, :n]).logits[0, :, 0]
+        value_T = critic.score(critic(input_ids=dialogues.tokens_DT[d : d + 1, :n]).last_hidden_state)[0, :, 0]
         expected_T = torch.cat([torch.zeros(1), value_T[:-1]]) * dialogues.sampled_DT[d, :n]
         torch.testing.assert_close(value_DT[d, :n], expected_T, atol=1e-5, rtol=0)
     assert (value_DT[~dialogues.sampled_DT] == 0).all()
@@ -248,7 +248,7 @@ CLIPPED = [  # slope: of the loss in log ratio; outside: of the clip range
 @pytest.mark.parametrize("ratio, advantage, clip_high, loss, slope, outside", CLIPPED)
 def test_policy_loss(ratio, advantage, clip_high, loss, slope, outside):
     logp_A, old_logp_A = torch.tensor([math.log(ratio) - 1.0], requires_grad=True), torch.tensor([-1.0])
-    values = ppo.policy_loss(logp_A, old_logp_A, torch.tensor([advantage]), torch.tensor([0]), 0.2, clip_high)
+    values = ppo.policy_loss(logp_A, old_logp_A, torch.tensor([advantage]), 0.2, clip_high)
     values[0].sum().backward()
     assert values[0].item() == pytest.approx(loss, abs=1e-5) and logp_A.grad.item() == pytest.approx(slope, abs=1e-5)
     assert values[1].tolist() == [outside]
@@ -315,7 +315,7 @@ def test_gradient_of_the_update_is_that_of_the_plain_formula(loss_mean, actor, c
     surrogate_A = -torch.minimum(ratio_A * advantage_A, ratio_A.clamp(0.8, 1.2) * advantage_A)
     log_ratio_A = reference_DT[mask] - 0.1 - logp_A
     kl_A = log_ratio_A.exp() - 1 - log_ratio_A
-    value_A = critic(input_ids=dialogues.tokens_DT).logits[:, :-1, 0][mask[:, 1:]]
+    value_A = critic.score(critic(input_ids=dialogues.tokens_DT).last_hidden_state)[:, :-1, 0][mask[:, 1:]]
     value_loss_A, loss = 0.5 * (value_A - return_DT[mask]) ** 2, mean(surrogate_A + 0.05 * kl_A)
     assert_same_gradients(actor_gradients, [torch.autograd.grad(loss, list(actor.parameters()))])
     assert_same_gradients(critic_gradients, [torch.autograd.grad(mean(value_loss_A), list(critic.parameters()))])
@@ -327,7 +327,7 @@ def test_gradient_of_the_update_is_that_of_the_plain_formula(loss_mean, actor, c
 def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues):
     config = with_config(group_size=4, kl_coef=0.0)
     metrics, found = gradients(actor, None, dialogues, config)
-    names = "trained_on policy_loss kl entropy approx_kl clipfrac ratio skipped grad_norm lr"
+    names = "learned policy_loss kl entropy approx_kl clipfrac ratio skipped grad_norm lr"
     assert set(metrics) == set(names.split())  # none of the critic's
 
     reward, advantages = dialogues.reward_D.tolist(), []
@@ -358,7 +358,7 @@ def test_little_padding_at_the_papers_shapes(minibatches, processes, monkeypatch
     quantile_D = (torch.arange(1024) + 0.5) / 1024
     length_D = torch.distributions.Normal(7.2, 0.5).icdf(quantile_D).exp().clamp(200, 4096).long()
     assert 1490 < length_D.float().mean() < 1510
-    monkeypatch.setattr(ppo.ranks, "count", lambda: processes)
+    monkeypatch.setattr(ppo.ranks, "world_size", lambda: processes)
     order, tokens, cells = torch.from_numpy(np.random.default_rng(0).permutation(1024)), 0, 0
     for rows in order.tensor_split(minibatches):
         for rank in range(processes):
@@ -386,7 +386,7 @@ def test_drop_truncated_leaves_those_dialogues_out(actor, critic, dialogues):
     _, expected, _ = gradients(actor, critic, dialogues.select(kept), CONFIG)
     assert_same_gradients(dropped, expected)
     everything = replace(dialogues, truncated_D=torch.ones_like(dialogues.truncated_D))
-    assert gradients(actor, critic, everything, with_config(drop_truncated=True)) == ({"trained_on": 0}, [], [])
+    assert gradients(actor, critic, everything, with_config(drop_truncated=True)) == ({"learned": 0.0}, [], [])
 
 
 @pytest.mark.parametrize("broken", ["old_logp", "return"])

@@ -15,7 +15,7 @@ from bench import ablations, reproduce
 from data.chat import Chat
 from data.miniature import best_possible
 from support import statistics as stats
-from support.plots import read_metrics
+from support.files import read_metrics
 
 
 def test_verdicts_of_a_summary():
@@ -28,9 +28,9 @@ def test_verdicts_of_a_summary():
     by_data = {"a": {"samples": 20, "right": [1]}, "b": {"samples": 20, "right": [20]}}
     sampled = reproduce.verdicts({"by_attempts": rows, "by_data": by_data}, [])
     assert (sampled["samples"], sampled["solved"]) == (20, ["1K", "1K"])
-    both = stats.shares([greedy, sampled], slice(None))
+    both = reproduce.shares([greedy, sampled], slice(None))
     assert both == pytest.approx(np.array([[[0, 1], [1, 1]], [[0.05, 1], [0.1, 1]]]))
-    assert (stats.shares([greedy, sampled], slice(0, 1)) == both[..., :1]).all()
+    assert (reproduce.shares([greedy, sampled], slice(0, 1)) == both[..., :1]).all()
 
 
 def test_differences_are_of_the_same_seeds_and_questions():
@@ -61,7 +61,7 @@ def test_the_controls_feedback_is_as_long_as_the_papers(tokenizer):
     wrong = SimpleNamespace(answer="7")
     after = other.feedback_after(0, 3, wrong, "")
     assert len(after) == len(paper.feedback_after(0, 3, wrong, ""))
-    assert "incorrect" not in paper.text(after) and "3" not in paper.text(after)
+    assert "incorrect" not in paper.decode(after) and "3" not in paper.decode(after)
 
 
 def test_a_finished_run_is_not_repeated_and_a_failed_one_is_named(tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_reproduce(commands, capsys):
     results = {name: result["3"] for name, result in summary["results"].items()}
     assert all(list(map(len, result["solved"])) == [4, 4] for result in results.values())
     found = reproduce.read_json(out / "evaluations" / "multi-attempt-3" / "results.json")["models"]
-    (shares,) = stats.shares([results["multi-attempt"]], slice(None)).mean(2).tolist()
+    (shares,) = reproduce.shares([results["multi-attempt"]], slice(None)).mean(2).tolist()
     assert shares == [row["accuracy"] for row in found["out/multi-attempt-3/model"]["by_attempts"]]
 
     configs = {name: reproduce.read_json(reproduce.run_folder(out, name, 3) / "config.json") for name in reproduce.ARMS}
@@ -165,7 +165,7 @@ def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
     titles = [line for line in text.splitlines() if line.endswith(", %")]
     assert titles == ["held_out.jsonl and first_three.jsonl, %", "held_out.jsonl, %", "first_three.jsonl, %"]
     finished = len(commands)
-    assert finished == 2 * 3 + 1 + 2 * 6  # one evaluation of the base model
+    assert finished == 2 * 3 + 2 * 7
     Path("out/evaluations/single-attempt-1/results.json").unlink()
     reproduce.main(["--finished", *argv])
     assert len(commands) == finished and "| single-attempt, seeds 0 " in capsys.readouterr().out

@@ -15,24 +15,24 @@ from reward import extract_boxed, reward
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# ------------------------------------------------------------------------------------------------------------- the rule
-# attempts: an answer, "*" after the correct one, 0 without a box; options; the rewards
+# -------------------- The rule
+# attempts: an answer, "*" after the correct one, "-" without a box; options; the rewards
 RULE = """
 5*       |                                  | 1
 6        |                                  | -0.5
-0        |                                  | -1
+-        |                                  | -1
 6 7 5*   |                                  | 0 0 1
-6 0 5*   | discount=0.5                     | 0 0 0.25
+6 - 5*   | discount=0.5                     | 0 0 0.25
 5*       | discount=0.5                     | 1
-0 6      | discount=0.5                     | 0 -0.5
-6 0 0    | unboxed=-2                       | 0 0 -0.5
-0 0      | unboxed=-2                       | 0 -2
+- 6      | discount=0.5                     | 0 -0.5
+6 - -    | unboxed=-2                       | 0 0 -0.5
+- -      | unboxed=-2                       | 0 -2
 6 5*     | wrong=-0.25                      | -0.25 1
 6 7      | wrong=-0.25                      | -0.25 -0.75
-0 0      | wrong=-0.25                      | -0.25 -1.25
+- -      | wrong=-0.25                      | -0.25 -1.25
 6 6 5*   | repeat_penalty=0.5               | 0 -0.5 1
 6 7 6    | repeat_penalty=0.5               | 0 0 -1
-0 0 6    | repeat_penalty=0.5               | 0 0 -0.5
+- - 6    | repeat_penalty=0.5               | 0 0 -0.5
 6 6 6    | repeat_penalty=0.5 wrong=-0.125  | -0.125 -0.625 -1.125
 6 6 5*   | repeat_penalty=0.5 discount=0.5  | 0 -0.5 0.25
 """
@@ -41,12 +41,12 @@ RULE = """
 @pytest.mark.parametrize("row", RULE.strip().splitlines())
 def test_reward_rule(row):
     attempts, options, rewards = (part.split() for part in row.split("|"))
-    attempts = [SimpleNamespace(answer=None if a == "0" else a.strip("*"), correct="*" in a) for a in attempts]
+    attempts = [SimpleNamespace(answer=None if a == "-" else a.strip("*"), correct="*" in a) for a in attempts]
     options = {key: float(value) for key, value in (option.split("=") for option in options)}
     assert reward(attempts, "5", **options) == [float(number) for number in rewards]
 
 
-# -------------------------------------------------------------------------------------------------------------- the box
+# -------------------- The box
 # text -> answer; without an arrow there is no box
 BOXES = r"""
 so \boxed{42}. -> 42
@@ -124,7 +124,7 @@ def test_extraction_is_linear():
     assert extract_boxed("{" * 500_000 + "\\boxed{1}") == "1"
 
 
-# ---------------------------------------------------------------------------------------- the source, the command line
+# -------------------- The source, the command line
 def test_the_source_evaluates_nothing_and_imports_little():
     for path in [ROOT / "reward.py", *(ROOT / "support" / "grader").glob("*.py")]:
         code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)

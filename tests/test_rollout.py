@@ -1,6 +1,7 @@
 """The engine against the plain loop, against the model's full forward pass, and against dialogues written by hand."""
 
 import operator
+import re
 from functools import partial
 from types import SimpleNamespace
 from unittest import mock
@@ -15,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import rollout as stage
 import train
 from data import Problem
-from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat, feedback_text, feedback_words, prompt_text
+from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat, feedback_turn, fill_feedback, prompt_text
 from reward import Rules, extract_boxed, reward
 from rollout import Attempt, Engine, KVCache, rollout, rollout_one, sample
 from support.cuda import flash_attention, has_flash
-from support.models import cache_bytes
+from support.memory import cache_bytes
 
 PROBLEMS = [
     Problem(f"My number is below {20 + 3 * i}. Divided by {3 + i % 9} it leaves {i % 3}." + " Think." * (i % 4), "5")
@@ -31,11 +32,21 @@ SHAPE = dict(num_hidden_layers=2, num_key_value_heads=2, hidden_size=8, num_atte
 RULES = Rules(extract_boxed, lambda answer, gold: len(answer) % 3 == 1, reward)  # right about once in three
 
 
-def run(model, tokenizer, temperature=1.0, problems=PROBLEMS, allowed=ALLOWED, seed=(0,), engine=None, **options):
-    """A rollout with the options of the tests, except where others are given. `engine` may be the schedule of one."""
+def run(
+    model,
+    tokenizer,
+    temperature=1.0,
+    problems=PROBLEMS,
+    allowed=ALLOWED,
+    seed=(0,),
+    engine=None,
+    schedule=None,
+    **options,
+):
+    """A rollout with the options of the tests, except where others are given."""
     chat, config = Chat(model, tokenizer, "chatml"), train.Config(**OPTIONS | options)
-    if isinstance(engine, tuple):
-        engine = Engine(model, config.slots, 400, temperature, schedule=engine)
+    if schedule:
+        engine = Engine(model, config.slots, 400, temperature, schedule)
     return rollout(model, chat, problems, allowed, RULES, config, temperature, seed, engine=engine)
 
 
@@ -78,6 +89,117 @@ def test_the_dialogues_cover_what_the_tests_are_about(dialogues):
     assert set(dialogues.reward_D.tolist()) == {1.0, -0.5, -1.0}
 
 
+# -------------------- Dialogues written by hand
+class Scripted:
+    """Stands in for a model: the token after position p is script[p + 1], whatever was fed."""
+
+    def __init__(self, script: list[int], vocabulary: int):
+        self.config = SimpleNamespace(**SHAPE, model_type="scripted", vocab_size=vocabulary)
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.generation_config = SimpleNamespace(eos_token_id=None)
+        self.script = torch.tensor(script + [0] * 50)
+
+    def set_attn_implementation(self, name):
+        assert name == "engine"
+
+    def base_model(self, input_ids, cache, **unused):
+        keys = torch.zeros(len(input_ids), 2, input_ids.shape[1], 4)
+        cache.update(keys, keys, 0)
+
+    def __call__(self, input_ids, position_ids=None, cache=None, **unused):
+        if cache is None:  # whole dialogues
+            position_ids = torch.arange(input_ids.shape[1])[None]
+        else:
+            self.base_model(input_ids, cache)
+        logits = torch.full((*input_ids.shape, self.config.vocab_size), -50.0)
+        return SimpleNamespace(logits=logits.scatter(-1, self.script[position_ids + 1][..., None], 0.0))
+
+
+def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, feedback="paper", **options):
+    """The model writes these attempts and, if it is not stopped, the feedback as well, and a right answer after the
+    last attempt. Checks that the engine, and the plain loop, keep what is written here up to the end of the dialogue.
+    Returns the dialogues, of which there is one, and where its attempts start and end."""
+    encode, template = partial(tokenizer.encode, add_special_tokens=False), CHAT_TEMPLATES["chatml"]
+    problem, rules = Problem("5 or 17?", "5"), Rules(extract_boxed, operator.eq, reward)
+    tokens, spans = encode(prompt_text(template, problem.question, allowed)), []
+    sampled = [False] * len(tokens)
+    for i, attempt in enumerate(written):
+        if i:
+            wrong = SimpleNamespace(answer=extract_boxed(written[i - 1]))
+            words = fill_feedback(FEEDBACKS.get(feedback, feedback), allowed - i, wrong, problem.answer)
+            forced = encode(feedback_turn(template, words))[written[i - 1].endswith("<|im_end|>") :]
+            tokens, sampled = tokens + forced, sampled + [False] * len(forced)
+        spans.append((len(tokens), len(tokens + encode(attempt))))
+        tokens, sampled = tokens + encode(attempt), sampled + [True] * len(encode(attempt))
+    model = Scripted(tokens + encode(" \\boxed{5}"), len(tokenizer))
+    chat, config = Chat(model, tokenizer, "chatml", feedback), train.Config(**dict(max_new_tokens=200) | options)
+    batch = rollout(model, chat, [problem], [allowed], rules, config, engine=Engine(model, 1, 400, 1.0, schedule))
+    length = batch.length_D.item()
+    assert plain_form(batch, 0)[:2] == (tokens[:length], sampled[:length])
+    assert plain_form(batch, 0) == rollout_one(model, chat, problem, allowed, rules, config)
+    return batch, spans
+
+
+BY_HAND = {  # attempts allowed, what the model writes, the answers, the reward
+    "wrong, wrong, right": (4, ["5, 17. \\boxed{17}", "\\boxed{29}", "5. \\boxed{5}"], ["17", "29", "5"], 1.0),
+    "the last attempt is wrong": (2, ["\\boxed{17}", "\\boxed{29}"], ["17", "29"], -0.5),
+    "the first of two boxes counts": (1, ["\\boxed{17}"], ["17"], -0.5),
+    "an end token is sampled, not forced again": (2, ["5, 17<|im_end|>", "17<|im_end|>"], [None, None], -1.0),
+    "any box counts": (3, ["\\boxed{17}", "5<|im_end|>", "17<|im_end|>"], ["17", None, None], -0.5),
+}
+
+
+@pytest.mark.parametrize("schedule", [(1, 0), (2, 0), (5, 1)], ids=str)
+@pytest.mark.parametrize("allowed, written, answers, value", BY_HAND.values(), ids=BY_HAND)
+def test_dialogues_written_by_hand(tokenizer, allowed, written, answers, value, schedule):
+    batch, spans = play(tokenizer, allowed, written, schedule)
+    (attempts,) = batch.attempts
+    assert [(a.start, a.end) for a in attempts] == spans and batch.length_D.item() == spans[-1][1]
+    assert [a.text for a in attempts] == [text.removesuffix("<|im_end|>") for text in written]
+    assert [(a.answer, a.correct) for a in attempts] == [(answer, answer == "5") for answer in answers]
+    assert (batch.reward_D.item(), batch.used_D.item(), batch.allowed_D.item()) == (value, len(written), allowed)
+    assert not batch.truncated_D.item() and not any(a.truncated for a in attempts)
+    text = tokenizer.decode(batch.tokens_DT[0])
+    assert f"You have {allowed} attempts to answer" in text and text.endswith("<|im_start|>assistant\n" + written[-1])
+    said = re.findall(r"You have (\d) attempts left\. Try an alternative\.<\|im_end\|>", text)
+    assert said == [str(allowed - i) for i in range(1, len(written))]
+
+
+def test_feedback_may_depend_on_the_attempt_and_the_gold_answer(tokenizer):
+    def compared(attempts_left, attempt, gold):
+        return "No box." if attempt.answer is None else f"{attempt.answer} is more than {gold}. {attempts_left} left."
+
+    batch, _ = play(tokenizer, 3, ["5, 17. \\boxed{17}", "5<|im_end|>", "\\boxed{5}"], feedback=compared)
+    text = tokenizer.decode(batch.tokens_DT[0])
+    assert "system\n17 is more than 5. 2 left.<|im_end|>" in text and "system\nNo box.<|im_end|>" in text
+
+
+def test_every_attempts_reward_is_at_its_last_token(tokenizer):
+    batch, spans = play(tokenizer, 4, BY_HAND["wrong, wrong, right"][1], reward=lambda *_: [0.25, -0.5, 1.0])
+    expected_T = torch.zeros(batch.length_D)
+    expected_T[[end - 1 for _, end in spans]] = torch.tensor([0.25, -0.5, 1.0])
+    assert torch.equal(batch.reward_DT[0], expected_T) and batch.reward_D.item() == 0.75
+
+
+def test_an_attempt_out_of_budget_counts_as_wrong(tokenizer):
+    long = "5, 17, 29, 5, 17, 29, 5, 17"
+    budget = len(tokenizer.encode(long, add_special_tokens=False))
+    batch, spans = play(tokenizer, 2, [long, "5. \\boxed{5}"], max_attempt_tokens=budget)
+    assert [a.truncated for a in batch.attempts[0]] == [True, False] and batch.length_D.item() == spans[1][1]
+    assert batch.reward_D.item() == 1.0 and not batch.truncated_D.item()
+
+
+def test_a_dialogue_out_of_budget_is_truncated(tokenizer):
+    attempts = ["5. \\boxed{17}", "5, 17. \\boxed{5}"]
+    _, ((prompt, first_end), (second, second_end)) = play(tokenizer, 2, attempts)
+    for cut in range(first_end, second_end + 1):
+        batch, _ = play(tokenizer, 2, attempts, (3, 0), max_new_tokens=cut - prompt)
+        right = cut == second_end  # the box closes just in time
+        end = cut if cut > second else first_end  # no room for feedback and one more token
+        found = batch.length_D.item(), batch.truncated_D.item(), batch.reward_D.item()
+        assert found == (end, not right, 1.0 if right else -0.5)
+
+
 # -------------------- Against the plain loop
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
 def test_the_same_dialogues_as_the_plain_loop(model, tokenizer, temperature):
@@ -95,7 +217,7 @@ def test_the_plain_loop_shares_no_code_with_the_engine():
 
 @pytest.mark.parametrize("slots, schedule", [(3, None), (3, (4, 0)), (64, (7, 0)), (5, (4, 1)), (64, (3, 2))])
 def test_the_same_dialogues_whatever_the_schedule(model, tokenizer, dialogues, slots, schedule):
-    assert_same(run(model, tokenizer, slots=slots, engine=schedule), dialogues)
+    assert_same(run(model, tokenizer, slots=slots, schedule=schedule), dialogues)
 
 
 def test_an_engine_serves_rollout_after_rollout(model, tokenizer, dialogues, graphs):
@@ -135,7 +257,7 @@ def test_every_logit_equals_the_full_forward_pass(model, tokenizer, slots, sched
         return sample(logits_RV, uniform_R, temperature)
 
     monkeypatch.setattr(stage, "sample", keep_logits)
-    batch = run(model, tokenizer, temperature, slots=slots, engine=schedule)
+    batch = run(model, tokenizer, temperature, slots=slots, schedule=schedule)
     numbers = []
     for d, (start, attempts) in enumerate(zip(batch.prompt_length_D.tolist(), batch.attempts)):
         uniforms = np.random.default_rng((0, d)).random(OPTIONS["max_new_tokens"], dtype=np.float32).tolist()
@@ -153,12 +275,51 @@ def test_bfloat16_is_the_same_up_to_ties(tokenizer, temperature, path, request):
     if path == "graphs":
         request.getfixturevalue("graphs")
     model = small_model(tokenizer).to(torch.bfloat16)
-    batch = run(model, tokenizer, temperature, slots=12, engine=(4, 1))
+    batch = run(model, tokenizer, temperature, slots=12, schedule=(4, 1))
     (logits_AV, expected_A), logp_A = full_forward(model, batch), batch.logp_DT[batch.sampled_DT]
     assert logp_A.dtype == torch.float32 and len(logp_A) > 300
     assert (logp_A - expected_A).abs().mean() < 2e-2
     if temperature == 0:  # two steps of bfloat16 between 4 and 8, where the best logits are
         assert (logits_AV.log_softmax(-1).amax(-1) - expected_A).max() <= 2**-4
+
+
+# -------------------- Sampling
+def test_sample_inverts_the_cumulative_distribution():
+    """And never takes an impossible token, not even at the ends."""
+    logits = torch.tensor([0, 0.1, 0.2, 0, 0.7, 0]).log().expand(7, 6)
+    uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.3001, 1 - 2**-24, 1.0])
+    for temperature, expected in ((1.0, [1, 1, 2, 2, 4, 4, 4]), (0.0, [4] * 7)):  # greedy: the model's own logp as well
+        token, logp = sample(logits, uniforms, temperature)
+        assert token.tolist() == expected
+        torch.testing.assert_close(logp, logits[0, token])
+
+
+@pytest.mark.parametrize("vocabulary, temperature", [(4096, 1.0), (4160, 0.5), (4097, 2.0), (704, 0.6)])
+def test_sample_agrees_with_float64(vocabulary, temperature):
+    """In blocks of 256, of 64, of 1, and without blocks."""
+    generator = torch.Generator().manual_seed(0)
+    logits, uniform = 3 * torch.randn(500, vocabulary, generator=generator), torch.rand(500, generator=generator)
+    p = (logits.double() / temperature).softmax(-1)
+    expected = torch.searchsorted(p.cumsum(-1), uniform.double()[:, None], right=True)[:, 0]
+    token, logp = sample(logits, uniform, temperature)
+    assert (token == expected).sum() >= 498  # a uniform number within rounding of a border may fall on either side
+    torch.testing.assert_close(logp.double(), p.gather(-1, token[:, None])[:, 0].log(), atol=1e-5, rtol=0)
+
+
+# -------------------- What does not fit, in one sentence
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model):
+    assert cache_bytes(model.config, 24, 177, 4) == Engine(model, 24, 145, 1.0).cache.kv.nbytes
+    with pytest.raises(ValueError, match="cache takes 1.44e.08 GB, more than is free: lower --slots or --max_new_tok"):
+        KVCache(SimpleNamespace(**SHAPE), 2**30, 2**20, torch.float32, torch.device("cpu"), flash=False)
+
+
+def test_the_progress_bar_says_the_running_accuracy(model, tokenizer, monkeypatch):
+    bar = mock.Mock()
+    monkeypatch.setattr(stage, "tqdm", lambda **options: bar)
+    batch = run(model, tokenizer)
+    said = [call.args[0] for call in bar.set_postfix_str.call_args_list]
+    assert len(said) == bar.update.call_count == len(PROBLEMS) and 0 < batch.correct_D.sum() < len(said)
+    assert said[-1] == f"{batch.correct_D.float().mean():.1%} solved"
 
 
 # -------------------- The CUDA path, played on the CPU
@@ -226,7 +387,7 @@ def graphs(monkeypatch):
 @pytest.mark.parametrize("slots, schedule", [(5, (4, 1)), (64, (3, 2))])
 def test_graphs_write_the_same_dialogues(model, tokenizer, dialogues, graphs, slots, schedule):
     """Few graphs serve all steps. With 64 slots two dialogues wait for each other, while the other rows go on."""
-    assert_same(run(model, tokenizer, slots=slots, engine=schedule), dialogues)
+    assert_same(run(model, tokenizer, slots=slots, schedule=schedule), dialogues)
     assert 1 <= len(graphs) <= 1 + np.ceil(np.log2(min(slots, len(PROBLEMS))))
 
 
@@ -254,153 +415,3 @@ def test_where_flash_attention_runs(monkeypatch):
         monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: case.built)
         model = SimpleNamespace(device=torch.device(case.device), dtype=case.dtype, config=case)
         assert has_flash(model) is (changes in runs), changes
-
-
-# -------------------- Dialogues written by hand
-class Scripted:
-    """Stands in for a model: the token after position p is script[p + 1], whatever was fed."""
-
-    def __init__(self, script: list[int], vocabulary: int):
-        self.config = SimpleNamespace(**SHAPE, model_type="scripted", vocab_size=vocabulary)
-        self.device, self.dtype = torch.device("cpu"), torch.float32
-        self.generation_config = SimpleNamespace(eos_token_id=None)
-        self.script = torch.tensor(script + [0] * 50)
-
-    def set_attn_implementation(self, name):
-        assert name == "engine"
-
-    def base_model(self, input_ids, cache, **unused):
-        keys = torch.zeros(len(input_ids), 2, input_ids.shape[1], 4)
-        cache.update(keys, keys, 0)
-
-    def __call__(self, input_ids, position_ids=None, cache=None, **unused):
-        if cache is None:  # whole dialogues
-            position_ids = torch.arange(input_ids.shape[1])[None]
-        else:
-            self.base_model(input_ids, cache)
-        logits = torch.full((*input_ids.shape, self.config.vocab_size), -50.0)
-        return SimpleNamespace(logits=logits.scatter(-1, self.script[position_ids + 1][..., None], 0.0))
-
-
-def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, feedback="paper", **options):
-    """The model writes these attempts and, if it is not stopped, the feedback as well, and a right answer after the
-    last attempt. Checks that the engine, and the plain loop, keep what is written here up to the end of the dialogue.
-    Returns the dialogues, of which there is one, and where its attempts start and end."""
-    encode, template = partial(tokenizer.encode, add_special_tokens=False), CHAT_TEMPLATES["chatml"]
-    problem, rules = Problem("5 or 17?", "5"), Rules(extract_boxed, operator.eq, reward)
-    tokens, spans = encode(prompt_text(template, problem.question, allowed)), []
-    sampled = [False] * len(tokens)
-    for i, attempt in enumerate(written):
-        if i:
-            wrong = SimpleNamespace(answer=extract_boxed(written[i - 1]))
-            words = feedback_words(FEEDBACKS.get(feedback, feedback), allowed - i, wrong, problem.answer)
-            forced = encode(feedback_text(template, words))[written[i - 1].endswith("<|im_end|>") :]
-            tokens, sampled = tokens + forced, sampled + [False] * len(forced)
-        spans.append((len(tokens), len(tokens + encode(attempt))))
-        tokens, sampled = tokens + encode(attempt), sampled + [True] * len(encode(attempt))
-    model = Scripted(tokens + encode(" \\boxed{5}"), len(tokenizer))
-    chat, config = Chat(model, tokenizer, "chatml", feedback), train.Config(**dict(max_new_tokens=200) | options)
-    batch = rollout(model, chat, [problem], [allowed], rules, config, engine=Engine(model, 1, 400, 1.0, schedule))
-    length = batch.length_D.item()
-    assert plain_form(batch, 0)[:2] == (tokens[:length], sampled[:length])
-    assert plain_form(batch, 0) == rollout_one(model, chat, problem, allowed, rules, config)
-    return batch, spans
-
-
-BY_HAND = {  # attempts allowed, what the model writes, the answers, the reward
-    "wrong, wrong, right": (4, ["5, 17. \\boxed{17}", "\\boxed{29}", "5. \\boxed{5}"], ["17", "29", "5"], 1.0),
-    "the last attempt is wrong": (2, ["\\boxed{17}", "\\boxed{29}"], ["17", "29"], -0.5),
-    "the first of two boxes counts": (1, ["\\boxed{17}"], ["17"], -0.5),
-    "an end token is sampled, not forced again": (2, ["5, 17<|im_end|>", "17<|im_end|>"], [None, None], -1.0),
-    "any box counts": (3, ["\\boxed{17}", "5<|im_end|>", "17<|im_end|>"], ["17", None, None], -0.5),
-}
-
-
-@pytest.mark.parametrize("schedule", [(1, 0), (2, 0), (5, 1)], ids=str)
-@pytest.mark.parametrize("allowed, written, answers, value", BY_HAND.values(), ids=BY_HAND)
-def test_dialogues_written_by_hand(tokenizer, allowed, written, answers, value, schedule):
-    batch, spans = play(tokenizer, allowed, written, schedule)
-    (attempts,) = batch.attempts
-    assert [(a.start, a.end) for a in attempts] == spans and batch.length_D.item() == spans[-1][1]
-    assert [a.text for a in attempts] == [text.removesuffix("<|im_end|>") for text in written]
-    assert [(a.answer, a.correct) for a in attempts] == [(answer, answer == "5") for answer in answers]
-    assert (batch.reward_D.item(), batch.used_D.item(), batch.allowed_D.item()) == (value, len(written), allowed)
-    assert not batch.truncated_D.item() and not any(a.truncated for a in attempts)
-    text = tokenizer.decode(batch.tokens_DT[0])
-    assert f"You have {allowed} attempts to answer" in text and text.endswith("<|im_start|>assistant\n" + written[-1])
-    said = [f"You have {left} attempts left. Try an alternative.<|im_end|>" in text for left in range(1, allowed)]
-    assert said == [left > allowed - len(written) for left in range(1, allowed)]
-
-
-def test_feedback_may_depend_on_the_attempt_and_the_gold_answer(tokenizer):
-    def compared(attempts_left, attempt, gold):
-        return "No box." if attempt.answer is None else f"{attempt.answer} is more than {gold}. {attempts_left} left."
-
-    batch, _ = play(tokenizer, 3, ["5, 17. \\boxed{17}", "5<|im_end|>", "\\boxed{5}"], feedback=compared)
-    text = tokenizer.decode(batch.tokens_DT[0])
-    assert "system\n17 is more than 5. 2 left.<|im_end|>" in text and "system\nNo box.<|im_end|>" in text
-
-
-def test_every_attempts_reward_is_at_its_last_token(tokenizer):
-    batch, spans = play(tokenizer, 4, BY_HAND["wrong, wrong, right"][1], reward=lambda *_: [0.25, -0.5, 1.0])
-    expected_T = torch.zeros(batch.length_D)
-    expected_T[[end - 1 for _, end in spans]] = torch.tensor([0.25, -0.5, 1.0])
-    assert torch.equal(batch.reward_DT[0], expected_T) and batch.reward_D.item() == 0.75
-
-
-def test_an_attempt_out_of_budget_counts_as_wrong(tokenizer):
-    long = "5, 17, 29, 5, 17, 29, 5, 17"
-    budget = len(tokenizer.encode(long, add_special_tokens=False))
-    batch, spans = play(tokenizer, 2, [long, "5. \\boxed{5}"], max_attempt_tokens=budget)
-    assert [a.truncated for a in batch.attempts[0]] == [True, False] and batch.length_D.item() == spans[1][1]
-    assert batch.reward_D.item() == 1.0 and not batch.truncated_D.item()
-
-
-def test_a_dialogue_out_of_budget_is_truncated(tokenizer):
-    attempts = ["5. \\boxed{17}", "5, 17. \\boxed{5}"]
-    _, ((prompt, first_end), (second, second_end)) = play(tokenizer, 2, attempts)
-    for cut in range(first_end, second_end + 1):
-        batch, _ = play(tokenizer, 2, attempts, (3, 0), max_new_tokens=cut - prompt)
-        right = cut == second_end  # the box closes just in time
-        end = cut if cut > second else first_end  # no room for feedback and one more token
-        found = batch.length_D.item(), batch.truncated_D.item(), batch.reward_D.item()
-        assert found == (end, not right, 1.0 if right else -0.5)
-
-
-# -------------------- Sampling
-def test_sample_inverts_the_cumulative_distribution():
-    """And never takes an impossible token, not even at the ends."""
-    logits = torch.tensor([0, 0.1, 0.2, 0, 0.7, 0]).log().expand(7, 6)
-    uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.3001, 1 - 2**-24, 1.0])
-    for temperature, expected in ((1.0, [1, 1, 2, 2, 4, 4, 4]), (0.0, [4] * 7)):  # greedy: the model's own logp as well
-        token, logp = sample(logits, uniforms, temperature)
-        assert token.tolist() == expected
-        torch.testing.assert_close(logp, logits[0, token])
-
-
-@pytest.mark.parametrize("vocabulary, temperature", [(4096, 1.0), (4160, 0.5), (4097, 2.0), (704, 0.6)])
-def test_sample_agrees_with_float64(vocabulary, temperature):
-    """In blocks of 256, of 64, of 1, and without blocks."""
-    generator = torch.Generator().manual_seed(0)
-    logits, uniform = 3 * torch.randn(500, vocabulary, generator=generator), torch.rand(500, generator=generator)
-    p = (logits.double() / temperature).softmax(-1)
-    expected = torch.searchsorted(p.cumsum(-1), uniform.double()[:, None], right=True)[:, 0]
-    token, logp = sample(logits, uniform, temperature)
-    assert (token == expected).sum() >= 498  # a uniform number within rounding of a border may fall on either side
-    torch.testing.assert_close(logp.double(), p.gather(-1, token[:, None])[:, 0].log(), atol=1e-5, rtol=0)
-
-
-# -------------------- What does not fit, in one sentence
-def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model):
-    assert cache_bytes(model.config, 24, 147, 4) == Engine(model, 24, 145, 1.0).cache.kv.nbytes
-    with pytest.raises(ValueError, match="cache takes 1.44e.08 GB, more than is free: lower --slots or --max_new_tok"):
-        KVCache(SimpleNamespace(**SHAPE), 2**30, 2**20, torch.float32, torch.device("cpu"), flash=False)
-
-
-def test_the_progress_bar_says_the_running_accuracy(model, tokenizer, monkeypatch):
-    bar = mock.Mock()
-    monkeypatch.setattr(stage, "tqdm", lambda **options: bar)
-    batch = run(model, tokenizer)
-    said = [call.args[0] for call in bar.set_postfix_str.call_args_list]
-    assert len(said) == bar.update.call_count == len(PROBLEMS) and 0 < batch.correct_D.sum() < len(said)
-    assert said[-1] == f"{batch.correct_D.float().mean():.1%} solved"

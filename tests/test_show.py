@@ -49,9 +49,9 @@ def test_kinds():
 
 def test_parts_are_the_whole_dialogue():
     for one in [*DIALOGUES, NASTY]:
-        assert "".join(text for kind, text in show.parts(one) if kind not in ("right", "wrong")) == one["text"]
+        assert "".join(text for kind, text in show.parts(one) if kind not in ("correct", "wrong")) == one["text"]
     kinds, texts = zip(*show.parts(FIXED))
-    assert kinds == ("prompt", "attempt", "wrong", "feedback", "attempt", "right") and texts[:2] == ("b\n", "It is 6")
+    assert kinds == ("prompt", "attempt", "wrong", "feedback", "attempt", "correct") and texts[:2] == ("b\n", "It is 6")
     assert texts[2:] == ("attempt 1 is wrong: answer 6", FEEDBACK, "It is 7", "attempt 2 is correct: answer 7")
     assert show.parts(MUTE)[-2] == ("attempt", "No idea<|im_end|>")  # no feedback follows the last attempt
 

@@ -1,4 +1,4 @@
-"""SmolLM2's supervised warm-up: the operations that a question offers, a teacher who looks at nothing, the command."""
+"""SmolLM2's supervised fine-tuning: the operations of a question, a teacher who looks at nothing, the command."""
 
 from collections import Counter
 

@@ -6,6 +6,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
+from bench.reproduce import over_seeds
 from support import statistics as stats
 
 
@@ -143,7 +144,7 @@ def test_the_crossed_interval_covers_the_truth(S, Q, by_seed, by_question):
 def test_rows_over_seeds():
     def rows(*solved_SK: list[str]) -> list[dict]:
         runs = [dict(samples=1, solved=x, repeated=0.25, truncated=0.0, tokens=9.0) for x in solved_SK]
-        return stats.over_seeds(dict(enumerate(runs)), slice(None))["by_attempts"]
+        return over_seeds(dict(enumerate(runs)), slice(None))["by_attempts"]
 
     first, second = rows(["0011", "0111"], ["0001", "0101"])
     assert (first["attempts"], first["accuracy"], second["attempts"], second["accuracy"]) == (1, 0.375, 2, 0.625)

@@ -25,7 +25,7 @@ import evaluate
 import train
 from data import Problem
 from reward import Rules, reward
-from rollout import Attempt, Dialogues, LiveDialogue
+from rollout import Attempt, Dialogues, LiveDialogue, to_dialogues
 from support import cli
 from support.run import stage_speeds, training_metrics
 from support.show import as_text
@@ -107,7 +107,7 @@ def dialogues_of(*rows: tuple[str, int]) -> Dialogues:
             live.attempts.append(Attempt(*span, "", None if cut else word.strip("*"), cut, word.endswith("*")))
         live.tokens, live.logps = [0] * live.attempts[-1].end, [0.0] * 2 * len(live.attempts)
         finished.append(live)
-    return Dialogues.collect(finished, Rules(None, None, reward))
+    return to_dialogues(finished, Rules(None, None, reward))
 
 
 def test_training_metrics_by_hand():
@@ -149,7 +149,7 @@ def test_run_folder():
     assert config == asdict(run.run.config) and config["feedback"] == "uncounted"
     results, (dialogues, _) = json.loads((run.folder / "evaluation.json").read_text()), run.rollouts
     assert list(results) == ["base", "trained"]
-    texts = [run.run.chat.text(tokens) for tokens in dialogues.tokens_DT.tolist()]
+    texts = [run.run.chat.decode(tokens) for tokens in dialogues.tokens_DT.tolist()]
     for result in results.values():
         assert result["questions"] == 3 and [row["attempts"] for row in result["by_attempts"]] == [1, 2]
         assert {d["question"] for d in result["dialogues"]} == {"Another 0", "Another 1", "Another 2"}
@@ -179,7 +179,7 @@ def test_a_dialogue_of_the_first_the_last_and_every_few_steps():
 def test_the_first_lines_and_those_of_a_file(capsys):
     """Where there is no terminal, and so no bar, every twentieth of the run is a line, and its first and last step. At
     the end it says what went wrong."""
-    replaced = {"train.update": lambda *_: {"kl": 0.25, "trained_on": 2, "skipped": 2}}
+    replaced = {"train.update": lambda *_: {"kl": 0.25, "learned": 1.0, "skipped": 2}}
     result = launch("--steps 45 --dialogues 2 --max_new_tokens 1 --save_every 45 --out long", replaced, report=True)
     first, second = result.output.splitlines()[:2]
     assert first == "long: base, 45,664 parameters, 12 questions"
@@ -331,7 +331,7 @@ def test_offload_keeps_elsewhere_what_is_not_used():
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
     """A slot takes 128 bytes a position, see base/config.json. There are at least 64, even if they do not fit."""
-    error = refused(capsys, "--out other", {"support.models.device_memory": lambda device: 60_000})
+    error = refused(capsys, "--out other", {"support.memory.device_memory": lambda device: 60_000})
     assert " GB, more than is free: lower --slots or --max_new_tokens" in error
     for gigabytes, longest, slots, keeps in ((3, 100, 500, True), (4, 100_000, 137, True), (1, 100_000, 64, False)):
         run = train.build_run(read_config("--dialogues 500 --slots auto"))
@@ -367,7 +367,7 @@ def test_attempts_allowed(low, high):
     for dialogues in result.rollouts:
         assert (dialogues.used_D <= dialogues.allowed_D).all()
         for tokens, length, n in zip(dialogues.tokens_DT, dialogues.prompt_length_D, dialogues.allowed_D):
-            assert f"You have {n} attempts to answer" in result.run.chat.text(tokens[:length].tolist())
+            assert f"You have {n} attempts to answer" in result.run.chat.decode(tokens[:length].tolist())
     assert len(result.rows[0]["accuracy_by_attempt"]) == high
 
 
