@@ -318,8 +318,7 @@ class Engine:
             step()
             written.append((self.token_S[:active].clone(), self.logp_S[:active].clone()))
         self.cached_S[:active] += steps
-        # (steps, R)
-        token_IR, logp_IR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))
+        token_IR, logp_IR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))  # (steps, R)
         copied = torch.cuda.current_stream().record_event() if cuda else None
         snapshot = [(live, len(live.attempts)) for live in self.dialogues[:active]]
 

@@ -124,8 +124,7 @@ class Config:
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
 
-# Random numbers have the seed (seed, step, d) for dialogue d, else (seed, step, 0, one of these). None of these is 0,
-# because numpy takes (seed, step, 0, 0) for (seed, step, 0).
+# The last number of a seed (seed, step, 0, ...). Not 0: numpy pads with zeros, and (seed, step, d) is dialogue d's.
 QUESTIONS, ATTEMPTS, MINIBATCHES = 1, 2, 3
 
 

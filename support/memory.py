@@ -131,14 +131,15 @@ RUN = dict(options=PAPER, capacity=4096, element=2)
 
 
 def main() -> None:
-    print("| model | GPU | with | slots | needed, GB |\n|---|---|---|---|---|")
+    print("| model | GPU | with | slots | needed, GiB |\n|---|---|---|---|---|")
     for (size, parameters), memory in product(PARAMETERS.items(), (24, 40, 80)):
         available = 0.985 * memory * 2**30  # CUDA reports 98.5% of a card's memory
         settings = RUN | dict(shape=Qwen2Config(**QWEN25[size]), parameters=parameters)
         advice, settings["options"] = mildest(available, **settings)
         slots = most_slots(available, 1024, **settings)  # at most the dialogues of a step
         plan = memory_plan(**settings | {"options": settings["options"] | {"slots": slots}})
-        print(f"| {size} | {memory} GB | {advice} | {slots} | {needed(plan) / 1e9:.0f} |")
+        found = f"{slots} | {needed(plan) / 2**30:.0f}" if needed(plan) <= available else "- | -"
+        print(f"| {size} | {memory} GB | {advice} | {found} |")
 
 
 if __name__ == "__main__":
