@@ -34,10 +34,10 @@ from support.plots import PAPER_CURVES, plot_accuracy, tables
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
-# Dialogues of a rollout for each slot. With few, a kill loses little. With many, there are fewer ends of rollouts, when
-# few slots are active: a GPU's step takes as long for few as for many.
+# Dialogues for each slot in one rollout. A kill loses the rollout in progress, so fewer are safer. At its end slots are
+# idle, which costs most on a GPU: its step takes as long for few slots as for many.
 CHUNK_CPU, CHUNK = 4, 16
-Records = list[list[dict]]  # for each question a list: the record of one dialogue for each number of attempts allowed
+Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
 
 # -------------------- 1. Asking: model + questions -> records
@@ -136,7 +136,7 @@ class Candidate(NamedTuple):
     name: str  # in tables and file names
     model: torch.nn.Module
     chat: Chat
-    options: Options
+    options: Options  # of the command; those of FROM_THE_RUN are the model's own, unless given
     greedy: Journal  # with 1, 2, ... attempts allowed
     samples: Journal | None  # independent samples with 1 attempt allowed, if any
 

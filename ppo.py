@@ -1,11 +1,11 @@
 """PPO: Dialogues + models -> one update of actor and critic.
 
-Differences from textbook PPO; all but the last are the paper's (section 4 and the authors' settings):
+Differences from textbook PPO; all but the last two are the paper's (section 4 and the authors' settings):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
 - The reward comes once, at the last action (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
-- Every mean over tokens is over the whole minibatch, so neither micro-batch size nor padding changes the result.
+- A loss is the mean over all actions of its minibatch, not of each dialogue, whatever the size of micro-batches.
 - A step in which every action has the same reward-to-go trains nothing (`trained_actions`).
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
@@ -78,13 +78,13 @@ def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.
 
 
 @torch.no_grad()
-def map_actions(function, dialogues, device: torch.device, token_budget: int) -> torch.Tensor:
-    """Apply function(tokens_BT, sampled_BT) -> x_A to all dialogues. Returns x of every action, (D, T) on the CPU."""
+def map_actions(function, model, dialogues, config) -> torch.Tensor:
+    """Apply function(model, tokens_BT, sampled_BT) -> x_A to all dialogues: x of every action, (D, T) on the CPU."""
     x_DT, computed = torch.zeros_like(dialogues.logp_DT), []
-    for indices in micro_batches(dialogues.length_D, token_budget):
-        tokens_BT, sampled_BT = trim(dialogues, indices, device)
+    for indices in micro_batches(dialogues.length_D, config.micro_batch_tokens):
+        tokens_BT, sampled_BT = trim(dialogues, indices, model.device)
         b_A, t_A = sampled_BT.nonzero().T
-        computed.append((indices[b_A], t_A, function(tokens_BT, sampled_BT)))
+        computed.append((indices[b_A], t_A, function(model, tokens_BT, sampled_BT)))
     for d_A, t_A, x_A in computed:  # after all of them are under way: `.cpu()` waits for the device
         x_DT[d_A, t_A] = x_A.cpu()
     return ranks.all_reduce_sum(x_DT)  # each rank has filled in its own dialogues
@@ -92,9 +92,8 @@ def map_actions(function, dialogues, device: torch.device, token_budget: int) ->
 
 def reference_logps_and_values(dialogues, reference, critic, config):
     """Once per rollout: the reference model's log-probabilities and the critic's values, None without a critic."""
-    where = dialogues, reference.device, config.micro_batch_tokens
-    logps_DT = map_actions(lambda *batch: action_logps(reference, *batch, config.temperature)[0], *where)
-    return logps_DT, None if critic is None else map_actions(partial(action_values, critic), *where)
+    logps_DT = map_actions(lambda *batch: action_logps(*batch, config.temperature)[0], reference, dialogues, config)
+    return logps_DT, None if critic is None else map_actions(action_values, critic, dialogues, config)
 
 
 # -------------------- Advantages
@@ -111,7 +110,7 @@ def advantages(dialogues, value_DT: torch.Tensor | None, config) -> tuple[torch.
 
 def trained_actions(dialogues, config) -> torch.Tensor:
     """(D, T), True at the actions that are trained on: all, or with `drop_truncated` those of dialogues that did not
-    run out of tokens. None if every action has the same reward-to-go: advantages would be the critic's noise alone."""
+    run out of tokens. All False if every action has the same reward-to-go: then advantages are the critic's noise."""
     trained_DT = dialogues.sampled_DT & ~(dialogues.truncated_D[:, None] & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[trained_DT]
     return trained_DT & (to_go_A != to_go_A[:1]).any()
@@ -136,8 +135,8 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
 
 
 def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
-    """Without a critic: an action of the i-th attempt gets the rewards of its dialogue from that attempt on, minus the
-    mean of the same over those in its group that came to an i-th attempt, (D, T).
+    """Without a critic: an action of attempt i gets r_i + r_{i+1} + ... of its dialogue, minus the mean of the same
+    over the dialogues of its group that have an attempt i, (D, T).
 
     A group is the `group_size` neighbours that answer the same question. The mean over all of them would be biased for
     later attempts, because it includes the dialogues that were solved before. Nothing is divided by the group's
@@ -151,7 +150,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
             attempts = [dialogues.attempts[d][i] for d in reached]
             to_go_D[reached] += dialogues.reward_DT[reached, [attempt.end - 1 for attempt in attempts]]
             to_go = to_go_D[reached]
-            mean = to_go.mean().clamp(*to_go.aminmax())  # exact where all are equal
+            mean = to_go.mean().clamp(*to_go.aminmax())  # equal rewards give exactly 0 (informative_groups)
             for d, attempt, advantage in zip(reached, attempts, to_go - mean):
                 advantage_DT[d, attempt.start : attempt.end] = advantage
             if calibrated:
@@ -211,7 +210,7 @@ def kl_k3(logp_A, other_A) -> torch.Tensor:
 def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, config, seed) -> dict:
     """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each, with the numbers that
     `reference_logps_and_values` gave before. Returns the metrics; `learned` is the share of the step's dialogues that
-    count, and the only metric when there is none."""
+    were trained on; if it is 0, there are no other metrics."""
     trained_DT = trained_actions(dialogues, config)
     trained = trained_DT.any(1).nonzero()[:, 0]
     if len(trained) == 0:
@@ -261,10 +260,9 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
 
 def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: torch.Tensor, weight_B, config) -> dict:
     """Gradients of the losses on a micro-batch, whose dialogues' actions have these weights. Returns sums over actions
-    for the log, as tensors of one number, on the device."""
+    for the log, on the device."""
     tokens_BT, sampled_BT = trim(dialogues, indices, actor.device)
-    stored = {name: x_DT[indices, : tokens_BT.shape[1]][sampled_BT] for name, x_DT in per_token.items()}
-    stored = {name: x_A.to(actor.device) for name, x_A in stored.items()}
+    stored = {key: x_DT[indices, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for key, x_DT in per_token.items()}
     dialogue_A = sampled_BT.nonzero()[:, 0].to(actor.device)
     weight_A = weight_B.to(actor.device)[dialogue_A]
 
@@ -280,7 +278,7 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: tor
         "approx_kl": kl_k3(stored["old_logp"], logp_A.detach()).sum(),
         "clipfrac": clipped_A.sum(),
         "ratio": (logp_A.detach() - stored["old_logp"]).exp().sum(),
-        "actions": torch.tensor(len(dialogue_A)),
+        "actions": len(dialogue_A),
     }
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
@@ -323,7 +321,9 @@ class Optimizer:
             weight.register_post_accumulate_grad_hook(partial(self.add_gradient, i))
         self.max_grad_norm, self.offload, self.skipped, self.steps = max_grad_norm, offload, 0, 0
         self.learning_rate = lambda step: lr * lr_schedule(step, warmup_steps, total_steps)
-        # Each rank owns a share of these flat parts of weights. A part has its own AdamW, to be moved alone.
+        # (i, k, part): part k of weight i, a flat view of it. Part n belongs to rank n % world_size, which has a master
+        # and an AdamW for it alone, so that one part can be on the device while the others wait in host memory. AdamW's
+        # state is made here and not in its first step, because offloading and load_state_dict need it before.
         flat = [weight.detach().view(-1).split(PART) for weight in self.weights]
         self.parts = [(i, k, part) for i, parts in enumerate(flat) for k, part in enumerate(parts)]
         self.adamws, self.states = {}, {}

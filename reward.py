@@ -29,13 +29,14 @@ def reward(
     earlier answer again, letter for letter, loses `repeat_penalty` (UFO's idea, arXiv 2507.14295).
     `gold` is unused; a rule of your own may use it."""
     answers = [attempt.answer for attempt in attempts]
+    if attempts[-1].correct:
+        outcome = discount ** (len(attempts) - 1)
+    else:
+        outcome = -0.5 if any(answer is not None for answer in answers) else unboxed
     rewards = [0.0 if attempt.correct else wrong for attempt in attempts]
     for i, answer in enumerate(answers):
         rewards[i] -= repeat_penalty * (answer is not None and answer in answers[:i])
-    if attempts[-1].correct:
-        rewards[-1] += discount ** (len(attempts) - 1)
-    else:
-        rewards[-1] += -0.5 if any(answer is not None for answer in answers) else unboxed
+    rewards[-1] += outcome
     return rewards
 
 
@@ -67,7 +68,7 @@ class Rules(NamedTuple):
 
     extract: Callable[[str], str | None]  # text of an attempt up to a "}" -> its answer, or None
     is_equal: Callable[[str, str], bool]  # answer, gold answer -> is it correct?
-    reward: Callable[[list, str], list[float]]  # attempts of a dialogue, gold answer -> one reward each
+    reward: Callable[..., list[float]]  # attempts, gold answer, options of training by name -> one reward each
 
 
 RULES = Rules(extract_boxed, is_equal, reward)  # in training, evaluation and benchmarks: yours go here

@@ -6,12 +6,12 @@ r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (s
     4. `Engine`                 many dialogues side by side: prefill, decode
     5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
 
-Tokens in, tokens out: text is decoded to be graded and shown, and never encoded again. A token is sampled by inverting
-the cumulative distribution at a uniform number, which depends on seed, dialogue and position alone. So, up to rounding,
-a seed gives the same dialogues with any number of slots.
+Tokens in, tokens out: text is decoded to be graded and shown, but the tokens trained on are never encoded again. A
+token is sampled by inverting the cumulative distribution at a uniform number, which depends on seed, dialogue and
+position alone. So, up to rounding, a seed gives the same dialogues with any number of slots.
 
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
-        S slots of the engine, C cache positions of each, R slots of a call, N new tokens of each
+        S slots of the engine, C cache positions of each, R slots of a forward pass, N new tokens of each
         L layers, H key/value heads, G query heads for each of them
 """
 
@@ -128,6 +128,10 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 
 # -------------------- 3. The key/value cache, and the attention that reads it
+# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. Its attention reads
+#     for prompts         these tokens alone;
+#     for feedback        the first `span` cache positions of these slots, under a mask;
+#     in a decode step    the same, with N = 1; with flash attention each slot up to its own length, without a mask.
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -139,20 +143,19 @@ class KVCache:
         self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, head size)
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the first
-        `span` positions of these slots; with None, only what is written. `lengths` are for flash attention
-        (Engine.slot_lengths)."""
+        """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), or None for
+        prompts. `lengths` are for flash attention (Engine.slot_lengths)."""
         self.slot_R, self.position_RN, self.reads, self.lengths = slot_R, position_RN, reads, lengths
 
     def update(self, key, value, layer_index: int):
         """Store the layer's new keys and values, (R, H, N, head size) each. Returns what its attention reads."""
         layer = self.kv[layer_index]
         for cached, new in zip(layer, (key, value)):
-            # (R, N, H, head size): indices around a slice come first
+            # (R, N, H, head size): the indices on both sides of a slice put their dimensions first
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
         if self.reads is None:
             return key, value
-        slots, span = self.reads
+        slots, span = self.reads  # without a span, all positions
         return layer[:, slots, :, :span]
 
 
@@ -165,7 +168,7 @@ def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> tor
 @torch.compiler.disable  # the layers around it may be compiled (support/cuda.py)
 def engine_attention(module, query, key, value, attention_mask, scaling, cache: KVCache | None = None, **kwargs):
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, head size), key and value (R, H, N, head
-    size). A `cache` that is given to the model reaches this function unchanged."""
+    size). A `cache` that is given to the model reaches this function unchanged; transformers' own stays off."""
     if cache is not None:
         key, value = cache.update(key, value, module.layer_idx)
     if cache is not None and cache.lengths is not None:  # a decode step on CUDA: each slot up to its own length
@@ -202,9 +205,10 @@ class LiveDialogue:
     n_scanned: int = 0  # this many of `tokens` have been looked at for the end of an attempt
     n_cached: int = 0  # this many of `tokens` the next prefill finds in the cache
     attempts: list[Attempt] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)  # of the tokens of all attempts
+    logps: list[float] = field(default_factory=list)  # of `tokens`, 0 where forced
 
     def open_attempt(self, config) -> None:
+        self.logps += [0.0] * (len(self.tokens) - len(self.logps))  # of the prompt or feedback before it
         self.start = self.n_scanned = len(self.tokens)
         self.end_before = min(self.end_of_budget, self.start + (config.max_attempt_tokens or config.max_new_tokens))
 
@@ -229,6 +233,7 @@ class Engine:
         ahead): a call decodes `stride` steps, and the host reads its tokens after it has started `ahead` more calls."""
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
         self.stride, self.ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
+        assert self.stride * (self.ahead + 1) <= SURPLUS
         self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill
         self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device, self.flash)
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
@@ -255,8 +260,8 @@ class Engine:
         """Feed what the cache does not hold of these dialogues, except the last token, which is left for the next step.
         Their slots become active."""
         # Equal prompts, as in a group, are computed once and copied: a third less time for SmolLM2, groups of 8, a CPU.
-        with_prompt: dict[tuple, LiveDialogue] = {}
-        sources = [live if live.n_cached else with_prompt.setdefault(tuple(live.tokens), live) for live in batch]
+        first: dict[tuple, LiveDialogue] = {}  # with this prompt
+        sources = [live if live.n_cached else first.setdefault(tuple(live.tokens), live) for live in batch]
         self.fill_cache(list(dict.fromkeys(sources)))
         slots = [live.slot for live in batch]
         self.cached_S[slots] = [len(live.tokens) - 1 for live in batch]
@@ -307,8 +312,9 @@ class Engine:
         return active
 
     def decode_async(self, steps: int) -> Callable[[], Iterator[tuple[LiveDialogue, list[int], list[float]]]]:
-        """Start this many decode steps of the active slots. The function that it returns waits for them and gives, for
-        every attempt that has not ended in the meantime, the new tokens and their log-probabilities."""
+        """Start this many decode steps of the active slots. The function that it returns waits for them and yields the
+        new tokens and log-probabilities of each dialogue. By then an earlier call may have shown that the attempt has
+        ended: what its slot wrote after that is left out."""
         active, cuda = self.compact_slots(), self.device.type == "cuda"
         span = int(self.cached_S[:active].max()) + steps
         step = self.graph(active).replay if self.flash else partial(self.step, active, span)
@@ -318,14 +324,14 @@ class Engine:
             step()
             written.append((self.token_S[:active].clone(), self.logp_S[:active].clone()))
         self.cached_S[:active] += steps
-        token_IR, logp_IR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))  # (steps, R)
+        token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        snapshot = [(live, len(live.attempts)) for live in self.dialogues[:active]]
+        writing = [(live, len(live.attempts)) for live in self.dialogues[:active]]  # which attempt of which dialogue
 
         def read():
             if copied:
                 copied.synchronize()
-            for (live, attempts), tokens, logps in zip(snapshot, token_IR.T.tolist(), logp_IR.T.tolist()):
+            for (live, attempts), tokens, logps in zip(writing, token_NR.T.tolist(), logp_NR.T.tolist()):
                 if len(live.attempts) == attempts:
                     yield live, tokens, logps
 
@@ -377,7 +383,7 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
     elif V < 4096:
         token_R1, _ = inverse_cdf(p_RV, uniform_R[:, None])
     else:  # cumulative sums over a large vocabulary are slow and rounded: first find the block, then the token in it
-        W = math.gcd(V, 256)
+        W = math.gcd(V, 256)  # a divisor of V
         p_RBW = p_RV.view(R, -1, W)
         block_R1, rest_R1 = inverse_cdf(p_RBW.sum(-1), uniform_R[:, None])
         p_RW = p_RBW[torch.arange(R, device=p_RV.device), block_R1[:, 0]]
@@ -388,12 +394,13 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
 def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Where in the cumulative sums of p, over K entries, each uniform number falls: the entry, never one of probability
     0, and the relative place in it."""
-    cumulative_RK = F.pad(p_RK.cumsum(-1), (1, 0))
+    cumulative_RK = p_RK.cumsum(-1)
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
     target_R1 = torch.minimum(uniform_R1 * total_R1, total_R1 * (1 - 2**-23))
-    entry_R1 = torch.searchsorted(cumulative_RK[:, 1:].contiguous(), target_R1, right=True)
-    return entry_R1, ((target_R1 - cumulative_RK.gather(-1, entry_R1)) / p_RK.gather(-1, entry_R1)).clamp(0, 1)
+    entry_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True)
+    before_R1 = F.pad(cumulative_RK, (1, 0)).gather(-1, entry_R1)
+    return entry_R1, ((target_R1 - before_R1) / p_RK.gather(-1, entry_R1)).clamp(0, 1)
 
 
 # -------------------- 5. The attempt loop
@@ -416,9 +423,7 @@ def find_end(live: LiveDialogue, chat: Chat, extract: Callable[[str], str | None
 
 def end_attempt(live: LiveDialogue, attempt: Attempt, rules) -> None:
     """Keep the tokens up to the attempt's end, and grade it."""
-    surplus = len(live.tokens) - attempt.end
-    del live.tokens[attempt.end :]
-    del live.logps[len(live.logps) - surplus :]
+    del live.tokens[attempt.end :], live.logps[attempt.end :]
     attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.answer)
     live.attempts.append(attempt)
 
@@ -458,14 +463,13 @@ def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]
 def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
     """Reward finished dialogues and pad them into one batch."""
     tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
-    sampled_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool)
-    logp_DT, reward_DT = torch.zeros(2, *tokens_DT.shape)
+    logp_DT = pad_sequence([torch.tensor(live.logps) for live in finished], batch_first=True)
+    sampled_DT, reward_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
     for d, live in enumerate(finished):
         rewards = rules.reward(live.attempts, live.problem.answer)
         for attempt, reward in zip(live.attempts, rewards, strict=True):
             sampled_DT[d, attempt.start : attempt.end] = True
             reward_DT[d, attempt.end - 1] = reward
-        logp_DT[d, sampled_DT[d]] = torch.tensor(live.logps)
     counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
     truncated_D = torch.tensor([live.attempts[-1].truncated for live in finished])
     attempts = [live.attempts for live in finished]

@@ -49,13 +49,14 @@ from support.models import check_fit, load_model, pick_device, pick_dtype, save_
 from support.plots import plot_accuracy, table
 from support.run import Run, describe, in_brief, locked_folder, open_log, stage_speeds, training_metrics
 
-GROUPS = "task", "rollout", "reward", "PPO", "run", "machine"  # of --help
-task, sampling, rewards, learning, running, machine = (partial(option, group=group) for group in GROUPS)
+# task(default, help, valid) is a field of Config and an option, which --help lists under "task"; and so on
+HEADINGS = "task", "rollout", "reward", "PPO", "run", "machine"
+task, sampling, rewards, learning, running, machine = (partial(option, group=heading) for heading in HEADINGS)
 
 
 @dataclass
 class Config:
-    """Every option of a run. The defaults are the paper's values, but one of its five benchmarks is enough."""
+    """Every option of a run. The defaults are the paper's values, but --eval_data is one of its five benchmarks."""
 
     preset: str = task("paper", f"options to start from: {', '.join(PRESETS)}", one_of(*PRESETS))
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
@@ -131,7 +132,7 @@ QUESTIONS, ATTEMPTS, MINIBATCHES = 1, 2, 3
 # -------------------- The algorithm
 def build_run(config: Config) -> Run:
     """Actor, critic and reference start as the same pretrained model, the critic with a scalar head of zeros (paper,
-    section 4). Groups need no critic. The learning rates rise and fall by ppo.lr_schedule."""
+    section 4). With --group_size above 1 there is no critic."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     actor, tokenizer = load_model(config.model, device, dtype)
@@ -170,8 +171,8 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = ranks.own_slice(config.dialogues, config.group_size)
             how = dict(temperature=config.temperature, seed=seed, first_index=mine.start, engine=run.engine)
-            dialogues = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **how)
-            dialogues = training_set = ranks.gather_rows(dialogues)
+            written = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **how)  # by this rank
+            dialogues = training_set = ranks.gather_rows(written)
             if config.drop_uniform_groups:
                 training_set = dialogues.select(informative_groups(dialogues, config))
             clock.append(time.perf_counter())
@@ -208,21 +209,20 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
     Every pass over the questions is a new permutation and asks each once; a step may span several passes. The
     dialogues of a group are neighbours and agree in both."""
     n_questions = config.dialogues // config.group_size
-    first_pass, position = divmod((step - 1) * n_questions, len(problems))
-    seeds = [(config.seed, first_pass + i, 0, QUESTIONS) for i in range(2 + n_questions // len(problems))]
-    orders = np.concatenate([np.random.default_rng(seed).permutation(len(problems)) for seed in seeds])
+    passes, places = np.divmod((step - 1) * n_questions + np.arange(n_questions), len(problems))
+    orders = {p: np.random.default_rng((config.seed, p, 0, QUESTIONS)).permutation(len(problems)) for p in set(passes)}
+    chosen = [orders[p][place] for p, place in zip(passes, places) for _ in range(config.group_size)]
     rng = np.random.default_rng((config.seed, step, 0, ATTEMPTS))
     allowed = rng.integers(config.min_attempts, config.max_attempts + 1, size=n_questions)
-    chosen = orders[position : position + n_questions].repeat(config.group_size)
     return [problems[i] for i in chosen], allowed.repeat(config.group_size).tolist()
 
 
 def validate(run: Run, problems: list[Problem]) -> dict:
     """Greedy accuracy on the validation questions, which the ranks share."""
     mine = problems[ranks.rank() :: ranks.world_size()]
-    found = sum(ranks.all_gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
-    (row,) = accuracy_at_k(found)["by_attempts"]
-    row["accuracy_first"] = sum(record["attempts"][0]["correct"] for (record,) in found) / len(found)
+    records = sum(ranks.all_gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
+    (row,) = accuracy_at_k(records)["by_attempts"]
+    row["accuracy_first"] = sum(record["attempts"][0]["correct"] for (record,) in records) / len(records)
     return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 
 
@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(config, run, questions)
             if ranks.rank() == 0:
                 print(describe(config, PRESETS, run.actor, len(problems)))
-            if run.plan_memory(longest):  # the engine fits in memory beside the update
+            if run.plan_memory(longest):  # sets config.slots if open; True: the engine may stay
                 run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
             log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))

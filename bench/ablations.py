@@ -79,7 +79,7 @@ def with_interval(values: list[float], form: str, low: float = 0, high: float = 
 
 
 def table(by_variant: dict[str, dict[str, dict]]) -> str:
-    """Of one kind of riddle, with a row for each variant. A difference to the paper's recipe is paired by seed."""
+    """Of one kind of riddle, with a row for each variant. A difference from the paper's recipe is paired by seed."""
     rows, reference = [], {}
     for name, curves in by_variant.items():  # the paper's recipe comes first
         if not curves:
@@ -93,7 +93,7 @@ def table(by_variant: dict[str, dict[str, dict]]) -> str:
         row["thousand dialogues"] = with_interval([*thousands.values()], "z.1f")
         if len(points) < len(curves):
             row["thousand dialogues"] += f", {len(points)} of {len(curves)} seeds"
-        row["difference to the paper"] = "" if name == REFERENCE else with_interval(saved, "+z.1f", low=-np.inf)
+        row["difference from the paper"] = "" if name == REFERENCE else with_interval(saved, "+z.1f", low=-np.inf)
         row["million tokens"] = with_interval([point["tokens"] / 1e6 for point in points.values()], ".2f")
         row["repeated then"] = with_interval([100 * (x["repeated"] or 0) for x in points.values()], "z.1f", high=100)
         for key, head in ("accuracy", "solved at the end"), ("accuracy_first", "by the first attempt"):

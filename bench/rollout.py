@@ -62,6 +62,7 @@ def scripted(script: Script) -> Iterator[None]:
     budget does, which is its scripted length; `find_end` then gives it an answer, right for a dialogue's last one."""
 
     def open_attempt(live, config) -> None:
+        live.logps += [0.0] * (len(live.tokens) - len(live.logps))
         live.start = live.n_scanned = len(live.tokens)
         length = script.lengths[live.index][len(live.attempts)]
         live.end_before = min(live.start + length, live.end_of_budget)

@@ -55,7 +55,8 @@ FEEDBACKS: dict[str, Feedback] = {
     "uninformative": "Please reason step by step, and put your final answer within \\boxed{}",
 }
 FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"
-# `Chat.encode` cuts a text at this character. It is a noncharacter of Unicode, which no text should have.
+# A question may spell a special token. Chat.escape puts this noncharacter into it, and Chat.encode cuts there: it stays
+# text. No text should have one of its own.
 CUT = "\ufdd0"
 
 
@@ -91,8 +92,8 @@ def feedback_turn(template: ChatTemplate, words: str) -> str:
 
 def own_template(tokenizer) -> ChatTemplate:
     """The chat template that the tokenizer brings along (`apply_chat_template`). Feedback is what it writes between an
-    assistant turn and the next one. If it cannot write system turns both first and after an attempt, all of them
-    are the user's. ValueError when there is no such template, or it cannot write a dialogue of this kind."""
+    assistant turn and the next one. A template that refuses system turns, first or after an attempt, gets user turns
+    in their place. ValueError when there is no such template, or it cannot write a dialogue of this kind."""
 
     def write(*turns: tuple[str, str]) -> str:
         messages = [{"role": role, "content": content} for role, content in turns]
@@ -148,7 +149,7 @@ class Chat:
         self.feedback_tokens = lru_cache(1 << 12)(lambda words: self.encode(feedback_turn(self.template, words)))
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text. Special tokens only where the text spells them."""
+        """The tokens of a text, without any that the tokenizer would put before or after it."""
         return sum((self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(CUT)), [])
 
     def escape(self, text: str) -> str:

@@ -64,7 +64,8 @@ class Run:
         settings |= dict(options=options, capacity=longest, processes=ranks.world_size())
         config.slots = config.slots or most_slots(available, config.dialogues, **settings)
         options["slots"] = min(config.slots, config.dialogues)
-        settings["keep_engine"] = needed(memory_plan(**settings, keep_engine=True)) <= available
+        fits = needed(memory_plan(**settings, keep_engine=True)) <= available
+        settings["keep_engine"] = fits and not config.eval_every  # a validation has an engine of its own
         self.planned_memory = needed(memory_plan(**settings)) - RESERVE  # torch counts tensors alone
         if cuda and ranks.rank() == 0:
             print(explain_memory(available, **settings))
@@ -152,7 +153,7 @@ class Run:
         sentences = {
             f"{truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens": truncated > 0.5,
             f"{skipped} optimiser steps were skipped, as a gradient was not finite": skipped,
-            f"{idle} of {len(rows)} steps had nothing to learn from, as all rewards were equal": idle,
+            f"{idle} of {len(rows)} steps had nothing to learn from: equal rewards, or all dialogues dropped": idle,
         }
         return [f"warning: {sentence}" for sentence, applies in sentences.items() if applies]
 

@@ -37,9 +37,8 @@ def gain(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
 
 
 def repeats(answers: list[str | None]) -> list[bool]:
-    """Whether each answer after the first attempt of a dialogue was given before in it, letter by letter but for the
-    spaces around it. An attempt without a box has the answer None, which does not count."""
-    answers = [answer and answer.strip() for answer in answers]
+    """Whether each answer after the first attempt of a dialogue was given before in it, letter for letter. An
+    attempt without a box has the answer None, which does not count."""
     return [answer in answers[:i] for i, answer in enumerate(answers) if i and answer is not None]
 
 

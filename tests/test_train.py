@@ -105,7 +105,7 @@ def dialogues_of(*rows: tuple[str, int]) -> Dialogues:
         for i, word in enumerate(answers.split()):
             cut, span = word == "-", (3 + 4 * i, 5 + 4 * i)
             live.attempts.append(Attempt(*span, "", None if cut else word.strip("*"), cut, word.endswith("*")))
-        live.tokens, live.logps = [0] * live.attempts[-1].end, [0.0] * 2 * len(live.attempts)
+        live.tokens, live.logps = [0] * live.attempts[-1].end, [0.0] * live.attempts[-1].end
         finished.append(live)
     return to_dialogues(finished, Rules(None, None, reward))
 
@@ -389,7 +389,7 @@ def test_a_step_whose_rewards_are_all_equal_trains_nothing_and_is_noted(options)
     assert same(result.run.actor.state_dict(), result.run.reference.state_dict())
     if "group" not in options:  # the critic starts at zero
         assert not result.run.critic.score.weight.any() and not result.run.critic.score.bias.any()
-    assert "warning: 2 of 2 steps had nothing to learn from, as all rewards were equal" in result.output
+    assert "warning: 2 of 2 steps had nothing to learn from: equal rewards" in result.output
 
 
 def test_drop_uniform_groups_learns_only_from_groups_with_different_rewards():

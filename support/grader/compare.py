@@ -10,10 +10,10 @@ from support.grader.words import choice, same_at_sight
 MAX_ITEMS, MAX_NODES = 32, 100  # of a list or a matrix; of the trees of two sets
 CONTAINERS = {"list", "both", "set", "seq", "union", "rel"}
 LABELS = {"sym", "text", "seq", "+", "-", "*", "/", "sin", "cos", "tan"}  # the kinds that make up a name
-ORDER = {"<", "<=", ">", ">=", "!=", "=="}
+ORDER = {"<", "<=", ">", ">=", "!="}
 REALS = ("sym", "R")
 FAR = {"infinity": Fraction(10) ** 7_000}  # nearly the largest number that a value may be
-GRID = [Fraction(k, 2) for k in range(-20, 21)]
+GRID = [Fraction(k, 2) for k in range(-20, 21)]  # GRID[::10] is -10, -5, 0, 5, 10
 
 
 # ------------------------------------------------------------------------------------------------- parts of an answer
@@ -80,9 +80,9 @@ class Comparison(Values):
         if kind == "rel" and ORDER.issuperset(signs := parts[0].split()):
             row = [self.evaluate(n, {variable: x, **FAR}) for n in parts[1:]]
             return all(map(holds, signs, row, row[1:]))
-        if node != REALS:
-            raise Unreadable("no set of real numbers")
-        return True
+        if node == REALS:
+            return True
+        raise Unreadable("no set of real numbers")
 
     def members(self, node, points: list) -> list[bool]:
         """Which of the points are in a set; x > 1, x < 2 is both"""
@@ -97,8 +97,7 @@ class Comparison(Values):
         """Have two sets the same members at, below and above every number that is written in either, and on a grid? One
         of them must show its ends, as (1, 2] and x > 3 do, but |x| < 2 does not. None where one is no set."""
         nodes = [n for node in (a, g) for n in walk(("list", *items(node)))]
-        sides = [[side for n in walk(node) if n[0] == "rel" for side in n[2:]] for node in (a, g)]
-        shown = [all(side[0] == "sym" or not names(side) for side in each) for each in sides]
+        shown = [all(s[0] == "sym" or not names(s) for n in walk(x) if n[0] == "rel" for s in n[2:]) for x in (a, g)]
         if not any(shown) or len(nodes) > MAX_NODES:
             return None
         parts = [part for n in nodes if n[0] in CONTAINERS or names(n) for part in n[1:] if isinstance(part, tuple)]
@@ -137,10 +136,9 @@ class Comparison(Values):
             return True
         if "unit" in inside and not both & CONTAINERS:
             return self.same_quantity(a, g)
-        if both & {"rel", "union", "list", "both"} or REALS in (a, g, *a[1:2], *g[1:2]):
-            verdict = self.same_set(a, g) if both != {"rel"} or names(a) == names(g) else None
-            if verdict is not None:
-                return verdict
+        sets = both & {"rel", "union", "list", "both"} or REALS in (a, g, *a[1:2], *g[1:2])
+        if sets and (both != {"rel"} or names(a) == names(g)) and (verdict := self.same_set(a, g)) is not None:
+            return verdict
         if inside & {"pm", "mp"} or both & {"list", "set"} or both == {"seq"}:
             return self.same_items(a, g)
         if "rel" in both:
@@ -154,20 +152,18 @@ class Comparison(Values):
         degrees = found == {"deg"} and "sym" in inside and not inside & {"^", *FUNCTIONS}  # 180 - 2a, but not sin 30
         inner = [without_units(n, everywhere=degrees) for n in (a, g)]
         omitted = inner != [a, g] and self.same(*inner)
-        products = [("*", n[1], read(n[2])) if n[0] == "unit" else n for n in (a, g)]  # 12 m/s without \\text
+        products = [("*", n[1], read(n[2])) if n[0] == "unit" else n for n in (a, g)]  # 12 m/s without \text
         return len(found) == 1 and (omitted or self.agree(a, g) or self.agree(*products))  # 28 and 0.28 are 28%
 
     def same_items(self, a, g) -> bool:
         r"""Tuples, intervals, matrices in order; lists, sets, \pm in any order, and a name in front of each may go"""
-        both, fits = {a[0], g[0]}, True
+        both = {a[0], g[0]}
         ordered = both in ({"seq"}, {"seq", "list"}) and not (kinds(a) | kinds(g)) & {"pm", "mp"}
         lists = [n[3:] if ordered and n[0] == "seq" else items(n) for n in (a, g)]
         named = [{n[2] for n in parts if n[0] == "rel"} for parts in lists]
-        if ordered and "list" in both:  # 1, 2, 3 is (1, 2, 3), but 1, 2 may be an interval or a pair
-            fits = len(lists[0]) > 2 or any(named)
-        elif ordered:
-            fits = a[1:3] == g[1:3] or "matrix" in (a[1], g[1])
-        if not fits or max(map(len, lists)) > MAX_ITEMS:
+        ambiguous = "list" in both and len(lists[0]) < 3 and not any(named)  # 1, 2 may be an interval or a pair
+        brackets = "list" not in both and a[1:3] != g[1:3] and "matrix" not in (a[1], g[1])
+        if ordered and (ambiguous or brackets) or max(map(len, lists)) > MAX_ITEMS:
             return False
         if ordered or not all(named) and max(map(len, named)) > 1:  # x = 1, y = 2 against 1, 2
             return len(lists[0]) == len(lists[1]) and all(map(self.same, *lists))
@@ -184,7 +180,7 @@ class Comparison(Values):
         if named and alike and not curve and self.same(*(n[-1] if n[0] == "rel" else n for n in (a, g))):
             return True
         gaps = [("-", *n[2:]) for n in relations if n[1] == "="]
-        factor = len(gaps) > 1 and self.evaluate(("/", *gaps), self.points[0])  # 2x + 2y = 2 is x + y = 1
+        factor = len(gaps) > 1 and self.at(("/", *gaps))  # 2x + 2y = 2 is x + y = 1
         return bool(factor) and self.agree(gaps[0], ("*", ("num", factor), gaps[1]))
 
 

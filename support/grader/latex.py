@@ -23,7 +23,7 @@ MAX_CHARS, MAX_DEPTH, MAX_DIGITS = 400, 40, 60
 
 
 class Unreadable(Exception):
-    """The text is no answer that this file can read, or to compare it would cost too much."""
+    """The text is no answer that this file can read, or comparing it would cost too much."""
 
 
 # ---------------------------------------------------------------------------- one spelling for what means the same
@@ -38,7 +38,7 @@ _SYMBOLS = (
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 _SIGNS = str.maketrans("−–—‐－×·⋅∙∗÷⁄∕′’．，" + _RAISED + _LOWERED, "-----*****///''.,0123456789-n0123456789", "\u200b")
 _SIGNS |= {ord(sign): f"\\{name} " for sign, name in zip(_SYMBOLS[::2], _SYMBOLS[1::2])}
-_SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(NAMES[:25])}
+_SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(NAMES[:25])}  # α to ω
 _LABEL = r"(?i)^(\\text\w*\{|) *((?:it|[a-z]{3})[a-z', ]*?)(?::| (?:is|are|equals)\b|(?=\} *=))( *\}(?: *=)?|)"
 _OUTSIDE = r"(?![^(\[]*(?:[)\]]|\\\}|\\end))"  # not within brackets, where a comma parts a pair
 _THOUSANDS = rf"(?<![\d.,])[1-9]\d{{0,2}}(?:,\d{{3}}{_OUTSIDE}| \d{{3}})+(?![\d,/])"
@@ -105,13 +105,13 @@ _SPELLINGS = r"""
     <= le leq leqslant @ >= ge geq geqslant @ < lt @ > gt @ != ne neq @ = == := @ cup bigcup
     @ * times cdot @ / div @ : colon @ ^ ** @ - setminus backslash @ , ; @ or lor vee @ and land wedge
     @ | vert mid lvert rvert \| @ \{ lbrace @ \} rbrace @ frac dfrac tfrac cfrac @ binom dbinom tbinom"""
-_TOKENS = {spelling: [row.split()[0]] for row in _SPELLINGS.split("@") for spelling in row.split()}
-_TOKENS |= {name: [name] for name in FUNCTIONS | {"sqrt"}} | {name: [("sym", name)] for name in NAMES}
-_TOKENS |= {r"\$": [("text", "dollar")], "circ": [("text", "deg")], "%": [("text", "%")], r"\%": [("text", "%")]}
-_TOKENS |= {name: [("sym", "infinity")] for name in ("infty", "infinity", "inf")} | {"pi": [("pi",)]}
-_TOKENS |= {name: [("set",)] for name in ("emptyset", "varnothing")}
+_TOKENS = {spelling: row.split()[0] for row in _SPELLINGS.split("@") for spelling in row.split()}
+_TOKENS |= {name: name for name in FUNCTIONS | {"sqrt"}} | {name: ("sym", name) for name in NAMES}
+_TOKENS |= {r"\$": ("text", "dollar"), "circ": ("text", "deg"), "%": ("text", "%"), r"\%": ("text", "%"), "pi": ("pi",)}
+_TOKENS |= dict.fromkeys(("infty", "infinity", "inf"), ("sym", "infinity"))
+_TOKENS |= dict.fromkeys(("emptyset", "varnothing"), ("set",))
 _NUMERALS = enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-_NUMERALS = {name: [("num", Fraction(value))] for value, name in _NUMERALS}
+_NUMERALS = {name: ("num", Fraction(value)) for value, name in _NUMERALS}
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d+(?!\w))?)(?:\\overline\s*\{(?P<cycle>\d{1,20})\})?
     |\\(?P<style>text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal|bb)|operatorname\*?|boldsymbol|[mhf]box|boxed|bm|rm|bf)
@@ -153,7 +153,7 @@ def _word(word: str, quoted: bool, out: list, rest: str) -> list:
     if per or measured and (quoted and unit in UNITS or alone and unit_name(unit) in UNIT_NAMES):  # km/h, 5 \text{m}
         return [("text", unit)]
     if low in _NUMERALS or word in _TOKENS or low in _TOKENS and low not in FUNCTIONS:
-        return _NUMERALS.get(low) or _TOKENS.get(word) or _TOKENS[low]
+        return [_NUMERALS.get(low) or _TOKENS.get(word) or _TOKENS[low]]
     phrase = len(word) > 1 and (last[0:1] == ("text",) or measured and re.match(" [a-z]{3}", rest))  # red balls
     if len(word) > 3 or phrase or unit_name(low) in MONEY or quoted and re.search("[a-z]{2}", word):
         return [("text", low)]
@@ -165,18 +165,18 @@ def tokens(text: str, out: list | None = None, quoted: bool = False) -> list:
     out = [] if out is None else out
     at = 0
     while at < len(text) and (match := _TOKEN.match(text, at)):
-        group, at = match.groupdict(), match.end()
-        last = out[-1] if out else "start"
-        if raw := group["number"]:
-            out.append(_number(raw, group["cycle"]))
-        elif inner := group["styled"] or group["bare"]:
-            tokens(inner, out, quoted=group["style"].startswith(("text", "mathrm", "mbox", "hbox", "oper")))
-        elif group["edge"]:
-            out += ["begin", group["kind"]] if group["edge"] == "begin" else ["end"]
-        elif name := group["command"] or group["sign"]:
-            out += _TOKENS.get(name) or _TOKENS.get(name.removeprefix("var"), [name])
-        elif word := group["word"]:
-            out += ["cup"] if word == "U" and last in (")", "]") else _word(word, quoted, out, text[at : at + 9])
+        at = match.end()
+        if raw := match["number"]:
+            out.append(_number(raw, match["cycle"]))
+        elif inner := match["styled"] or match["bare"]:
+            tokens(inner, out, quoted=match["style"].startswith(("text", "mathrm", "mbox", "hbox", "oper")))
+        elif match["edge"]:
+            out += ["begin", match["kind"]] if match["edge"] == "begin" else ["end"]
+        elif name := match["command"] or match["sign"]:
+            out.append(_TOKENS.get(name) or _TOKENS.get(name.removeprefix("var"), name))
+        elif word := match["word"]:
+            united = word == "U" and out and out[-1] in (")", "]")  # (0, 1) U (2, 3)
+            out += ["cup"] if united else _word(word, quoted, out, text[at:])
         while out and out[-1][0] == "sym" and (tail := _TAIL.match(text, at)):  # x_1, x_{n+1}, f', f(x)
             out[-1], at = ("sym", out[-1][1] + re.sub(r"[\s{}\\]", "", tail[0])), tail.end()
     return out
@@ -308,7 +308,7 @@ class _Parser:
         if token[0] == "text" and unit_name(token[1]) in MONEY and self.binds() > 4:  # USD 18
             return ("unit", self.read(5), unit_name(token[1]))
         if token[0] == "text" and (token[1] in CLAUSES or self.binds() == 7):
-            self.fail("words")
+            raise Unreadable(f"words: {token[1]}")
         if isinstance(token, tuple):
             return token
         if token in _CLOSES:
@@ -322,7 +322,7 @@ class _Parser:
             return self.function(token)
         if token == "begin":
             return self.matrix()
-        self.fail("cannot read on")
+        raise Unreadable(f"cannot read on at {token}")
 
     def bracket(self, opened: str) -> tuple:
         self.bars, outer = opened == "|", self.bars

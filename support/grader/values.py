@@ -93,7 +93,7 @@ def _power(a, b):
 
 def _root(x, index):
     odd = isinstance(index, Fraction) and index.denominator == 1 and index % 2 and not isinstance(x, MP.mpc)
-    return -_power(-x, 1 / index) if odd and x < 0 else _power(x, Fraction(1) / lift(index)[0])  # cube root of -8: -2
+    return -_power(-x, 1 / index) if odd and x < 0 else _power(x, 1 / index)  # cube root of -8: -2
 
 
 def _floor(x):
@@ -141,10 +141,9 @@ def _probes(variables: list[str], whole: bool) -> list[dict]:
 class Values:
     """The values of the expressions of two answers, all at the same probe points, and the work that they cost"""
 
-    def __init__(self, *answers):
-        variables = sorted(set().union(*map(names, answers)))
-        found = set().union(*map(kinds, answers))
-        self.points = _probes(variables, whole=bool(found & {"!", "binom", "floor", "ceil"}))
+    def __init__(self, a, g):
+        whole = bool((kinds(a) | kinds(g)) & {"!", "binom", "floor", "ceil"})
+        self.points = _probes(sorted(names(a) | names(g)), whole)
         self.work, self.known = 0, {}
 
     def evaluate(self, node, point: dict):
@@ -162,21 +161,21 @@ class Values:
             value = _bounded(_COMPUTE[kind](*arguments))
         except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError):
             value = None
-        self.work += 1 + _bits(value) // 600 if isinstance(value, Fraction) else 5
+        self.work += (1 + _bits(value) // 600) if isinstance(value, Fraction) else 5
         if self.work > MAX_WORK:
             raise Unreadable("too much work")
         return value
 
-    def at(self, node, point: int = 0):
-        """The value of a node at one of the probe points, from memory where it was asked for before"""
-        if (node, point) not in self.known:
-            self.known[node, point] = self.evaluate(node, self.points[point])
-        return self.known[node, point]
+    def at(self, node, k: int = 0):
+        """The value of a node at probe point k, from memory where it was asked for before"""
+        if (node, k) not in self.known:
+            self.known[node, k] = self.evaluate(node, self.points[k])
+        return self.known[node, k]
 
     def agree(self, a, g) -> bool:
         """Equal at every point where both are real; at every point where both have a value, if hardly any is real."""
         count = len(self.points) if names(a) | names(g) else 1
-        pairs = [(self.at(a, point), self.at(g, point)) for point in range(count)]
+        pairs = [(self.at(a, k), self.at(g, k)) for k in range(count)]
         pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
         real = [(x, y) for x, y in pairs if not x.imag and not y.imag]
         chosen = real if len(real) >= min(2, count) else pairs
@@ -189,7 +188,8 @@ class Values:
         x, y, decimals = self.at(a), self.at(g), [n for n in (a, g) if n[0] == "dec"]
         if not decimals or names(a) | names(g) or x is None or y is None:
             return False
-        gap, computed = _real(abs(_add(x, -y))), min(n[3] for n in decimals) >= FULL_FLOAT
+        x, y = lift(x, y)
+        gap, computed = _real(abs(x - y)), min(n[3] for n in decimals) >= FULL_FLOAT
         if computed and (g[0] == "dec" or getattr(y, "denominator", 0) != 1):
             return gap <= max(_real(2 * max(n[2] for n in decimals)), _real(abs(y)) / 2**51)
         rounded = g[0] == "dec" and (g[2] <= Fraction(1, 200) or g[3] > 2)  # 2.5 is too short for a rounded number

@@ -12,7 +12,7 @@ UNITS = """
     % percent percentage pct, deg degree"""
 UNITS = {word: names.split()[0] for names in UNITS.split(",") for word in names.split()}
 UNIT_NAMES = set(UNITS.values())
-SCALED = "kJ kN kW kV kPa kHz MHz GHz MW MPa keV MeV mA mV mW nm ms"  # not 5 kJ, a product
+SCALED = "kJ kN kW kV kPa kHz MHz GHz MW MPa keV MeV mA mV mW nm ms"  # only in \text{...}: a bare 5 kJ is a product
 UNITS = {name: name for name in SCALED.split()} | UNITS
 MONEY = {"dollar", "euro", "pound", "rupee", "yen"}
 # words that make another number or a condition of it: 5 to one, 5 dozen eggs, 5 below zero
@@ -22,7 +22,7 @@ CLAUSES = set(
     half halves third quarter fourth fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth ones twos
     threes fours fives sixes sevens eights nines tens pair score gross grosses perhaps maybe reciprocal""".split()
 )
-# and before a number: the wrong answer: 5
+# words that change the number after them: the wrong answer: 5
 CHANGES = CLAUSES | set("root twice double triple negative opposite inverse wrong incorrect guess think lambda".split())
 
 
@@ -40,10 +40,8 @@ _NO_TEXT = re.compile(r"[}).:=,;+*/^<>_]|-\s*[a-z]|.*(?:\b[A-J][.:)]|\b(?:or|and
 
 def words(text: str) -> list[str] | None:
     """The words of an answer in words, in lower case and without articles; None for a formula."""
-    found = _MARKUP.sub(" ", text).lower().replace(".", "").split()
-    if not re.search("[a-z]{2}", " ".join(found)) or not re.fullmatch(r"[a-z0-9:' -]*", " ".join(found)):
-        return None
-    return found
+    text = _MARKUP.sub(" ", text).lower().replace(".", "")
+    return text.split() if re.search("[a-z]{2}", text) and re.fullmatch(r"[a-z0-9:'\s-]*", text) else None
 
 
 def same_at_sight(answer: str, gold: str) -> bool | None:
