@@ -9,7 +9,6 @@ dialogues.html to look at them, and journals (support/journal.py): the same comm
 attempts or samples, asks only what is not finished.
 """
 
-import json
 import random
 import re
 import sys
@@ -25,11 +24,11 @@ from data import PAPER, Problem, load_sets
 from data.chat import FEEDBACK_HELP, TEMPLATE_HELP, Chat
 from reward import RULES
 from rollout import Dialogues, rollout
-from support.check import check_model
+from support.check import check_fit, check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, fail, one_of, option, parse, require
-from support.files import output_folder, save_json, save_text
+from support.files import make_folder, read_json, save_json, save_text
 from support.journal import Journal, journal_settings
-from support.models import check_fit, load_model, pick_device, pick_dtype
+from support.models import load_model, pick_device, pick_dtype
 from support.plots import PAPER_CURVES, plot_accuracy, tables
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
@@ -155,7 +154,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candid
     names = [*paths, *(Path(name.strip()).stem for name in options.data.split(","))]
     out = Path(options.out or f"runs/evaluate/{file_name('-'.join(names))}")
     candidates = [load_candidate(name, path, given, sets, out) for name, path in paths.items()]
-    return options, sets, candidates, output_folder(str(out))
+    return options, sets, candidates, make_folder(out)
 
 
 def name_models(models: str) -> dict[str, str]:
@@ -175,7 +174,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     """The model, checked, with the journals in `out`. A model that train.py wrote is asked as in its run, unless the
     command line (`given`) says otherwise."""
     config = Path(path).parent / "config.json"
-    of_run = json.loads(config.read_text()) if config.exists() else {}
+    of_run = read_json(config) if config.exists() else {}
     options = Options(**{key: of_run[key] for key in FROM_THE_RUN if "preset" in of_run} | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))

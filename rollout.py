@@ -30,9 +30,10 @@ from transformers import AttentionInterface
 
 from data import Problem
 from data.chat import Chat
+from support.check import SURPLUS, check_fit
 from support.cuda import capture, flash_attention, has_flash
 from support.memory import PREFILL_TOKENS, allocate_cache
-from support.models import SURPLUS, check_fit, kv_heads_and_size
+from support.models import kv_heads_and_size
 
 
 # -------------------- 1. The contract: what a rollout returns

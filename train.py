@@ -35,19 +35,19 @@ from tqdm import tqdm
 
 from data import Problem, load, question_key
 from data.chat import FEEDBACK_HELP, TEMPLATE_HELP, Chat
-from data.presets import PRESETS
 from evaluate import accuracy_at_k, dialogue_record, evaluate
 from ppo import Optimizer, action_logps, informative_groups, reference_logps_and_values, update
 from reward import RULES
 from rollout import Engine, rollout
 from support import ranks
-from support.check import check_model
-from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, parse_run, require, stop_on_signal
+from support.check import check_fit, check_model
+from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, require, stop_on_signal
 from support.cuda import fuse_layers
 from support.files import save_json
-from support.models import check_fit, load_model, pick_device, pick_dtype, save_model
+from support.models import load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
-from support.run import Run, describe, in_brief, locked_folder, open_log, stage_speeds, training_metrics
+from support.presets import PRESETS
+from support.run import Run, describe, in_brief, locked_folder, open_log, parse_run, stage_speeds, training_metrics
 
 # task(default, help, valid) is a field of Config and an option, which --help lists under "task"; and so on
 HEADINGS = "task", "rollout", "reward", "PPO", "run", "machine"
@@ -229,7 +229,7 @@ def validate(run: Run, problems: list[Problem]) -> dict:
 # -------------------- The command line
 def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
     """The options, and the questions by the option that names them; ValueError or OSError if they are invalid."""
-    config = parse_run(Config, PRESETS, sys.argv[1:] if argv is None else argv, __doc__)
+    config = parse_run(Config, sys.argv[1:] if argv is None else argv, __doc__)
     require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
     require(config, "minibatches", "be at most --dialogues", lambda n: n <= config.dialogues)
     require(config, "group_size", f"divide --dialogues {config.dialogues}", lambda n: config.dialogues % n == 0)
@@ -294,9 +294,9 @@ def main(argv: list[str] | None = None) -> None:
             run = build_run(config)
             problems, longest = fitting_problems(config, run, questions)
             if ranks.rank() == 0:
-                print(describe(config, PRESETS, run.actor, len(problems)))
-            if run.plan_memory(longest):  # sets config.slots if open; True: the engine may stay
-                run.engine = Engine(run.actor, min(config.slots, config.dialogues), longest, config.temperature)
+                print(describe(config, run.actor, len(problems)))
+            if slots := run.plan_memory(longest):  # of an engine that stays during the update
+                run.engine = Engine(run.actor, slots, longest, config.temperature)
             log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
@@ -304,10 +304,11 @@ def main(argv: list[str] | None = None) -> None:
             go_on = f"; go on with: python train.py --resume --out {config.out}"
             with stop_on_signal() as stop_requested:
                 finished = train(config, run, problems, questions["validation_data"], log, stop_requested)
-            ranks.leave()
+            reports = ranks.rank() == 0
+            ranks.leave()  # nobody waits for the report; from here on every process is rank 0 of 1
             if not finished:
                 raise KeyboardInterrupt
-            if ranks.rank() == 0:
+            if reports:
                 report(config, run, questions["eval_data"])
     except KeyboardInterrupt:
         if go_on:  # else there is nothing yet to save

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.reproduce import command, read_json, run_all, run_folder
-from support.files import read_metrics
+from bench.reproduce import command, run_all, run_folder
+from support.files import read_json, read_metrics
 from support.plots import COLOURS, markdown, new_panels
 from support.statistics import mean, t_interval
 

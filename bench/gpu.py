@@ -6,8 +6,8 @@
 Weights are random, in bfloat16. A script decides prompts, feedback and the length of every attempt (bench/rollout.py).
 Without CUDA, or with --small, all sizes are tiny. A section that fails stops no other; the exit code is 1.
 
-    decode    steps at one length of context. The bound by memory bandwidth is that of a device copy; read are all
-              weights, keys and values, and the logits twice
+    decode    steps at one length of context, beside the bound by memory bandwidth, that of a device copy: a step reads
+              all weights, keys and values once, and moves the logits twice
     step      Qwen2.5-1.5B's shape: the last of two steps of train.py with 128 dialogues, then one with all 1024
     smollm2   SmolLM2-135M's shape and preset: the last of four steps
     resume    a small run that is resumed beside one that went through: the difference in the last metrics
@@ -17,7 +17,6 @@ Without CUDA, or with --small, all sizes are tiny. A section that fails stops no
 
 import argparse
 import gc
-import math
 import re
 import sys
 import time
@@ -40,7 +39,7 @@ from data.miniature import build_tokenizer, draw_riddles
 from reward import RULES
 from support.cuda import fuse_layers
 from support.files import read_metrics, save_json
-from support.memory import QWEN25, SHAPE, cache_bytes
+from support.memory import QWEN25, SHAPE, USABLE, cache_bytes
 
 QWEN = Qwen2Config(**COMMON | QWEN25["1.5B"])
 TINY = Qwen2Config(**COMMON, **dict(zip(SHAPE, (64, 96, 2, 4, 2, 1024))), head_dim=128, initializer_range=0.3)
@@ -134,13 +133,9 @@ def run_training(folder: str, shape, script: dict, options: str) -> dict:
     clear()
     tokenizer, script = build_tokenizer(draw_riddles("train")), Script(vocabulary=shape.vocab_size, **script)
     problems = [Problem(" ".join(map(str, prompt)), "5") for prompt in script.prompts]
-    stand_ins = dict(
-        load=lambda name: problems,
-        load_model=lambda name, device, dtype: (random_model(shape, device, dtype), tokenizer),
-        check_model=mock.DEFAULT,  # nothing
-        save_model=mock.DEFAULT,
-    )
-    with scripted(script), mock.patch.multiple(train, **stand_ins), redirect_stdout(sys.stderr):
+    ours = dict(load=lambda name: problems, load_model=lambda name, *how: (random_model(shape, *how), tokenizer))
+    nothing = dict(check_model=mock.DEFAULT, save_model=mock.DEFAULT)
+    with scripted(script), mock.patch.multiple(train, **ours, **nothing), redirect_stdout(sys.stderr):
         train.main([*options.split(), "--out", folder])
     return read_metrics(folder)[-1]
 
@@ -151,7 +146,7 @@ def share_of_peak(shape, row: dict) -> float:
     head = shape.vocab_size * shape.hidden_size
     with torch.device("meta"):
         body = AutoModelForCausalLM.from_config(shape).num_parameters() - head
-    peak = next((peak for chip, peak in BF16_PEAK.items() if chip in torch.cuda.get_device_name()), math.nan)
+    peak = next((peak for chip, peak in BF16_PEAK.items() if chip in torch.cuda.get_device_name()), float("nan"))
     attention = shape.num_hidden_layers * shape.hidden_size * row["tokens_total"]
     models = 1 + ("critic_lr" in row)
     a_token = models * 6 * (body + attention) + 6 * head * row["tokens_sampled"] / row["tokens_total"]
@@ -214,8 +209,8 @@ def main(argv: list[str] | None = None) -> int:
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
     arguments = FULL if cuda and not options.small else SMALL
     if cuda and options.memory:
-        fraction = 0.985 * options.memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(fraction)  # CUDA reports 98.5% of a card's memory
+        fraction = USABLE * options.memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(fraction)
         arguments, options.sections = {"step": PAPER_STEP | {"runs": [SPARING]}}, ["step"]
     machine = torch.cuda.get_device_name() if cuda else "CPU, tiny sizes: nothing here says anything about a GPU"
     figures = {"device": machine, "torch": torch.__version__, "transformers": transformers.__version__, "sections": {}}

@@ -10,7 +10,6 @@ Shapes: S seeds, K numbers of attempts, Q questions
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -23,10 +22,10 @@ import numpy as np
 
 from data import load_sets
 from data.miniature import best_possible
-from data.presets import PRESETS
-from support.cli import fail, parse_run
-from support.files import read_metrics, save_json, save_text
+from support.cli import fail
+from support.files import read_json, read_metrics, save_json, save_text
 from support.plots import interval, markdown, percent, plot_accuracy, table
+from support.run import parse_run
 from support.statistics import crossed_interval, mean, pass_chance, t_interval
 from train import Config
 
@@ -44,10 +43,6 @@ EVALUATIONS |= {
 # -------------------- Runs
 def run_folder(out: Path, name: str, seed: int) -> Path:
     return out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 def run(script: str, options: list[str], out: Path, result: str) -> None:
@@ -108,25 +103,25 @@ def verdicts(result: dict, dialogues: list[dict]) -> dict:
 
 
 def shares(runs: Iterable[dict], part: slice, key: str = "solved") -> np.ndarray:
-    """How probably each of this part of the questions was solved, (S, K, Q), by the digits of `verdicts`."""
+    """How probably each of this part of the questions was solved, (K, S, Q), by the digits of `verdicts`."""
 
     def chances(run: dict) -> list[list[float]]:
         rows = enumerate(run[key], 1)
         return [[pass_chance(int(digit, 36), run["samples"], k) for digit in digits[part]] for k, digits in rows]
 
-    return np.array(list(map(chances, runs)))
+    return np.array(list(map(chances, runs))).swapaxes(0, 1)
 
 
 def over_seeds(runs: dict[str, dict], part: slice) -> dict:
     """What support/plots.py shows of a model, with a row for each number of attempts. The interval of an accuracy is
     over the seeds, of a single seed over its questions; that of a gain is over both."""
-    rows, solved_SKQ = [], shares(runs.values(), part)
+    rows, solved_KSQ = [], shares(runs.values(), part)
     constant = {key: mean([run[key] for run in runs.values()]) for key in ("repeated", "truncated", "tokens")}
-    for attempts, solved_SQ in enumerate(solved_SKQ.swapaxes(0, 1), 1):
+    for attempts, solved_SQ in enumerate(solved_KSQ, 1):
         ends = t_interval(solved_SQ.mean(1)) if len(runs) > 1 else crossed_interval(solved_SQ)
         low, high = np.clip(ends, 0, 1).tolist()
         row = {"attempts": attempts, "accuracy": float(solved_SQ.mean()), "low": low, "high": high}
-        gain_low, gain_high = crossed_interval(solved_SQ - solved_SKQ[:, 0])
+        gain_low, gain_high = crossed_interval(solved_SQ - solved_KSQ[0])
         rows.append(constant | row | {"gain_low": gain_low, "gain_high": gain_high})
     return {"by_attempts": rows}
 
@@ -134,7 +129,7 @@ def over_seeds(runs: dict[str, dict], part: slice) -> dict:
 def measure(args: argparse.Namespace) -> dict:
     """Runs what is missing, unless --finished. Sets args.out if it is None. Returns the summary of what is there."""
     args.out = args.out or Path(f"runs/reproduce-{args.preset}")
-    config = parse_run(Config, PRESETS, ["--preset", args.preset, *args.extra])
+    config = parse_run(Config, ["--preset", args.preset, *args.extra])
     if config.eval_limit is not None:
         raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")
     # the discounts are tried on the riddles with a cue
@@ -162,9 +157,8 @@ def differences(results: dict[str, dict], part: slice, key: str) -> list[list[st
     for name, other in [(name, "base") for name in trainings] + [(MULTI, name) for name in trainings if name != MULTI]:
         one, two = results[name], results[other]
         if seeds := [seed for seed in one if key in one[seed] and key in two.get(seed, ())]:
-            gap_SKQ = shares([one[s] for s in seeds], part, key) - shares([two[s] for s in seeds], part, key)
-            gaps = gap_SKQ.swapaxes(0, 1)  # a table (S, Q) for each number of attempts
-            cells = [f"{100 * gap_SQ.mean():+z.1f} {interval(*crossed_interval(gap_SQ))}" for gap_SQ in gaps]
+            gap_KSQ = shares([one[s] for s in seeds], part, key) - shares([two[s] for s in seeds], part, key)
+            cells = [f"{100 * gap_SQ.mean():+z.1f} {interval(*crossed_interval(gap_SQ))}" for gap_SQ in gap_KSQ]
             lines.append([f"{name} minus {other}", *cells])
     return lines
 

@@ -1,12 +1,11 @@
 r"""Our grader and Math-Verify on the same pairs: verdicts, and pairs a second.
 
     pip install 'math-verify[antlr4_13_2]'    # the peer, needed only here
-    python -m bench.reward [--json FILE]
+    python -m bench.reward > bench/results/reward/bench.json
 
 The pairs (bench/pairs.toml) are gold answers respelled so that they stay equal, and changed so little that they do not.
 """
 
-import argparse
 import json
 import platform
 import re
@@ -47,9 +46,6 @@ def peer():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    file = parser.parse_args().json
     results, pairs = {"machine": platform.platform()}, rewritten(GOLDS)
     for name, equal in (("ours", ours), ("Math-Verify", peer())):
         if equal:
@@ -59,8 +55,6 @@ def main():
             row = (len(pairs), errors.count(1), errors.count(-1), rate)
             results[name] = dict(zip(("pairs", "wrongly accepted", "wrongly refused", "pairs a second"), row))
     print(json.dumps(results, indent=1))
-    if file:
-        file.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m bench.rollout     # make bench-rollout
 
-Every side plays the same dialogues with the same random weights, at temperature 1, in float32, in one thread. A script
-decides prompts, feedback and the length of every attempt, whatever tokens the model samples. Sampled tokens of the
-script per CPU-second: the median of the turns with the lowest and the highest.
+Every side plays dialogues of the same kind with the same random weights, at temperature 1, in float32, in one thread. A
+script decides prompts, feedback and the length of every attempt, whatever tokens the model samples. The table gives the
+script's sampled tokens per CPU-second: median (lowest to highest) of the turns.
 
     ours        rollout.py; it also stores the log-probability of every token, which no peer has to compute
     generate    `.generate()` per attempt on the whole dialogue: the unfinished dialogues, sorted by length, left-padded
@@ -58,14 +58,12 @@ class Script:
 
 @contextmanager
 def scripted(script: Script) -> Iterator[None]:
-    """Rollouts play the script's attempts: the only place that knows the engine's inside. An attempt ends where its
-    budget does, which is its scripted length; `find_end` then gives it an answer, right for a dialogue's last one."""
+    """Rollouts play the script's attempts. An attempt ends where its budget does, which is its scripted length;
+    `find_end` then gives it an answer, right for a dialogue's last one."""
+    opened = rollout.LiveDialogue.open_attempt
 
     def open_attempt(live, config) -> None:
-        live.logps += [0.0] * (len(live.tokens) - len(live.logps))
-        live.start = live.n_scanned = len(live.tokens)
-        length = script.lengths[live.index][len(live.attempts)]
-        live.end_before = min(live.start + length, live.end_of_budget)
+        opened(live, SimpleNamespace(max_attempt_tokens=script.lengths[live.index][len(live.attempts)]))
 
     def find_end(live, *_) -> rollout.Attempt | None:
         if len(live.tokens) >= live.end_before:

@@ -35,14 +35,12 @@ class Problem(NamedTuple):
     answer: str  # the gold answer, LaTeX or plain
 
 
-def parse(text: bytes):
+def parse_json(text: bytes):
     """JSON with its numbers as text: 27.0 becomes "27" and 1e-3 "0.001", as a model would write them."""
     return json.loads(text, parse_int=str, parse_float=lambda digits: format(Decimal(digits), "f").removesuffix(".0"))
 
 
 # ---- Row readers: one row of a published file -> (question, answer).
-
-
 def columns(questions: str, answer: str, final: Callable[[str], str] = str) -> Callable[[dict], tuple[str, str]]:
     """A reader that joins columns to the question, and makes the answer of one by `final`."""
     return lambda row: (" ".join(row[key].strip() for key in questions.split()), final(row[answer]))
@@ -50,8 +48,7 @@ def columns(questions: str, answer: str, final: Callable[[str], str] = str) -> C
 
 def without_unit(answer: str) -> str:
     """As in "9 (apples)". Clock times (3:30 p.m.) and answers of several parts stay as they are."""
-    number = re.fullmatch(r"([^(]*?)\s*\([^()]*\)", answer)
-    return number[1] if number else answer
+    return re.sub(r"^([^(]*?)\s*\([^()]*\)$", r"\1", answer)
 
 
 def last_box(solution: str) -> str:
@@ -139,7 +136,7 @@ def published(file: str) -> list[Problem]:
     """The problems of a file. Of duplicate questions the first is kept, or none where their answers differ."""
     address, blob_id, reader = SOURCES[file]
     content, copies = fetch(file, address, blob_id), {}
-    for row in parse(content) if file.endswith(".json") else map(parse, content.splitlines()):
+    for row in parse_json(content) if file.endswith(".json") else map(parse_json, content.splitlines()):
         problem = Problem(*(part.strip() for part in READERS[reader](row)))
         copies.setdefault(question_key(problem.question), []).append(problem)
     return [same[0] for same in copies.values() if len({problem.answer for problem in same}) == 1]
@@ -165,7 +162,7 @@ def fetch(file: str, address: str, blob_id: str) -> bytes:
 
 
 def your_file(path: str) -> list[Problem]:
-    """Every line as it is, except that blank ones are skipped."""
+    """Every line is a problem, even one that is there twice; blank lines are skipped."""
     problems = []
     for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):  # bytes: text has more ends of lines
         if line.strip():
@@ -180,7 +177,7 @@ def your_file(path: str) -> list[Problem]:
 
 
 def your_problem(line: bytes) -> Problem:
-    match parse(line):
+    match parse_json(line):
         case {"question": str(question), "answer": str(answer)} if question.strip() and answer.strip():
             (question + answer).encode()  # ValueError for half of a surrogate pair, which no tokenizer takes
             return Problem(question.strip(), answer.strip())

@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, Chat, feedback_turn, fill_feedback, prompt_text, resolve_feedback
 from data.sft import boxed, fine_tune, worked_dialogue
 from support.cli import fail
-from support.models import save_model
+from support.models import model_folder, save_model
 
 # A candidate's probability of being the hidden number, relative to the candidate before it, for each cue.
 DECAYS = {"": 0.7, " It is a small one.": 0.5, " It is a large one.": 2.0}
@@ -148,8 +148,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     riddles = draw_riddles("train", args.cue)
     try:
+        out = model_folder(args.out)
         tokenizer = build_tokenizer(riddles[:500], args.feedback)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         fail(error)
     model = build_model(len(tokenizer), tokenizer.eos_token_id)
     rng = np.random.default_rng(0)
@@ -157,8 +158,8 @@ def main(argv: list[str] | None = None) -> None:
     draws = tqdm(rng.integers(len(riddles), size=args.steps * args.batch), desc="worked dialogues", mininterval=1)
     dialogues = [worked_dialogue(chat, riddles[i], ATTEMPTS, neutral_attempts, rng) for i in draws]
     fine_tune(model, dialogues, args.batch, lr=4e-3, rng=rng)
-    save_model(model, tokenizer, args.out)
-    print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+    save_model(model, tokenizer, out)
+    print(f"{out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
 
 if __name__ == "__main__":

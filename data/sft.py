@@ -8,7 +8,6 @@ Shapes: B dialogues, T tokens of a dialogue, A tokens that the teacher wrote, E 
 from collections.abc import Callable
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -28,22 +27,16 @@ def worked_dialogue(chat: Chat, problem, max_attempts: int, teacher: Callable, r
     """The tokens of a dialogue, and the targets of the loss: the same tokens, with -100 in place of those that the
     teacher did not write. The number of attempts allowed is drawn; teacher(problem, allowed, rng) writes them."""
     allowed = int(rng.integers(1, max_attempts + 1))
-    attempts = teacher(problem, allowed, rng)
-    tokens = chat.prompt(problem.question, allowed)
-    targets = [-100] * len(tokens)
-    for used, attempt in enumerate(attempts):
-        forced = []
-        if used:
-            forced = chat.feedback_after(tokens[-1], allowed - used, boxed(attempts[used - 1]), problem.answer)
+    tokens, targets, forced = [], [], chat.prompt(problem.question, allowed)
+    for used, attempt in enumerate(teacher(problem, allowed, rng), 1):
         written = chat.encode(attempt)
         tokens += forced + written
         targets += [-100] * len(forced) + written
+        forced = chat.feedback_after(tokens[-1], allowed - used, boxed(attempt), problem.answer)
     return tokens, targets
 
 
-def fine_tune(
-    model, dialogues: list[tuple], batch: int, lr: float, rng: np.random.Generator, dtype=torch.float32
-) -> None:
+def fine_tune(model, dialogues: list[tuple], batch: int, lr: float, rng, dtype=torch.float32) -> None:
     """Train a float32 model on worked dialogues: one pass, `batch` dialogues a step, the loss on the attempts alone.
     What does not fill a batch is left out. `dtype` is the computation's."""
     batches = []

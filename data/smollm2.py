@@ -27,7 +27,7 @@ from data import Problem, load
 from data.chat import Chat
 from data.sft import fine_tune, worked_dialogue
 from support.cli import fail
-from support.models import load_model, pick_device, save_model
+from support.models import load_model, model_folder, pick_device, save_model
 
 RIGHT = 0.5  # probability with which the teacher takes the right operation
 ATTEMPTS = 3  # allowed in a worked dialogue at most
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation alone")
     args = parser.parse_args(argv)
     try:
-        taught = load("mawps-easy-train")
+        out, taught = model_folder(args.out), load("mawps-easy-train")
         model, tokenizer = load_model(args.model, pick_device(), torch.float32)
         chat = Chat(model, tokenizer, "chatml")
     except (ValueError, OSError) as error:
@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     order = rng.permutation(len(taught))
     dialogues = [worked_dialogue(chat, taught[i], ATTEMPTS, neutral_attempts, rng) for i in order]
     fine_tune(model, dialogues, batch=8, lr=1e-4, rng=rng, dtype=getattr(torch, args.dtype))
-    save_model(model, tokenizer, args.out)
-    print(f"{args.out}: {args.model} after {len(dialogues)} worked dialogues")
+    save_model(model, tokenizer, out)
+    print(f"{out}: {args.model} after {len(dialogues)} worked dialogues")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,48 @@
-"""The check at the start: do rollout and update compute what the model itself computes?"""
+"""The checks at the start: does the longest dialogue fit? Do rollout and update compute what the model itself does?"""
 
+import re
 from textwrap import shorten
 from types import SimpleNamespace
 
 import torch
 
-from support.models import check_fit
+# -------------------- By the configuration
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # types of layers without a state
+WINDOWS = r"(\w+_)?window(_size)?|attention_chunk_size|local_attention|index_topk\w*"  # entries that bound attention
+SURPLUS = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
 
+
+def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
+    """The tokens of the longest dialogue. ValueError when the configuration shows that the model cannot take it; what a
+    short dialogue shows as well is left to `check_model`."""
+    config, longest = model.config, longest_prompt + max_new_tokens
+    values, layers = vars(config), set(getattr(config, "layer_types", None) or ())
+    windows = {name: size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int}
+    if layers == {"full_attention"} and hasattr(type(config), "layer_types"):
+        windows.pop("sliding_window", None)  # the model reads layer_types, and no layer has the window
+    unknown = layers - {"full_attention"} and not windows  # windows of unknown size
+    narrow = unknown or any(0 < size < longest for size in windows.values())
+    stateful = getattr(model, "_is_stateful", False) or layers - ATTENTION
+    rope = values.get("rope_parameters") or {}
+    longrope = "longrope" in str(rope) and longest + SURPLUS > (rope.get("original_max_position_embeddings") or 0)
+    reasons = {
+        "some layers keep a state (state-space, linear attention)": stateful,
+        f"some layers do not see all of {longest} tokens": narrow,
+        "its attention has a soft cap": values.get("attn_logit_softcapping"),
+        "its positions are encoded by the longest dialogue of a batch": "dynamic" in str(rope) or longrope,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ValueError(f"{config.model_type} is not supported: {reason}")
+
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and 0 < positions < longest + (0 if rope else SURPLUS):  # learned positions end there
+        lengths = f"the longest prompt ({longest_prompt} tokens) and --max_new_tokens {max_new_tokens}"
+        raise ValueError(f"{lengths} exceed the model's {positions} positions")
+    return longest
+
+
+# -------------------- By a short dialogue
 # Prompts of 60 to 100 tokens, attempts of at most 16, feedback between them: a window of 16 or a logit scale shows in
 # these. A longer window does not: `check_fit` refuses that by the configuration.
 QUESTIONS = "How much is 1 + 1?", "How much is 12 + 30, and how much is it without the 12?"
@@ -29,7 +65,7 @@ def check_model(model, chat, rollout, action_logps=None) -> None:
     problems = [SimpleNamespace(question=question, answer="2") for question in QUESTIONS]
     check_fit(model, max(len(chat.prompt(problem.question, 2)) for problem in problems), BUDGET.max_new_tokens)
     try:
-        differences = compare(model, chat, problems, rollout, action_logps)
+        differences = logp_differences(model, chat, problems, rollout, action_logps)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a forward pass may raise that was not made for this
@@ -42,7 +78,7 @@ def check_model(model, chat, rollout, action_logps=None) -> None:
 
 
 @torch.no_grad()
-def compare(model, chat, problems: list, rollout, action_logps) -> dict[str, float]:
+def logp_differences(model, chat, problems: list, rollout, action_logps) -> dict[str, float]:
     """Mean difference between the log-probabilities of sampled tokens and those of the model's own forward pass, with
     eager attention, one dialogue at a time, without a cache."""
     rules = SimpleNamespace(extract=lambda text: None, reward=lambda attempts, gold: [0.0] * len(attempts))

@@ -1,7 +1,6 @@
 """The command line: options from a flat dataclass, mistakes in one sentence, Ctrl-C."""
 
 import difflib
-import json
 import os
 import re
 import signal
@@ -10,7 +9,6 @@ from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, field, fields
-from datetime import datetime
 from pathlib import Path
 from typing import NoReturn, get_args
 
@@ -88,42 +86,6 @@ def converter(kind: type) -> Callable[[str], object]:
 
     convert.__name__ = base.__name__  # argparse says "invalid int value"
     return convert
-
-
-def parse_run(kind: type, presets: dict[str, str], argv: list[str], about: str | None = None):
-    """The options of a run: the dataclass's defaults, then the preset, which is a piece of command line, then the
-    command line itself. With --resume they are the run's own. ValueError or OSError for what does not fit together."""
-    given = parse(kind, argv, about)
-    if given.get("resume"):
-        return saved_options(kind, given)
-    preset = given.get("preset", kind.preset)
-    options = kind(**(parse(kind, presets[preset].split()) | given))
-    options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    # a process that was killed before its first step may leave a .part
-    if Path(options.out).is_dir() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
-        raise ValueError(f"{options.out} is not empty: continue that run with --resume, or choose another --out")
-    return options
-
-
-def saved_options(kind: type, given: dict):
-    """The options of the run to resume. Another value on the command line would make it a different run: ValueError."""
-    if not (out := given.get("out")):
-        raise ValueError("--resume needs the folder of the run: --out runs/NAME")
-    path = Path(out) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"there is no run to resume in {out}: {path} is missing")
-    try:
-        saved = json.loads(path.read_text())
-        del saved["made_with"]  # see support/run.py
-        options = kind(**saved | {"resume": True, "out": out})
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read by this version: {error}") from error
-    if given.get("steps", 0) > options.steps:  # the steps so far keep their learning rates
-        options.lr_steps, options.steps = options.lr_steps or options.steps, given["steps"]
-    there = vars(options)
-    if other := [f"{name} ({there[name]} there, {given[name]} here)" for name in given if given[name] != there[name]]:
-        raise ValueError(f"the run in {out} has other options: {', '.join(other)}; leave these out")
-    return options
 
 
 # -------------------- Ctrl-C

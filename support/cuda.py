@@ -16,10 +16,9 @@ def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scalin
     query_starts, row_starts, length_R = lengths
     q = query[:, :, 0]  # (R, heads, head size)
     k, v = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))  # (R * C, heads, head size), a view
-    C = key.shape[2]
     # 1 query a row, at most C keys; no dropout, no causal mask, no debug mask
     out = torch.ops.aten._flash_attention_forward(
-        q, k, v, query_starts, row_starts, 1, C, 0.0, False, False, scale=scaling, seqused_k=length_R
+        q, k, v, query_starts, row_starts, 1, key.shape[2], 0.0, False, False, scale=scaling, seqused_k=length_R
     )[0]
     return out[:, :, None]
 

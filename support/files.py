@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yields the path to write to; `path` itself is the whole old file or folder until it is the whole new one."""
+    """Yields the path to write to, which becomes `path` when it is whole. An old folder must be deleted before that."""
     part = Path(f"{path}.part")
     remove(part)  # of a process that was killed
     try:
@@ -20,9 +20,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             with open(part) as file:
                 os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
-        remove(part)
-        raise
+    finally:
+        remove(part)  # where it has not become `path`
 
 
 def remove(path: Path) -> None:
@@ -47,7 +46,7 @@ def append_lines(rows: list[dict], path: str | Path) -> None:
         os.fsync(file.fileno())
 
 
-def output_folder(out: str) -> Path:
+def make_folder(out: str | Path) -> Path:
     """The folder, made if need be. OSError in one sentence when nothing can be written into it."""
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
@@ -55,6 +54,10 @@ def output_folder(out: str) -> Path:
     except OSError as error:
         raise OSError(f"the output folder {out} cannot be written ({error.strerror}): choose another --out") from None
     return Path(out)
+
+
+def read_json(path: str | Path) -> dict:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def read_metrics(run: str | Path) -> list[dict]:

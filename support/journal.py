@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
-
 from support.files import append_lines
+from support.models import fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,16 +26,6 @@ def journal_settings(model, chat, options) -> dict:
     budgets = {name: getattr(options, name) for name in ("max_new_tokens", "max_attempt_tokens")}
     settings = {"model content": fingerprint(model, chat), "dtype": str(model.dtype), "grader": grader_version()}
     return settings | budgets | {"prompt": prompt, "feedback": feedback}
-
-
-def fingerprint(model, chat) -> str:
-    """A hash of all that a model is: weights, configuration, vocabulary, end tokens."""
-    vocabulary = sorted(chat.tokenizer.get_vocab().items())
-    digest = hashlib.sha256(repr((model.config.to_json_string(), vocabulary, sorted(chat.end_tokens))).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def grader_version() -> str:

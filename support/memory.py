@@ -10,6 +10,7 @@ from transformers import Qwen2Config
 from support.models import kv_heads_and_size
 
 PREFILL_TOKENS = 16384  # tokens of prompts or feedback in one forward pass of the rollout, padding included
+USABLE = 0.985  # of a card's memory, as CUDA reports it
 RESERVE = 2e9  # bytes that belong to no tensor: CUDA's own, the libraries' workspaces, gaps between tensors
 
 FEW_SLOTS = 64  # with fewer, a rollout would be slow
@@ -39,7 +40,7 @@ def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.dev
             return torch.zeros(shape, dtype=dtype, device=device)
     except RuntimeError:  # not only of CUDA
         pass
-    raise ValueError(f"the cache takes {size / 1e9:.3g} GB, more than is free: lower --slots or --max_new_tokens")
+    raise ValueError(f"the cache takes {size / 2**30:.3g} GiB, more than is free: lower --slots or --max_new_tokens")
 
 
 def actions_at_once(vocabulary: int) -> int:
@@ -106,13 +107,13 @@ def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
 
 
 def explain_memory(available: float, **settings) -> str:
-    """The plan in words, in GB, and the mildest options with which it fits when it does not."""
+    """The plan in words, in GiB, and the mildest options with which it fits when it does not."""
     plan = memory_plan(**settings)
-    lines = [f"memory of a device, estimated, of {available / 1e9:.1f} GB:"]
+    lines = [f"memory of a device, estimated, of {available / 2**30:.1f} GiB:"]
     for name, phase in plan.items():
-        parts = ", ".join(f"{what} {size / 1e9:.1f}" for what, size in phase.items() if size)
-        lines.append(f"  {name} {sum(phase.values()) / 1e9:.1f} ({parts})")
-    verdict = f"it fits, with {(available - needed(plan)) / 1e9:.1f} GB to spare"
+        parts = ", ".join(f"{what} {size / 2**30:.1f}" for what, size in phase.items() if size)
+        lines.append(f"  {name} {sum(phase.values()) / 2**30:.1f} ({parts})")
+    verdict = f"it fits, with {(available - needed(plan)) / 2**30:.1f} GiB to spare"
     if needed(plan) > available:
         verdict = f"it does not fit: try {mildest(available, **settings)[0]}"
     return "\n".join([*lines, f"  {verdict}"])
@@ -125,15 +126,17 @@ QWEN25 = {
     "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
 }
 PARAMETERS = {"0.5B": 494_032_768, "1.5B": 1_543_714_304, "7B": 7_615_616_512}
-# What matters here of train.py's options and the paper's run, with dialogues of up to 4096 tokens in bfloat16.
-PAPER = dict(group_size=1, slots=64, micro_batch_tokens=8192, offload=False, gradient_checkpointing=False, compile=True)
-RUN = dict(options=PAPER, capacity=4096, element=2)
+# The options of the paper's run that need memory, and below them the rest: dialogues of up to 4096 tokens, bfloat16.
+OPTIONS = dict(
+    group_size=1, slots=64, micro_batch_tokens=8192, offload=False, gradient_checkpointing=False, compile=True
+)
+RUN = dict(options=OPTIONS, capacity=4096, element=2)
 
 
 def main() -> None:
     print("| model | GPU | with | slots | needed, GiB |\n|---|---|---|---|---|")
     for (size, parameters), memory in product(PARAMETERS.items(), (24, 40, 80)):
-        available = 0.985 * memory * 2**30  # CUDA reports 98.5% of a card's memory
+        available = USABLE * memory * 2**30
         settings = RUN | dict(shape=Qwen2Config(**QWEN25[size]), parameters=parameters)
         advice, settings["options"] = mildest(available, **settings)
         slots = most_slots(available, 1024, **settings)  # at most the dialogues of a step

@@ -1,5 +1,6 @@
 """Pretrained models: where they run, in which precision, whether they fit, with errors that a person can act on."""
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -37,7 +38,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def load_model(name: str, device: torch.device, dtype: torch.dtype):
     """(model, tokenizer) from a model folder or a hub name, dropout off. OSError in one sentence."""
     if not Path(name).is_dir() and not re.fullmatch(r"(?!runs/)\w[\w.-]*/[\w.-]+", name):  # nor a hub name
-        advice = "give a folder with a config.json, or a hub name; `make train` builds the base of a preset"
+        advice = "give a folder with a config.json, or a hub name OWNER/NAME; `make train` builds the base of a preset"
         raise FileNotFoundError(f"there is no model folder {name}: {advice}")
     config = Path(name, "config.json")
     if config.exists() and '"preset"' in config.read_text():
@@ -58,6 +59,13 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
     return model.to(device).eval(), tokenizer
 
 
+def model_folder(folder: Path) -> Path:
+    """The folder, if a model may be written in its place. OSError when something else is there: it would be deleted."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "tokenizer_config.json").exists():
+        raise FileExistsError(f"{folder} holds something other than a model: choose another --out")
+    return folder
+
+
 def save_model(model, tokenizer, folder: Path) -> None:
     """Write a Hugging Face folder, in place of the one that may be there; it appears whole."""
     with atomic_write(folder) as part:
@@ -66,39 +74,14 @@ def save_model(model, tokenizer, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # types of layers without a state
-WINDOWS = r"(\w+_)?window(_size)?|attention_chunk_size|local_attention|index_topk\w*"  # entries that bound attention
-SURPLUS = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
-
-
-def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
-    """The cache positions that the longest dialogue needs. ValueError when the model's configuration shows that
-    it cannot; what shows in a short dialogue as well is left to support/check.py."""
-    config, longest = model.config, longest_prompt + max_new_tokens
-    values, layers = vars(config), set(getattr(config, "layer_types", None) or ())
-    windows = {name: size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int}
-    if layers == {"full_attention"} and hasattr(type(config), "layer_types"):
-        windows.pop("sliding_window", None)  # the model reads layer_types, and no layer has the window
-    unknown = layers - {"full_attention"} and not windows  # windows of unknown size
-    narrow = unknown or any(0 < size < longest for size in windows.values())
-    stateful = getattr(model, "_is_stateful", False) or layers - ATTENTION
-    rope = values.get("rope_parameters") or {}
-    longrope = "longrope" in str(rope) and longest + SURPLUS > (rope.get("original_max_position_embeddings") or 0)
-    reasons = {
-        "some layers keep a state (state-space, linear attention)": stateful,
-        f"some layers do not see all of {longest} tokens": narrow,
-        "its attention has a soft cap": values.get("attn_logit_softcapping"),
-        "its positions are encoded by the longest dialogue of a batch": "dynamic" in str(rope) or longrope,
-    }
-    for reason, applies in reasons.items():
-        if applies:
-            raise ValueError(f"{config.model_type} is not supported: {reason}")
-
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and 0 < positions < longest + (0 if rope else SURPLUS):  # learned positions end there
-        lengths = f"the longest prompt ({longest_prompt} tokens) and --max_new_tokens {max_new_tokens}"
-        raise ValueError(f"{lengths} exceed the model's {positions} positions")
-    return longest
+def fingerprint(model, chat) -> str:
+    """A hash of all that a model is: weights, configuration, vocabulary, end tokens."""
+    vocabulary = sorted(chat.tokenizer.get_vocab().items())
+    digest = hashlib.sha256(repr((model.config.to_json_string(), vocabulary, sorted(chat.end_tokens))).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def logits_of(model, outputs, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Tables and figures of runs and evaluations: accuracy against attempts allowed, training curves."""
 
-import json
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from itertools import cycle
@@ -8,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from support.cli import fail
-from support.files import read_metrics
+from support.files import read_json, read_metrics
 
 # The colours of Okabe and Ito are told apart with every kind of colour vision; markers tell the curves apart in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
@@ -132,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default="runs/training.png", help="the figure (default: runs/training.png)")
     args = parser.parse_args(argv)
     try:
-        options = [json.loads(Path(run, "config.json").read_text()) for run in args.runs]
+        options = [read_json(Path(run, "config.json")) for run in args.runs]
         plot_training({run: read_metrics(run) for run in args.runs}, args.out)
     except (OSError, ValueError) as error:
         fail(error)

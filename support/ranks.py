@@ -24,6 +24,7 @@ def join() -> None:
 
 
 def leave() -> None:
+    """From here on each process is alone, and rank 0."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

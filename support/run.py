@@ -1,7 +1,6 @@
-"""A run: its folder, its checkpoints, and where its models are."""
+"""A run: its folder, checkpoints, metrics and log, and where its models are."""
 
 import fcntl
-import json
 import os
 import re
 import subprocess
@@ -9,9 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
-from itertools import zip_longest
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -20,15 +18,53 @@ import transformers
 
 from support import ranks
 from support.cli import parse
-from support.files import append_lines, atomic_write, output_folder, read_metrics, remove, save_json, save_text
-from support.journal import fingerprint
+from support.files import append_lines, atomic_write, make_folder, read_json, read_metrics, remove, save_json, save_text
 from support.memory import RESERVE, device_memory, explain_memory, memory_plan, most_slots, needed
-from support.models import move, recompute_activations, save_model
+from support.models import fingerprint, move, recompute_activations, save_model
 from support.plots import plot_training
+from support.presets import PRESETS
 from support.show import as_text
 from support.statistics import mean, repeated_share
 
 
+# -------------------- Its options
+def parse_run(kind: type, argv: list[str], about: str | None = None):
+    """The options of a run: the dataclass's defaults, then the preset, which is a piece of command line, then the
+    command line itself. With --resume they are the run's own. ValueError or OSError for what does not fit together."""
+    given = parse(kind, argv, about)
+    if given.get("resume"):
+        return saved_options(kind, given)
+    preset = given.get("preset", kind.preset)
+    options = kind(**(parse(kind, PRESETS[preset].split()) | given))
+    options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
+    # a process that was killed before its first step may leave a .part
+    if Path(options.out).is_dir() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
+        raise ValueError(f"{options.out} is not empty: continue that run with --resume, or choose another --out")
+    return options
+
+
+def saved_options(kind: type, given: dict):
+    """The options of the run to resume. Another value on the command line would make it a different run: ValueError."""
+    if not (out := given.get("out")):
+        raise ValueError("--resume needs the folder of the run: --out runs/NAME")
+    path = Path(out) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run to resume in {out}: {path} is missing")
+    try:
+        saved = read_json(path)
+        del saved["made_with"]  # see Run.write_config
+        options = kind(**saved | {"resume": True, "out": out})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read by this version: {error}") from error
+    if given.get("steps", 0) > options.steps:  # the steps so far keep their learning rates
+        options.lr_steps, options.steps = options.lr_steps or options.steps, given["steps"]
+    there = vars(options)
+    if other := [f"{name} ({there[name]} there, {given[name]} here)" for name in given if given[name] != there[name]]:
+        raise ValueError(f"the run in {out} has other options: {', '.join(other)}; leave these out")
+    return options
+
+
+# -------------------- Its state and its folder
 class Run:
     """The state of a run and its folder. Without a critic, that and its optimiser are None."""
 
@@ -40,36 +76,36 @@ class Run:
         parts = dict(actor=actor, actor_optimizer=actor_optimizer, critic=critic, critic_optimizer=critic_optimizer)
         self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
         self.engine = None  # of the rollouts, where memory allows to keep it from step to step
-        if config.offload:
-            move(reference.parameters(), torch.device("cpu"))
+        self.home = torch.device("cpu") if config.offload else actor.device  # of the reference, between its uses
+        move(reference.parameters(), self.home)
         if config.gradient_checkpointing:
             recompute_activations(*filter(None, (actor, critic)))
 
     @contextmanager
     def on_device(self, model):
         """With --offload, this model is on the device inside, and in host memory after it."""
-        if self.config.offload:
-            move(model.parameters(), self.actor.device)
+        move(model.parameters(), self.actor.device)
         yield
-        if self.config.offload:
-            move(model.parameters(), torch.device("cpu"))
+        move(model.parameters(), self.home)
 
-    def plan_memory(self, longest: int) -> bool:
-        """Choose the slots, if the options leave that open, and print the plan on CUDA. Returns whether the engine can
-        stay in memory during the update."""
+    def plan_memory(self, longest: int) -> int:
+        """Choose the slots, if the options leave that open, and print the plan on CUDA. Returns the slots of an engine
+        that can stay in memory during the update, 0 if none can."""
         config, model, available = self.config, self.actor, device_memory(self.actor.device)
         cuda = model.device.type == "cuda"
         options = asdict(config) | {"compile": config.compile and cuda}
         settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
         settings |= dict(options=options, capacity=longest, processes=ranks.world_size())
-        config.slots = config.slots or most_slots(available, config.dialogues, **settings)
-        options["slots"] = min(config.slots, config.dialogues)
-        fits = needed(memory_plan(**settings, keep_engine=True)) <= available
-        settings["keep_engine"] = fits and not config.eval_every  # a validation has an engine of its own
+        most = config.dialogues // ranks.world_size()  # those that a rank writes
+        config.slots = config.slots or most_slots(available, most, **settings)
+        options["slots"] = min(config.slots, most)
+        kept = memory_plan(**settings, keep_engine=True)
+        another = kept["rollout"]["cache"] if config.eval_every else 0  # a validation has an engine of its own
+        settings["keep_engine"] = needed(kept) + another <= available
         self.planned_memory = needed(memory_plan(**settings)) - RESERVE  # torch counts tensors alone
         if cuda and ranks.rank() == 0:
             print(explain_memory(available, **settings))
-        return settings["keep_engine"]
+        return options["slots"] if settings["keep_engine"] else 0
 
     def memory(self) -> dict:
         """On CUDA the peak bytes of tensors so far, and what the plan said."""
@@ -101,7 +137,7 @@ class Run:
         hashes = {name: sha256(repr(problems).encode()).hexdigest()[:16] for name, problems in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
         if self.config.resume:
-            began = json.loads(path.read_text())["made_with"]
+            began = read_json(path)["made_with"]
             if differ := [f"--{name}" for name in hashes if began.get(name) != hashes[name]]:
                 raise ValueError(f"the run in {self.folder} began with other contents of {' and '.join(differ)}")
         else:
@@ -129,7 +165,7 @@ class Run:
         path = self.folder / "metrics.jsonl"
         path.touch()
         lines = path.read_text().splitlines(keepends=True)[: self.step]
-        for step, line in zip_longest(range(1, self.step + 1), lines, fillvalue=""):
+        for step, line in enumerate(lines + [""] * (self.step - len(lines)), 1):
             if not re.fullmatch(rf'{{"step": {step}, .*}}\n', line):
                 raise ValueError(f"{path}: line {step} should be that of step {step}, but is missing or torn")
         save_text("".join(lines), path)
@@ -140,7 +176,7 @@ class Run:
         append_lines([metrics], self.folder / "metrics.jsonl")  # before the checkpoint that counts on it
         step, steps = self.step, self.config.steps
         if step in (1, steps) or step % self.config.show_every == 0:
-            save_text(as_text(dialogue) + "\n", output_folder(self.folder / "dialogues") / f"step-{step:06d}.txt")
+            save_text(as_text(dialogue) + "\n", make_folder(self.folder / "dialogues") / f"step-{step:06d}.txt")
         if not sys.stderr.isatty() and (step in (1, steps) or step % max(1, steps // 20) == 0):
             left = timedelta(seconds=round(metrics["seconds"] * (steps - step)))
             print(f"step {step} of {steps}: {in_brief(metrics)}, about {left} left", file=sys.stderr, flush=True)
@@ -162,7 +198,7 @@ class Run:
 def locked_folder(out: str) -> Iterator[None]:
     """Locks the folder of a run while inside, and deletes it if nothing was written. OSError when another process has
     it, or it cannot be written."""
-    folder = output_folder(out)
+    folder = make_folder(out)
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,9 +238,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 def training_metrics(batch) -> dict:
     """The numbers of a step's Dialogues (rollout.py). accuracy_by_attempt[k - 1]: of the dialogues that were allowed k
     attempts or more, the share that was solved within k."""
-    solved_at_D = torch.where(batch.correct_D, batch.used_D, torch.iinfo(torch.long).max)
-    most = int(batch.allowed_D.max())
-    by_attempt = [(solved_at_D[batch.allowed_D >= k] <= k).float().mean().item() for k in range(1, most + 1)]
+    numbers = range(1, int(batch.allowed_D.max()) + 1)
+    by_attempt = [(batch.correct_D & (batch.used_D <= k))[batch.allowed_D >= k].float().mean().item() for k in numbers]
     per_dialogue = {
         "reward": batch.reward_D,
         "accuracy": batch.correct_D,
@@ -226,9 +261,9 @@ def stage_speeds(dialogues, training_set, clock: list[float]) -> dict:
     return rates | {"seconds": clock[-1] - clock[0]}
 
 
-def describe(config, presets: dict[str, str], model, questions: int) -> str:
+def describe(config, model, questions: int) -> str:
     """What a run is, for its first lines: the options are those that differ from its preset."""
-    preset = type(config)(**parse(type(config), presets[config.preset].split()), preset=config.preset, out=config.out)
+    preset = type(config)(**parse(type(config), PRESETS[config.preset].split()), preset=config.preset, out=config.out)
     options = [f"--{name} {value}" for name, value in vars(config).items() if value != getattr(preset, name)]
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return f"""{config.out}: {config.model}, {model.num_parameters():,} parameters, {questions} questions

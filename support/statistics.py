@@ -108,7 +108,7 @@ def compare(first: dict[str, list], second: dict[str, list]) -> dict[str, list[d
 
 
 # -------------------- Several training runs of the same kind
-# 97.5% quantiles of Student's t by degrees of freedom; between two of them the lower one counts
+# 97.5% quantiles of Student's t by degrees of freedom; for a number in between, the next lower one counts
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 T_95 |= {12: 2.179, 16: 2.120, 24: 2.064, 50: 2.009, 200: 1.972}
 

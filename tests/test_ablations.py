@@ -12,6 +12,7 @@ import train
 from bench import ablations, reproduce
 from bench.ablations import REFERENCE, TASKS, VARIANTS
 from support import cli
+from support.run import parse_run
 
 OTHER = "N fixed at 5"
 
@@ -54,7 +55,7 @@ def test_a_seed_that_never_gets_there_is_counted():
 def test_every_variant_is_made_of_options(preset):
     for options in VARIANTS.values():
         words = ["--preset", preset, "--steps", str(TASKS[preset][1]), *ablations.EVERY_RUN.split(), *options.split()]
-        config = cli.parse_run(train.Config, train.PRESETS, words)
+        config = parse_run(train.Config, words)
         assert config.steps % config.eval_every == 0 and config.eval_data is None
     texts = [json.dumps(cli.parse(train.Config, options.split())) for options in VARIANTS.values()]
     assert len(set(texts)) == len(VARIANTS)

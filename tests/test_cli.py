@@ -8,7 +8,7 @@ import pytest
 
 from evaluate import Options
 from support.cli import parse
-from train import GROUPS, Config
+from train import HEADINGS, Config
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_parse_refuses_in_one_sentence(kind, words, sentence, capsys, monkeypatc
     assert capsys.readouterr().err == f"evaluate.py: {sentence}\n"
 
 
-@pytest.mark.parametrize("kind, titles", [(Config, GROUPS), (Options, ["options"])])
+@pytest.mark.parametrize("kind, titles", [(Config, HEADINGS), (Options, ["options"])])
 def test_help_has_every_option_in_its_group(kind, titles, capsys):
     with pytest.raises(SystemExit, match="0"):
         parse(kind, ["--help"], "What it is for.")

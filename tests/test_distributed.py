@@ -85,6 +85,15 @@ def test_a_run_goes_on_with_another_number_of_processes(before, after):
     assert_close(one.folder)
 
 
+def test_one_process_reports():
+    def report(*_):
+        with open("reports", "a") as file:
+            file.write(f"rank {os.environ['RANK']} ")
+
+    assert launch_on_ranks("--steps 1", {"train.report": report}) == [0, 0]
+    assert Path("reports").read_text() == "rank 0 "
+
+
 def test_a_mistake_is_said_once(capfd):
     assert launch_on_ranks("--dialogues 8 --group_size 8") == [2, 2]
     assert capfd.readouterr().err.count("--dialogues must give each of 2 processes a question, not 8") == 1

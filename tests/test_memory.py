@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 import ppo
 import train
 from support import memory
-from support.memory import PAPER, PARAMETERS, QWEN25, SHAPE, memory_plan, needed
+from support.memory import OPTIONS, PARAMETERS, QWEN25, SHAPE, memory_plan, needed
 from support.models import recompute_activations
 
 RUN = memory.RUN | {"shape": Qwen2Config(**QWEN25["1.5B"]), "parameters": PARAMETERS["1.5B"]}
@@ -71,7 +71,7 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
     with Peak() as held:
         for _ in range(2):
             ppo.micro_batch_backward(actor, critic, dialogues, targets, rows, torch.ones(count), train.Config())
-    options = PAPER | dict(micro_batch_tokens=count * length, gradient_checkpointing=checkpointing, compile=False)
+    options = OPTIONS | dict(micro_batch_tokens=count * length, gradient_checkpointing=checkpointing, compile=False)
     plan = memory_plan(config, actor.num_parameters(), dtype.itemsize, options, capacity=1)["update"]
     assert 0.9 < (plan["gradients"] + plan["activations"] + plan["logits or a layer"]) / held.peak < 1.2
     gradients = sum(4 * weight.numel() for optimizer in optimizers for weight in optimizer.weights)
@@ -81,7 +81,7 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
 def test_the_plan_of_the_papers_run():
     """By hand for Qwen2.5-Math-1.5B: 1.5437e9 weights of 2 bytes, 28 layers with 2 key/value heads of 128."""
     config = train.Config()
-    assert (config.micro_batch_tokens, config.dialogues) == (PAPER["micro_batch_tokens"], 1024)
+    assert (config.micro_batch_tokens, config.dialogues) == (OPTIONS["micro_batch_tokens"], 1024)
     assert RUN["capacity"] - 100 < config.max_prompt_tokens + config.max_new_tokens <= RUN["capacity"]
     plan = memory_plan(**RUN)
     gb = {name: {what: round(size / 1e9, 1) for what, size in phase.items() if size} for name, phase in plan.items()}
@@ -95,7 +95,9 @@ def test_the_plan_of_the_papers_run():
     assert gb["update"] == both | {"gradients": 12.3, "activations": 18.1, "logits or a layer": 2.5}
     # an H100 held 74.7 GB in this update, without the reference
     assert needed(plan) - 2e9 - plan["update"]["reference"] == pytest.approx(74.7e9, rel=0.05)
-    assert memory.explain_memory(85e9, **RUN).endswith(f"it fits, with {85 - needed(plan) / 1e9:.1f} GB to spare")
+    assert memory.explain_memory(85e9, **RUN).endswith(
+        f"it fits, with {(85e9 - needed(plan)) / 2**30:.1f} GiB to spare"
+    )
 
 
 ADVICE = [
@@ -111,7 +113,7 @@ ADVICE = [
 
 @pytest.mark.parametrize("gigabytes, slots, advice", ADVICE)
 def test_the_mildest_options_that_help(gigabytes, slots, advice):
-    settings = RUN | dict(options=PAPER | dict(slots=slots))
+    settings = RUN | dict(options=OPTIONS | dict(slots=slots))
     assert memory.explain_memory(gigabytes * 1e9, **settings).endswith(f"it does not fit: try {advice}")
     found, changed = memory.mildest(gigabytes * 1e9, **settings)
     fits = needed(memory_plan(**settings | dict(options=changed))) <= gigabytes * 1e9
@@ -122,14 +124,14 @@ def test_what_the_options_save():
     plan, shared = memory_plan(**RUN), memory_plan(**RUN, processes=8)
     states = "masters and moments"
     assert shared["update"][states] == shared["rollout"][states] == plan["update"][states] / 8
-    alone = memory_plan(**RUN | dict(options=PAPER | dict(group_size=8)))
+    alone = memory_plan(**RUN | dict(options=OPTIONS | dict(group_size=8)))
     for name in (states, "gradients", "actor and critic"):
         assert alone["update"][name] == plan["update"][name] / 2
     # with output weights of its own, the actor is larger than the critic by these
     untied = Qwen2Config(**QWEN25["1.5B"] | {"tie_word_embeddings": False})
     smaller = memory_plan(**RUN | dict(shape=untied))["update"]
     assert plan["update"]["gradients"] - smaller["gradients"] == 4 * 151936 * 1536
-    offloaded = memory_plan(**RUN | dict(options=PAPER | dict(offload=True)))
+    offloaded = memory_plan(**RUN | dict(options=OPTIONS | dict(offload=True)))
     for phase in plan:
         assert offloaded[phase] == plan[phase] | {"reference": 0, states: 0}
     kept = memory_plan(**RUN, keep_engine=True)["update"]

@@ -29,7 +29,7 @@ def test_verdicts_of_a_summary():
     sampled = reproduce.verdicts({"by_attempts": rows, "by_data": by_data}, [])
     assert (sampled["samples"], sampled["solved"]) == (20, ["1K", "1K"])
     both = reproduce.shares([greedy, sampled], slice(None))
-    assert both == pytest.approx(np.array([[[0, 1], [1, 1]], [[0.05, 1], [0.1, 1]]]))
+    assert both == pytest.approx(np.array([[[0, 1], [0.05, 1]], [[1, 1], [0.1, 1]]]))
     assert (reproduce.shares([greedy, sampled], slice(0, 1)) == both[..., :1]).all()
 
 
@@ -125,7 +125,7 @@ def test_reproduce(commands, capsys):
     results = {name: result["3"] for name, result in summary["results"].items()}
     assert all(list(map(len, result["solved"])) == [4, 4] for result in results.values())
     found = reproduce.read_json(out / "evaluations" / "multi-attempt-3" / "results.json")["models"]
-    (shares,) = reproduce.shares([results["multi-attempt"]], slice(None)).mean(2).tolist()
+    shares = reproduce.shares([results["multi-attempt"]], slice(None))[:, 0].mean(1).tolist()
     assert shares == [row["accuracy"] for row in found["out/multi-attempt-3/model"]["by_attempts"]]
 
     configs = {name: reproduce.read_json(reproduce.run_folder(out, name, 3) / "config.json") for name in reproduce.ARMS}

@@ -32,8 +32,7 @@ def test_gain_by_hand():
     "dialogues, share",
     [
         ([["1"], [None, None]], None),  # without a box there is no answer to repeat
-        ([[" 1", "1 "]], 1.0),
-        ([["1", "1.0"]], 0.0),  # letter by letter
+        ([["1", "1.0"]], 0.0),  # letter for letter
         ([["", ""]], 1.0),  # an empty box is an answer
         ([["1", "2", "1"]], 0.5),  # any earlier answer, not only the last
         ([[None, "1", "1", None]], 0.5),

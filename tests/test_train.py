@@ -27,7 +27,7 @@ from data import Problem
 from reward import Rules, reward
 from rollout import Attempt, Dialogues, LiveDialogue, to_dialogues
 from support import cli
-from support.run import stage_speeds, training_metrics
+from support.run import parse_run, stage_speeds, training_metrics
 from support.show import as_text
 from train import Config, draw_questions_and_attempts
 
@@ -260,7 +260,7 @@ def test_presets(preset, monkeypatch):
 
 
 def test_the_command_line_goes_before_the_preset_and_the_preset_before_the_defaults():
-    config = cli.parse_run(Config, train.PRESETS, "--preset=smoke --steps 7 --eval_limit none".split())
+    config = parse_run(Config, "--preset=smoke --steps 7 --eval_limit none".split())
     assert (config.steps, config.eval_limit, config.dialogues, config.clip) == (7, None, 8, 0.2)
     assert re.fullmatch(r"runs/smoke-\d{8}-\d{6}", config.out)
 
@@ -332,11 +332,11 @@ def test_offload_keeps_elsewhere_what_is_not_used():
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
     """A slot takes 128 bytes a position, see base/config.json. There are at least 64, even if they do not fit."""
     error = refused(capsys, "--out other", {"support.memory.device_memory": lambda device: 60_000})
-    assert " GB, more than is free: lower --slots or --max_new_tokens" in error
+    assert " GiB, more than is free: lower --slots or --max_new_tokens" in error
     for gigabytes, longest, slots, keeps in ((3, 100, 500, True), (4, 100_000, 137, True), (1, 100_000, 64, False)):
         run = train.build_run(read_config("--dialogues 500 --slots auto"))
         monkeypatch.setattr("support.run.device_memory", lambda device: gigabytes * 1e9)
-        assert (run.plan_memory(longest), run.config.slots) == (keeps, slots)
+        assert (run.plan_memory(longest), run.config.slots) == (slots if keeps else 0, slots)
 
 
 def test_rewards_of_a_run():

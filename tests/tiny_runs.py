@@ -20,6 +20,7 @@ import torch
 
 import train
 from support import cli
+from support.run import parse_run
 
 TINY = """--out run --model base --data questions.jsonl --eval_data none --steps 2 --dialogues 8 --minibatches 2
     --max_attempts 3 --max_new_tokens 48 --max_attempt_tokens 14 --slots 8 --lr 1e-3 --critic_lr 1e-2 --save_every 2
@@ -33,7 +34,7 @@ def words(options: str) -> list[str]:
 
 
 def read_config(options: str) -> train.Config:
-    return cli.parse_run(train.Config, train.PRESETS, words(options))
+    return parse_run(train.Config, words(options))
 
 
 def launch(options: str = "", replaced: dict = {}, report: bool = False) -> SimpleNamespace:
