@@ -174,8 +174,9 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     """The model, checked, with the journals in `out`. A model that train.py wrote is asked as in its run, unless the
     command line (`given`) says otherwise."""
     config = Path(path).parent / "config.json"
-    of_run = read_json(config) if config.exists() else {}
-    options = Options(**{key: of_run[key] for key in FROM_THE_RUN if "preset" in of_run} | given)
+    run_config = read_json(config) if config.exists() else {}
+    trained_here = "preset" in run_config  # else it is some model's own config.json
+    options = Options(**{key: run_config[key] for key in FROM_THE_RUN if trained_here} | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)

@@ -472,9 +472,10 @@ def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
             sampled_DT[d, attempt.start : attempt.end] = True
             reward_DT[d, attempt.end - 1] = reward
     counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
+    length_D, prompt_length_D, allowed_D, used_D = torch.tensor(counts).T
     truncated_D = torch.tensor([live.attempts[-1].truncated for live in finished])
-    attempts = [live.attempts for live in finished]
-    return Dialogues(tokens_DT, sampled_DT, logp_DT, reward_DT, *torch.tensor(counts).T, truncated_D, attempts)
+    per_dialogue = length_D, prompt_length_D, allowed_D, used_D, truncated_D, [live.attempts for live in finished]
+    return Dialogues(tokens_DT, sampled_DT, logp_DT, reward_DT, *per_dialogue)
 
 
 @torch.no_grad()
