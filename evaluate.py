@@ -50,12 +50,12 @@ def evaluate(model, chat, problems, allowed, config, journal=None, progress=None
     missing = journal.missing(problems, allowed)
     chunk = (config.slots or len(problems)) * (CHUNK_CPU if model.device.type == "cpu" else CHUNK)
     for start in range(0, len(missing), chunk):
-        asked, numbers = zip(*missing[start : start + chunk])
+        asked, allowed_each = zip(*missing[start : start + chunk])
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
         draw = dict(temperature=temperature, seed=seed, first_index=journal.count)  # later samples are new draws
-        batch = rollout(model, chat, asked, numbers, RULES, config, **draw, progress=label)
+        batch = rollout(model, chat, asked, allowed_each, RULES, config, **draw, progress=label)
         journal.append([dialogue_record(batch, d, problem, chat) for d, problem in enumerate(asked)])
     return journal.records(problems, len(allowed))
 
@@ -136,8 +136,8 @@ class Candidate(NamedTuple):
     model: torch.nn.Module
     chat: Chat
     options: Options  # of the command; those of FROM_THE_RUN are the model's own, unless given
-    greedy: Journal  # with 1, 2, ... attempts allowed
-    samples: Journal | None  # independent samples with 1 attempt allowed, if any
+    greedy_journal: Journal  # with 1, 2, ... attempts allowed
+    sample_journal: Journal | None  # independent samples with 1 attempt allowed, if any
 
 
 def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candidate], Path]:
@@ -193,16 +193,18 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
 
 def ask(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> tuple[dict, dict]:
     """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any."""
-    name, model, chat, options, greedy, samples = candidate
+    name, model, chat, options, greedy_journal, sample_journal = candidate
     problems, allowed = sum(sets.values(), []), range(1, options.attempts + 1)
     model.to(device)
-    evaluate(model, chat, problems, allowed, options, greedy, f"{name}, greedy")
-    if samples:
+    evaluate(model, chat, problems, allowed, options, greedy_journal, f"{name}, greedy")
+    greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
+    samples = {}
+    if sample_journal:
         ones, draw = [1] * options.samples, dict(temperature=1.0, seed=(options.seed, 0))
-        evaluate(model, chat, problems, ones, options, samples, f"{name}, samples", **draw)
+        evaluate(model, chat, problems, ones, options, sample_journal, f"{name}, samples", **draw)
+        samples = {data: sample_journal.records(asked, options.samples) for data, asked in sets.items()}
     model.cpu()
-    curves = {data: greedy.records(asked, options.attempts) for data, asked in sets.items()}
-    return curves, {data: samples.records(asked, options.samples) for data, asked in sets.items()} if samples else {}
+    return greedy, samples
 
 
 def report(options: Options, candidates: list[Candidate], greedy: dict, samples: dict, out: Path) -> None:
@@ -235,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
     given, kept = parse(Options, sys.argv[1:] if argv is None else argv, __doc__), ""
     try:
         options, sets, candidates, out = prepare(given)
-        greedy, samples, kept = {}, {}, "; what is finished is kept, start again to go on"
+        greedy, samples, kept = {}, {}, "; what is finished is kept: repeat the command to resume"
         for each in candidates:
             greedy[each.name], samples[each.name] = ask(each, sets, pick_device(options.device))
         report(options, candidates, greedy, samples, out)

@@ -1,11 +1,11 @@
 """PPO: Dialogues + models -> one update of actor and critic.
 
-Differences from textbook PPO; all but the last two are the paper's (section 4 and the authors' settings):
+Differences from textbook PPO; the first three are the paper's (section 4 and the authors' settings):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
 - The reward comes once, at the last action (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
-- A loss is the mean over all actions of its minibatch, not of each dialogue, whatever the size of micro-batches.
+- A loss is the mean over all actions of its minibatch, whatever the size of micro-batches.
 - A step in which every action has the same reward-to-go trains nothing (`trained_actions`).
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
@@ -220,27 +220,23 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}
 
-    sums, norms, skipped = [], [], 0
+    results = []
     rng = np.random.default_rng(seed)
     for _ in range(config.epochs):
         order = torch.from_numpy(rng.permutation(trained.numpy()))
         for indices in order.tensor_split(min(config.minibatches, len(order))):
-            result = minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config)
-            if result is None:
-                skipped += 1
-            else:
-                sums += result[0]
-                norms.append(result[1])
+            results.append(minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config))
 
-    metrics = {"learned": len(trained) / config.dialogues, "skipped": skipped, "lr": optimizers[0].lr}
+    taken = [result for result in results if result]
+    metrics = {"learned": len(trained) / config.dialogues, "skipped": len(results) - len(taken), "lr": optimizers[0].lr}
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-    sums = sum(ranks.all_gather(sums), [])
-    if norms:
+    sums = sum(ranks.all_gather([each for sums, _ in taken for each in sums]), [])
+    if taken:
         n_actions = sum(each.pop("actions") for each in sums)
         metrics |= {name: sum(each[name] for each in sums) / n_actions for name in sums[0]}
-        metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
+        metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean([norms for _, norms in taken], axis=0).tolist()))
     return metrics
 
 
@@ -295,7 +291,7 @@ def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float |
 
 
 # -------------------- The optimiser
-PART = 2**26  # numbers of a weight that are stepped at once
+PART_SIZE = 2**26  # elements of a weight that are stepped at once
 MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 
 
@@ -324,7 +320,7 @@ class Optimizer:
         # (i, k, part): part k of weight i, a flat view of it. Part n belongs to rank n % world_size, which has a master
         # and an AdamW for it alone, so that one part can be on the device while the others wait in host memory. AdamW's
         # state is made here and not in its first step, because offloading and load_state_dict need it before.
-        flat = [weight.detach().view(-1).split(PART) for weight in self.weights]
+        flat = [weight.detach().view(-1).split(PART_SIZE) for weight in self.weights]
         self.parts = [(i, k, part) for i, parts in enumerate(flat) for k, part in enumerate(parts)]
         self.adamws, self.states = {}, {}
         for n in range(ranks.rank(), len(self.parts), ranks.world_size()):
@@ -340,7 +336,7 @@ class Optimizer:
         return self.learning_rate(self.steps)
 
     def offloaded(self, n: int) -> list[torch.Tensor]:
-        """What of a part is in host memory with --offload; a master that shares its memory with the weight stays."""
+        """Tensors of a part that --offload keeps in host memory. A float32 master is the weight itself, and stays."""
         names = ["exp_avg", "exp_avg_sq"] + ["master"] * (self.parts[n][2].dtype != torch.float32)
         return [self.states[n][name] for name in names if self.offload]
 
@@ -353,7 +349,7 @@ class Optimizer:
     def clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before that."""
         for i, weight in enumerate(self.weights):
-            if self.gradients[i] is None:  # as of an expert that no token came to
+            if self.gradients[i] is None:  # such as that of an expert that got no token
                 self.gradients[i] = torch.zeros_like(weight, dtype=torch.float32)
             ranks.all_reduce_sum(self.gradients[i])
         norm = torch.nn.utils.get_total_norm(self.gradients)
@@ -369,7 +365,7 @@ class Optimizer:
                 i, k, part = self.parts[n]
                 master = self.states[n]["master"]
                 with on_device(self.offloaded(n)):
-                    master.grad = self.gradients[i].reshape(-1).split(PART)[k]
+                    master.grad = self.gradients[i].reshape(-1).split(PART_SIZE)[k]
                     adamw.param_groups[0]["lr"] = self.lr
                     adamw.step()
                     part.copy_(master)

@@ -19,21 +19,21 @@ from support.grader.latex import clean, read
 
 
 def reward(
-    attempts, gold: str, discount: float = 1.0, unboxed: float = -1.0, wrong: float = 0.0, repeat_penalty: float = 0.0
+    attempts, gold: str, attempt_discount=1.0, unboxed_reward=-1.0, wrong_reward=0.0, repeat_penalty=0.0
 ) -> list[float]:
     """One reward per attempt of a dialogue; the paper's rule (section 3.1) puts all of it on the last one.
 
-    `attempts` have an `answer` (None without a box) and `correct`. A correct last attempt earns +1, times `discount`
-    for each attempt before it. A failed dialogue earns -0.5 if any of its attempts boxed an answer, else `unboxed`.
-    The paper's values are the defaults. Beyond the paper, every wrong attempt earns `wrong`, and one that gives an
-    earlier answer again, letter for letter, loses `repeat_penalty` (UFO's idea, arXiv 2507.14295).
-    `gold` is unused; a rule of your own may use it."""
+    `attempts` have an `answer` (None without a box) and `correct`. A correct last attempt earns +1, times
+    `attempt_discount` for each attempt before it. A failed dialogue earns -0.5 if any of its attempts boxed an answer,
+    else `unboxed_reward`. The paper's values are the defaults. Beyond the paper, every wrong attempt earns
+    `wrong_reward`, and one that gives an earlier answer again, letter for letter, loses `repeat_penalty` (UFO's idea,
+    arXiv 2507.14295). `gold` is unused; a rule of your own may use it."""
     answers = [attempt.answer for attempt in attempts]
     if attempts[-1].correct:
-        outcome = discount ** (len(attempts) - 1)
+        outcome = attempt_discount ** (len(attempts) - 1)
     else:
-        outcome = -0.5 if any(answer is not None for answer in answers) else unboxed
-    rewards = [0.0 if attempt.correct else wrong for attempt in attempts]
+        outcome = -0.5 if any(answer is not None for answer in answers) else unboxed_reward
+    rewards = [0.0 if attempt.correct else wrong_reward for attempt in attempts]
     for i, answer in enumerate(answers):
         rewards[i] -= repeat_penalty * (answer is not None and answer in answers[:i])
     rewards[-1] += outcome

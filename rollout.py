@@ -11,7 +11,7 @@ token is sampled by inverting the cumulative distribution at a uniform number, w
 position alone. So, up to rounding, a seed gives the same dialogues with any number of slots.
 
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
-        S slots of the engine, C cache positions of each, R slots of a forward pass, N new tokens of each
+        S slots of the engine, C cache positions of each, R rows of a forward pass (a slot each), N new tokens of each
         L layers, H key/value heads, G query heads for each of them
 """
 
@@ -144,8 +144,8 @@ class KVCache:
         self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, head size)
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), or None for
-        prompts. `lengths` are for flash attention (Engine.slot_lengths)."""
+        """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the
+        slots as indices or as a slice; None for prompts. `lengths` are for flash attention (Engine.slot_lengths)."""
         self.slot_R, self.position_RN, self.reads, self.lengths = slot_R, position_RN, reads, lengths
 
     def update(self, key, value, layer_index: int):
@@ -319,7 +319,7 @@ class Engine:
         active, cuda = self.compact_slots(), self.device.type == "cuda"
         span = int(self.cached_S[:active].max()) + steps
         step = self.graph(active).replay if self.flash else partial(self.step, active, span)
-        self.n_active.fill_(active)
+        self.n_active.fill_(active)  # only now: capturing a graph sets it to 0
         written = []
         for _ in range(steps):
             step()

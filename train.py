@@ -2,7 +2,7 @@
 
     python train.py --preset miniature                  # number riddles on a laptop, minutes (`make train`)
     python train.py --preset paper                      # Qwen2.5-Math-1.5B on MATH, the paper's settings
-    python train.py --resume --out runs/NAME            # go on where a killed run stopped, exactly
+    python train.py --resume --out runs/NAME            # resume a stopped run exactly
     python train.py --resume --out runs/NAME --steps N  # extend it: more steps at the last learning rate
     torchrun --nproc-per-node 8 train.py --preset paper # the same run, shared by eight GPUs
 
@@ -49,7 +49,7 @@ from support.plots import plot_accuracy, table
 from support.presets import PRESETS
 from support.run import Run, describe, in_brief, locked_folder, open_log, parse_run, stage_speeds, training_metrics
 
-# task(default, help, valid) is a field of Config and an option, which --help lists under "task"; and so on
+# task(default, help, valid) is dataclasses.field with a help text and a check; --help lists it under "task". And so on
 HEADINGS = "task", "rollout", "reward", "PPO", "run", "machine"
 task, sampling, rewards, learning, running, machine = (partial(option, group=heading) for heading in HEADINGS)
 
@@ -125,8 +125,9 @@ class Config:
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
 
-# The last number of a seed (seed, step, 0, ...). Not 0: numpy pads with zeros, and (seed, step, d) is dialogue d's.
-QUESTIONS, ATTEMPTS, MINIBATCHES = 1, 2, 3
+# Seeds: (seed, step, d) is for the tokens of dialogue d, (seed, step or pass, 0, one of these) for all else: the order
+# of the questions, the attempts allowed, the minibatches. None is 0, because numpy pads seeds with zeros.
+ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
 # -------------------- The algorithm
@@ -155,13 +156,15 @@ def build_run(config: Config) -> Run:
     return Run(config, chat, actor, critic, reference, actor_optimizer, critic_optimizer)
 
 
-def train(config: Config, run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
+def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
-    actor, critic, reference, optimizers = run.actor, run.critic, run.reference, run.optimizers
-    options = dict(discount=config.attempt_discount, unboxed=config.unboxed_reward, wrong=config.wrong_reward)
-    rules = RULES._replace(reward=partial(RULES.reward, repeat_penalty=config.repeat_penalty, **options))
+    config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
+    options = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
+    options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
+    rules = RULES._replace(reward=partial(RULES.reward, **options))
     stopping, quiet = False, ranks.rank() > 0
-    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:
+    # without a terminal there is no bar (None)
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=True if quiet else None) as bar:
         while run.step < config.steps and not stopping:
             run.step += 1
             seed = config.seed, run.step
@@ -183,7 +186,7 @@ def train(config: Config, run: Run, problems: list, validation: list, log: Calla
             clock.append(time.perf_counter())
 
             # 3. Clipped PPO on the model-written tokens.
-            shuffle_seed = (*seed, 0, MINIBATCHES)
+            shuffle_seed = (*seed, 0, SHUFFLE)
             losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
@@ -210,9 +213,9 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
     dialogues of a group are neighbours and agree in both."""
     n_questions = config.dialogues // config.group_size
     passes, places = np.divmod((step - 1) * n_questions + np.arange(n_questions), len(problems))
-    orders = {p: np.random.default_rng((config.seed, p, 0, QUESTIONS)).permutation(len(problems)) for p in set(passes)}
+    orders = {p: np.random.default_rng((config.seed, p, 0, ORDER)).permutation(len(problems)) for p in set(passes)}
     chosen = [orders[p][place] for p, place in zip(passes, places) for _ in range(config.group_size)]
-    rng = np.random.default_rng((config.seed, step, 0, ATTEMPTS))
+    rng = np.random.default_rng((config.seed, step, 0, ALLOWED))
     allowed = rng.integers(config.min_attempts, config.max_attempts + 1, size=n_questions)
     return [problems[i] for i in chosen], allowed.repeat(config.group_size).tolist()
 
@@ -247,10 +250,11 @@ def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
     return config, questions
 
 
-def fitting_problems(config: Config, run: Run, questions: dict[str, list]) -> tuple[list[Problem], int]:
+def fitting_problems(run: Run, questions: dict[str, list]) -> tuple[list[Problem], int]:
     """The training questions whose prompts are not too long, and the tokens of the longest dialogue. ValueError when
     one does not fit the model."""
-    limit, training = config.max_prompt_tokens, questions["data"]
+    config, training = run.config, questions["data"]
+    limit = config.max_prompt_tokens
     problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
     if not problems:
         raise ValueError(f"no question of {config.data} has a prompt of at most {limit} tokens")
@@ -262,8 +266,9 @@ def fitting_problems(config: Config, run: Run, questions: dict[str, list]) -> tu
     return problems, check_fit(run.actor, longest, config.max_new_tokens)
 
 
-def report(config: Config, run: Run, held_out: list[Problem]) -> None:
+def report(run: Run, held_out: list[Problem]) -> None:
     """Save the trained model, evaluate it and the base model, print a dialogue, the table and what went wrong."""
+    config = run.config
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
     last_dialogue = run.folder / "dialogues" / f"step-{run.step:06d}.txt"
     print(f"\nA dialogue of step {run.step}:\n\n{last_dialogue.read_text(encoding='utf-8')}")
@@ -292,7 +297,7 @@ def main(argv: list[str] | None = None) -> None:
             # from now on no other process writes to the folder of the run
             ranks.on_rank0(lambda: until_the_end.enter_context(locked_folder(config.out)))
             run = build_run(config)
-            problems, longest = fitting_problems(config, run, questions)
+            problems, longest = fitting_problems(run, questions)
             if ranks.rank() == 0:
                 print(describe(config, run.actor, len(problems)))
             if slots := run.plan_memory(longest):  # of an engine that stays during the update
@@ -301,15 +306,15 @@ def main(argv: list[str] | None = None) -> None:
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
                 run.restore()
-            go_on = f"; go on with: python train.py --resume --out {config.out}"
+            go_on = f"; resume with: python train.py --resume --out {config.out}"
             with stop_on_signal() as stop_requested:
-                finished = train(config, run, problems, questions["validation_data"], log, stop_requested)
+                finished = train(run, problems, questions["validation_data"], log, stop_requested)
             reports = ranks.rank() == 0
             ranks.leave()  # nobody waits for the report; from here on every process is rank 0 of 1
             if not finished:
                 raise KeyboardInterrupt
             if reports:
-                report(config, run, questions["eval_data"])
+                report(run, questions["eval_data"])
     except KeyboardInterrupt:
         if go_on:  # else there is nothing yet to save
             print(f"\nstopped{go_on}", file=sys.stderr)

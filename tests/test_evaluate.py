@@ -204,7 +204,7 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
 
 
 # -------------------- Started again
-KEPT = "; what is finished is kept, start again to go on\n"
+KEPT = "; what is finished is kept: repeat the command to resume\n"
 ENDS = [  # what ends an evaluation, how, its last words, and what is left to ask
     *[("evaluate.rollout", [*[DEFAULT] * n, KeyboardInterrupt], f"\nstopped{KEPT}", ALL[n:]) for n in (0, 2, 5)],
     ("evaluate.load_sets", KeyboardInterrupt, "\nstopped\n", ALL),  # in a download, say

@@ -431,7 +431,7 @@ def linear(dtype, offload=False):
 def test_offload_steps_bit_for_bit_the_same(dtype, monkeypatch):
     """Five steps with a clipped gradient of two micro-batches, in parts of 24 numbers, beside torch's own AdamW over
     float32 weights. Gradients add up in float32: in bfloat16, 256 + 1 is 256."""
-    monkeypatch.setattr(ppo, "PART", 24)
+    monkeypatch.setattr(ppo, "PART_SIZE", 24)
     (model, optimizer), (other, offloaded) = linear(dtype), linear(dtype, offload=True)
     plain = linear(dtype)[0].float()
     adamw = torch.optim.AdamW(plain.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0, foreach=False)

@@ -49,10 +49,10 @@ def launch(options: str = "", replaced: dict = {}, report: bool = False) -> Simp
             seen.rollouts.append(dialogues)
         return dialogues
 
-    def watched_report(config, run, held_out):
+    def watched_report(run, held_out):
         seen.run = run
         if report:
-            whole_report(config, run, held_out)
+            whole_report(run, held_out)
 
     try:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
