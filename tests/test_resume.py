@@ -95,7 +95,7 @@ def test_interrupted_and_resumed(name, call, event, code, sentence, lines, check
     whole, command = whole_run(), RESUME
     assert exit_codes(lambda: launch(FOUR, in_call(name, call, event))) == [code]
     if sentence:
-        command = re.search(f"{sentence}; go on with: python train.py (--.*)\n", capfd.readouterr().err).groups()[-1]
+        command = re.search(f"{sentence}; resume with: python train.py (--.*)\n", capfd.readouterr().err).groups()[-1]
     assert (Path("run") / "metrics.jsonl").read_text().count('"step"') == lines
     assert max(Path("run").glob("*.pt"), default=None) == (checkpoint and Path(f"run/checkpoint-{checkpoint:06d}.pt"))
     parts = [name for name in names("run") if name.endswith(".part")]
