@@ -72,9 +72,7 @@ class Config:
     temperature: float = sampling(1.0, "sampling temperature, also that of the policy in PPO", POSITIVE)
     max_new_tokens: int = sampling(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = sampling(None, "token budget of a single attempt; none: no such limit", POSITIVE)
-    slots: int | None = sampling(
-        None, "dialogues decoded in parallel: speed, not results; auto: as many as fit", POSITIVE
-    )
+    slots: int | None = sampling(None, "dialogues decoded in parallel, speed alone; auto: as many as fit", POSITIVE)
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
     unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
