@@ -39,8 +39,8 @@ baseline:  ## the same with a single attempt, the paper's baseline
 # `make reproduce` compares on both kinds of riddles
 COMPARED := $(if $(filter miniature,$(PRESET)),miniature cue,$(PRESET))
 
-reproduce: .venv/ready $(patsubst %,runs/%/base,$(COMPARED:-gpu=))  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
-	for preset in $(COMPARED); do $(PY) -m bench.reproduce --preset $$preset --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS)) || exit; done
+reproduce: .venv/ready $(patsubst %,runs/%/base,$(COMPARED))  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
+	$(PY) -m bench.reproduce --preset $(COMPARED) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
 
 ablations: .venv/ready runs/miniature/base runs/cue/base  ## how fast variants of the paper's recipe learn, 60 runs of 1 to 3 minutes: SEEDS="0 1 2"
 	$(PY) -m bench.ablations --seeds $(or $(SEEDS),0 1 2) $(if $(PROCESSES),--processes $(PROCESSES))

@@ -10,12 +10,13 @@ What is finished is not repeated. Into --out go summary.json, table.md, and two 
 """
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from bench.reproduce import command, run_all, run_folder
+from bench.reproduce import command, run, run_folder
 from support.files import read_json, read_metrics
 from support.plots import COLOURS, markdown, new_panels
 from support.statistics import mean, t_interval
@@ -48,7 +49,8 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
         options = f"--preset {preset} --seed {seed} --steps {TASKS[preset][1]} {EVERY_RUN}".split()
         jobs.append(("train.py", [*options, *args.extra, *VARIANTS[name].split()], folder, "model"))
     if not args.finished:
-        run_all(jobs, args.processes)
+        with ThreadPoolExecutor(args.processes) as pool:
+            list(pool.map(run, *zip(*jobs)))
     summary = {preset: {name: {} for name in VARIANTS} for preset in TASKS}
     for (preset, name, seed), folder in folders.items():
         if (folder / "model").exists():  # it is written after the last step

@@ -1,11 +1,12 @@
 """The paper's comparison, small: multi-attempt against single-attempt training, over several seeds.
 
-    python -m bench.reproduce --preset cue --seeds 0 1 2 3 4    # or miniature, smollm2; `make reproduce` is shorter
-    python -m bench.reproduce --draw SUMMARY.json OUT           # no runs: tables and figure of a finished comparison
+    python -m bench.reproduce --seeds 0 1 2 3 4         # on both kinds of riddles (`make reproduce`)
+    python -m bench.reproduce --preset smollm2          # on a pretrained model
+    python -m bench.reproduce --draw SUMMARY.json OUT   # no runs: tables and figures of a finished comparison
 
 All arms train from the same base model and answer the same test questions greedily. Controls: k independent samples
 (pass@k) in place of k attempts, and feedback that says nothing of the attempt. What is finished is not repeated: give
-an interrupted command again. Into --out go summary.json (all verdicts), table.md, accuracy.png.
+an interrupted command again. Into --out go summary.json (all verdicts), table.md, and PRESET.png.
 Shapes: S seeds, K numbers of attempts, Q questions
 """
 
@@ -14,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -29,15 +30,12 @@ from support.run import parse_run
 from support.statistics import crossed_interval, mean, pass_chance, t_interval
 from train import Config
 
+PRESETS = "miniature", "cue", "smollm2"
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
-ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"], SAME_TOKENS: ["--max_attempts", "1"]}  # options of train.py
+ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"]}  # options of train.py
 ARMS |= {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
-EVALUATIONS = {name: (name, []) for name in ("base", *ARMS)}  # name: (model, options of evaluate.py)
-EVALUATIONS |= {
-    f"{MULTI}, uninformative feedback": (MULTI, ["--feedback", "uninformative"]),
-    "base, pass@k of 20 samples": ("base", ["--samples", "20"]),
-    f"{SINGLE}, pass@k of 20 samples": (SINGLE, ["--samples", "20"]),
-}
+ARMS |= {SAME_TOKENS: ["--max_attempts", "1"]}
+UNINFORMED = f"{MULTI}, uninformative feedback"
 
 
 # -------------------- Runs
@@ -61,30 +59,27 @@ def run(script: str, options: list[str], out: Path, result: str) -> None:
     print(f"{out} is done", flush=True)
 
 
-def run_all(jobs: Iterable[tuple], processes: int) -> None:
-    with ThreadPoolExecutor(processes) as pool:
-        list(pool.map(lambda job: run(*job), jobs))
-
-
-def training(args: argparse.Namespace, seed: int, arm: str) -> tuple:
-    """The arguments of `run` for an arm."""
-    options = ["--preset", args.preset, "--seed", str(seed), *args.extra, "--eval_data", "none", *ARMS[arm]]
-    if arm == SAME_TOKENS:
-        multi, single = (read_metrics(run_folder(args.out, name, seed)) for name in (MULTI, SINGLE))
-        ratio = sum(row["tokens_sampled"] for row in multi) / sum(row["tokens_sampled"] for row in single)
-        options += ["--steps", str(round(len(single) * ratio))]
-    return "train.py", options, run_folder(args.out, arm, seed), "model"
-
-
-def evaluation(args: argparse.Namespace, config: Config, seed: int, name: str) -> tuple:
-    """The arguments of `run` for an evaluation on the test questions."""
-    model, options = EVALUATIONS[name]
+def train_and_evaluate(config: Config, extra: list[str], out: Path, name: str, seed: int, before: list[Future]) -> None:
+    """An arm, or the base model: trained, and evaluated on the test questions, when the runs `before` are finished."""
+    for each in before:
+        each.result()
+    folder = run_folder(out, name, seed)
+    if name in ARMS:
+        options = ["--preset", config.preset, "--seed", str(seed), *extra, "--eval_data", "none", *ARMS[name]]
+        if name == SAME_TOKENS:
+            multi, single = (read_metrics(run_folder(out, arm, seed)) for arm in (MULTI, SINGLE))
+            ratio = sum(row["tokens_sampled"] for row in multi) / sum(row["tokens_sampled"] for row in single)
+            options += ["--steps", str(round(len(single) * ratio))]
+        run("train.py", options, folder, "model")
     given = {"data": config.eval_data, "attempts": config.eval_attempts, "seed": seed}
-    given["model"] = config.model if model == "base" else run_folder(args.out, model, seed) / "model"
     for key in ("max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype"):
         given[key] = getattr(config, key)
-    options = [f"--{key}={value}" for key, value in given.items()] + options
-    return "evaluate.py", options, run_folder(args.out / "evaluations", name, seed), "results.json"
+    given["model"] = folder / "model" if name in ARMS else config.model
+    controls = {UNINFORMED: ["--feedback", "uninformative"]} if name == MULTI else {}
+    samples = ["--samples", str(4 * config.eval_attempts)] if name in ("base", SINGLE) else []
+    for what, options in ({name: samples} | controls).items():
+        options = [*(f"--{key}={value}" for key, value in given.items()), *options]
+        run("evaluate.py", options, run_folder(out / "evaluations", what, seed), "results.json")
 
 
 # -------------------- The summary, its tables and its figure
@@ -126,28 +121,41 @@ def over_seeds(runs: dict[str, dict], part: slice) -> dict:
     return {"by_attempts": rows}
 
 
-def measure(args: argparse.Namespace) -> dict:
-    """Runs what is missing, unless --finished. Sets args.out if it is None. Returns the summary of what is there."""
-    args.out = args.out or Path(f"runs/reproduce-{args.preset}")
-    config = parse_run(Config, ["--preset", args.preset, *args.extra])
-    if config.eval_limit is not None:
+def measure(args: argparse.Namespace) -> dict[str, dict]:
+    """Runs what is missing, unless --finished. Sets args.out if it is None. Returns a summary for each preset."""
+    args.out = args.out or Path("-".join(["runs/reproduce", *args.preset]))
+    configs = {preset: parse_run(Config, ["--preset", preset, *args.extra]) for preset in args.preset}
+    if any(config.eval_limit is not None for config in configs.values()):
         raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")
-    # the discounts are tried on the riddles with a cue
-    names = [name for name in EVALUATIONS if args.preset == "cue" or "discount" not in name]
-    evaluations = {(name, seed): evaluation(args, config, seed, name) for name, seed in product(names, args.seeds)}
-    if not args.finished:
-        for arms in [name for name in names if name in ARMS and name != SAME_TOKENS], [SAME_TOKENS]:
-            run_all([training(args, seed, arm) for seed, arm in product(args.seeds, arms)], args.processes)
-        run_all(evaluations.values(), args.processes)
+    runs = {}
+    with ThreadPoolExecutor(args.processes) as pool:
+        for seed, name, preset in product([] if args.finished else args.seeds, [*ARMS, "base"], args.preset):
+            if preset == "cue" or "discount" not in name:  # the discounts are tried on the riddles with a cue
+                before = [runs[seed, arm, preset] for arm in (MULTI, SINGLE) if name == SAME_TOKENS]
+                job = train_and_evaluate, configs[preset], args.extra, args.out / preset, name, seed, before
+                runs[seed, name, preset] = pool.submit(*job)
+        try:
+            for each in runs.values():
+                each.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C no other run begins
+    return {preset: summary(args.out / preset, config, args.seeds) for preset, config in configs.items()}
+
+
+def summary(out: Path, config: Config, seeds: list[int]) -> dict:
+    """The verdicts of all evaluations that are finished."""
     results = {}
-    for (name, seed), (*_, folder, file) in evaluations.items():
-        if (folder / file).exists():
-            *_, result = read_json(folder / file)["models"].values()  # pass@k comes after the greedy answers
-            results.setdefault(name, {})[str(seed)] = verdicts(result, read_json(*folder.glob("dialogues-*.json")))
+    for name, seed in product(["base", *ARMS, UNINFORMED], seeds):
+        folder = run_folder(out / "evaluations", name, seed)
+        if (folder / "results.json").exists():
+            dialogues = read_json(*folder.glob("dialogues-*.json"))
+            found = read_json(folder / "results.json")["models"].values()  # pass@k comes after the greedy answers
+            for label, result in zip((name, f"{name}, pass@k"), found):
+                results.setdefault(label, {})[str(seed)] = verdicts(result, dialogues)
     if not {"base", MULTI} <= results.keys():
-        raise ValueError(f"no {MULTI} run in {args.out} is finished and evaluated beside the base model")
+        raise ValueError(f"no {MULTI} run in {out} is finished and evaluated beside the base model")
     sets = {name: len(problems) for name, problems in load_sets(config.eval_data).items()}
-    best = [] if "smollm2" in args.preset else best_possible(args.preset == "cue", config.eval_attempts)
+    best = [] if config.preset == "smollm2" else best_possible(config.preset == "cue", config.eval_attempts)
     return {"sets": sets, "best possible": best, "results": results}
 
 
@@ -163,26 +171,28 @@ def differences(results: dict[str, dict], part: slice, key: str) -> list[list[st
     return lines
 
 
-def draw(summary: dict, out: Path) -> str:
-    """Draws the figure; curves that agree in whole percent are drawn once. Returns the tables."""
-    results, sets, best = summary["results"], summary["sets"], summary["best possible"]
-    models = results | {"base": dict([*results["base"].items()][:1])}  # which is the same for all seeds
-    ends, texts = np.cumsum([0, *sets.values()]).tolist(), []
-    parts = {" and ".join(sets): slice(None)} | dict(zip(sets, map(slice, ends, ends[1:])))
-    for data, part in parts.items():
-        by_model = {f"{name}, seeds {' '.join(runs)}": over_seeds(runs, part) for name, runs in models.items()}
-        texts += [f"{data}, %", table(by_model)]
-        for key, what in (("solved", "allowed"), ("first", "allowed, first attempt alone")):
-            if lines := differences(results, part, key):
-                texts.append(markdown([[f"attempts {what}", *map(str, range(1, len(lines[0])))], *lines]))
-    texts += [f"Best possible at 1, 2, ... attempts: {' / '.join(map(percent, best))}"] if best else []
-    merged = {}
-    for name in [name for name in models if name in ARMS or name in ("base", "base, pass@k of 20 samples")]:
-        curve = over_seeds(models[name], slice(None))
-        merged.setdefault(tuple(round(100 * row["accuracy"]) for row in curve["by_attempts"]), {})[name] = curve
-    curves = {"\n".join(by_name): next(iter(by_name.values())) for by_name in merged.values()}
-    best = [100 * share for share in best]
-    plot_accuracy(curves, out / "accuracy.png", {"best possible (expected)": best} if best else {})
+def draw(summaries: dict[str, dict], out: Path) -> str:
+    """Draws a figure for each preset; curves that agree in whole percent are drawn once. Returns the tables."""
+    texts = []
+    for preset, summary in summaries.items():
+        results, sets, best = summary["results"], summary["sets"], summary["best possible"]
+        models = results | {"base": dict([*results["base"].items()][:1])}  # which is the same for all seeds
+        ends = np.cumsum([0, *sets.values()]).tolist()
+        parts = {" and ".join(sets): slice(None)} | dict(zip(sets, map(slice, ends, ends[1:])))
+        for data, part in parts.items():
+            by_model = {f"{name}, seeds {' '.join(runs)}": over_seeds(runs, part) for name, runs in models.items()}
+            texts += [f"{data}, %", table(by_model)]
+            for key, what in (("solved", "allowed"), ("first", "allowed, first attempt alone")):
+                if lines := differences(results, part, key):
+                    texts.append(markdown([[f"attempts {what}", *map(str, range(1, len(lines[0])))], *lines]))
+        texts += [f"Best possible at 1, 2, ... attempts: {' / '.join(map(percent, best))}"] if best else []
+        merged = {}
+        for name in [name for name in models if name in (*ARMS, "base", "base, pass@k")]:
+            curve = over_seeds(models[name], slice(None))
+            merged.setdefault(tuple(round(100 * row["accuracy"]) for row in curve["by_attempts"]), {})[name] = curve
+        curves = {"\n".join(by_name): next(iter(by_name.values())) for by_name in merged.values()}
+        best = {"best possible (expected)": [100 * share for share in best]} if best else {}
+        plot_accuracy(curves, out / f"{preset}.png", best)
     return "\n\n".join(texts) + "\n"
 
 
@@ -209,7 +219,8 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
-    parser.add_argument("--preset", choices=("miniature", "cue", "smollm2"), default="miniature", help="of train.py")
+    default = PRESETS[:2]
+    parser.add_argument("--preset", nargs="+", choices=PRESETS, default=default, help="of train.py (default: riddles)")
     command(parser, argv, measure, draw)
 
 

@@ -115,22 +115,33 @@ def commands(inputs, monkeypatch):
 
 
 def test_reproduce(commands, capsys):
-    argv, out, drawn = ["--preset", "cue", "--seeds", "3", "--out", "out", *TINY], Path("out"), Path("drawn")
+    """Of two presets; the discounts are tried with one of them. Base model and baseline are asked for samples, too."""
+    argv, out, drawn = (
+        ["--preset", "cue", "miniature", "--seeds", "3", "--out", "out", *TINY],
+        Path("out"),
+        Path("drawn"),
+    )
     reproduce.main(argv)
-    assert [command[0] for command in commands].count("train.py") == 5 and len(commands) == 5 + 9
-    summary = reproduce.read_json(out / "summary.json")
-    names = list(reproduce.EVALUATIONS)
-    assert list(summary["results"]) == names and summary["sets"] == {"held_out.jsonl": 4}
+    runs = ["train.py"] * (5 + 3) + ["evaluate.py"] * (7 + 5)
+    assert sorted(command[0] for command in commands) == sorted(runs)
+    summaries = reproduce.read_json(out / "summary.json")
+    summary, out = summaries["cue"], out / "cue"
+    names = list(summary["results"])
+    discounts = [name for name in names if "discount" in name]
+    assert len(discounts) == 2 and [*summaries["miniature"]["results"]] == [x for x in names if x not in discounts]
+    sampled = ["base, pass@k", "single-attempt, pass@k"]
+    assert set(names) == {"base", *reproduce.ARMS, reproduce.UNINFORMED, *sampled}
+    assert summary["sets"] == {"held_out.jsonl": 4}
     assert summary["best possible"] == best_possible(True, 2)
     results = {name: result["3"] for name, result in summary["results"].items()}
     assert all(list(map(len, result["solved"])) == [4, 4] for result in results.values())
     found = reproduce.read_json(out / "evaluations" / "multi-attempt-3" / "results.json")["models"]
     shares = reproduce.shares([results["multi-attempt"]], slice(None))[:, 0].mean(1).tolist()
-    assert shares == [row["accuracy"] for row in found["out/multi-attempt-3/model"]["by_attempts"]]
+    assert shares == [row["accuracy"] for row in found["out/cue/multi-attempt-3/model"]["by_attempts"]]
 
     configs = {name: reproduce.read_json(reproduce.run_folder(out, name, 3) / "config.json") for name in reproduce.ARMS}
-    assert [config["attempt_discount"] for config in configs.values()] == [1, 1, 1, 0.8, 0.6]
-    assert [config["max_attempts"] for config in configs.values()] == [2, 1, 1, 2, 2]
+    assert [config["attempt_discount"] for config in configs.values()] == [1, 1, 0.8, 0.6, 1]
+    assert [config["max_attempts"] for config in configs.values()] == [2, 1, 2, 2, 1]
     multi, single = (read_metrics(out / f"{name}-3") for name in ("multi-attempt", "single-attempt"))
     ratio = sum(row["tokens_sampled"] for row in multi) / sum(row["tokens_sampled"] for row in single)
     assert configs[reproduce.SAME_TOKENS]["steps"] == round(2 * ratio) > 2
@@ -139,16 +150,18 @@ def test_reproduce(commands, capsys):
     (uninformed,) = (evaluations / "multi-attempt-uninformative-feedback-3").glob("dialogues-*.json")
     second = [d["text"] for d in json.loads(uninformed.read_text()) if len(d["attempts"]) == 2]
     assert second and all(text.count("Please reason step by step") == 2 and "incorrect" not in text for text in second)
-    options = reproduce.read_json(evaluations / "single-attempt-pass@k-of-20-samples-3" / "results.json")["options"]
-    assert (options["samples"], options["max_new_tokens"], options["seed"]) == (20, 60, 3)
+    options = reproduce.read_json(evaluations / "single-attempt-3" / "results.json")["options"]
+    assert (options["samples"], options["max_new_tokens"], options["seed"]) == (8, 60, 3)
 
+    out = out.parent
     files = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".json", ".md", ".png")}
-    assert sorted(files) == ["accuracy.png", "summary.json", "table.md"]
+    assert sorted(files) == ["cue.png", "miniature.png", "summary.json", "table.md"]
     text = files["table.md"].decode()
     assert text in capsys.readouterr().out and all(f"{name}, seeds 3" in text for name in names)
+    finished = len(commands)
     reproduce.main(argv)  # everything is there
     reproduce.main(["--draw", "out/summary.json", "drawn"])
-    assert len(commands) == 5 + 9 and {name: (drawn / name).read_bytes() for name in files} == files
+    assert len(commands) == finished and {name: (drawn / name).read_bytes() for name in files} == files
 
 
 def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
@@ -159,13 +172,13 @@ def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
         reproduce.main(["--finished", *argv])
     assert "no multi-attempt run in" in capsys.readouterr().err and commands == []
     reproduce.main(argv)
-    assert reproduce.read_json(Path("out/single-attempt-0/config.json"))["group_size"] == 8  # the preset's
-    summary, text = reproduce.read_json(Path("out/summary.json")), Path("out/table.md").read_text()
+    assert reproduce.read_json(Path("out/smollm2/single-attempt-0/config.json"))["group_size"] == 8  # the preset's
+    summary, text = reproduce.read_json(Path("out/summary.json"))["smollm2"], Path("out/table.md").read_text()
     assert summary["sets"] == dict(zip(two, (4, 3))) and summary["best possible"] == []
     titles = [line for line in text.splitlines() if line.endswith(", %")]
     assert titles == ["held_out.jsonl and first_three.jsonl, %", "held_out.jsonl, %", "first_three.jsonl, %"]
     finished = len(commands)
-    assert finished == 2 * 3 + 2 * 7
-    Path("out/evaluations/single-attempt-1/results.json").unlink()
+    assert finished == 2 * 3 + 2 * 5
+    Path("out/smollm2/evaluations/single-attempt-1/results.json").unlink()
     reproduce.main(["--finished", *argv])
     assert len(commands) == finished and "| single-attempt, seeds 0 " in capsys.readouterr().out
