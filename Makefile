@@ -33,13 +33,14 @@ BASE := $(if $(filter miniature cue smollm2 smollm2-gpu,$(PRESET)),runs/$(PRESET
 train: .venv/ready $(BASE)  ## train: PRESET=miniature (or cue, smollm2, smollm2-gpu, paper), any option as ARGS="--seed 3 --max_attempts 1"
 	$(PY) train.py --preset $(PRESET) $(ARGS)
 
-baseline:  ## the same with a single attempt, the paper's baseline
-	@$(MAKE) train ARGS="--max_attempts 1 $(ARGS)"
+baseline: override ARGS += --max_attempts 1
+baseline: train  ## the same with a single attempt, the paper's baseline
 
 # `make reproduce` compares on both kinds of riddles
 COMPARED := $(if $(filter miniature,$(PRESET)),miniature cue,$(PRESET))
 
-reproduce: .venv/ready $(patsubst %,runs/%/base,$(COMPARED))  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
+reproduce: .venv/ready  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
+	$(MAKE) -j2 $(patsubst %,runs/%/base,$(COMPARED))
 	$(PY) -m bench.reproduce --preset $(COMPARED) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
 
 ablations: .venv/ready runs/miniature/base runs/cue/base  ## how fast variants of the paper's recipe learn, 60 runs of 1 to 3 minutes: SEEDS="0 1 2"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 
 from data import PAPER, Problem, load_sets
-from data.chat import FEEDBACK_HELP, TEMPLATE_HELP, Chat
+from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, TEMPLATE_HELP, Chat
 from reward import RULES
 from rollout import Dialogues, rollout
 from support.check import check_fit, check_model
@@ -33,8 +33,8 @@ from support.plots import PAPER_CURVES, plot_accuracy, tables
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
-# Dialogues for each slot in one rollout. A kill loses the rollout in progress, so fewer are safer. At its end slots are
-# idle, which costs most on a GPU: its step takes as long for few slots as for many.
+# Dialogues for each slot in one rollout. The journal is written after each rollout: the fewer, the less a kill loses.
+# But slots are idle at a rollout's end, and on a GPU a step takes as long with few slots as with many.
 CHUNK_CPU, CHUNK = 4, 16
 Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
@@ -116,11 +116,11 @@ class Options:
     slots: int = option(256, "dialogues written side by side; lower it when memory runs out", POSITIVE)
     max_new_tokens: int = option(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = option(None, "token budget of a single attempt; none: no such limit", POSITIVE)
-    chat_template: str = option("chatml", TEMPLATE_HELP)
+    chat_template: str = option("chatml", TEMPLATE_HELP, one_of(*CHAT_TEMPLATES, "auto"))
     feedback: str = option("paper", FEEDBACK_HELP)
     samples: int = option(0, "independent samples a question for pass@k, at temperature 1; 0: none")
     show: int = option(0, "print this many dialogues of each model", NOT_NEGATIVE)
-    show_what: str = option("fixed", "which: first, fixed, never, repeated, truncated or all", one_of(*KINDS, "all"))
+    show_what: str = option("fixed", f"which: {', '.join(KINDS)} or all", one_of(*KINDS, "all"))
     device: str = option("auto", "auto, cpu, cuda or mps")
     dtype: str = option("auto", "auto: bfloat16 on CUDA, float32 elsewhere", one_of("auto", "float32", "bfloat16"))
     seed: int = option(0, "decides which questions --limit takes, and draws the --samples", NOT_NEGATIVE)
@@ -158,7 +158,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candid
 
 
 def name_models(models: str) -> dict[str, str]:
-    """--model as folders or hub names by what the tables call them: the label before a "=", or the folder itself."""
+    """{name in the tables: folder or hub name}. The first is the label before a "=", or the same as the second."""
     words = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in words}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(words):
@@ -173,17 +173,18 @@ def file_name(name: str) -> str:
 def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Problem]], out: Path) -> Candidate:
     """The model, checked, with the journals in `out`. A model that train.py wrote is asked as in its run, unless the
     command line (`given`) says otherwise."""
-    config = Path(path).parent / "config.json"
-    run_config = read_json(config) if config.exists() else {}
-    trained_here = "preset" in run_config  # else it is some model's own config.json
-    options = Options(**{key: run_config[key] for key in FROM_THE_RUN if trained_here} | given)
+    path_of_config = Path(path).parent / "config.json"
+    config = read_json(path_of_config) if path_of_config.exists() else {}
+    # train.py's has a preset, a model's own has none
+    options = Options(**{key: config[key] for key in FROM_THE_RUN if "preset" in config} | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)
     prompts = [chat.prompt(problem.question, options.attempts) for problems in sets.values() for problem in problems]
     check_fit(model, max(map(len, prompts)), options.max_new_tokens)
     check_model(model, chat, rollout)
-    settings, samples = journal_settings(model, chat, options), None
+    settings = journal_settings(model, chat, options)
+    samples = None
     greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
     if options.samples:  # there is no feedback; fields that nothing reads are left out
         settings = settings | {"feedback": None, "seed": options.seed}
@@ -207,9 +208,9 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.devi
     return greedy, samples
 
 
-def report(options: Options, candidates: list[Candidate], greedy: dict, samples: dict, out: Path) -> None:
+def report(options: Options, sets: dict, candidates: list[Candidate], greedy: dict, samples: dict, out: Path) -> None:
     """Write all files, and print tables and dialogues. `greedy` and `samples` hold {model: {data set: records}}."""
-    results, most_allowed, sets = {}, {}, list(greedy[candidates[0].name])
+    results, most_allowed = {}, {}
     for name, curves in greedy.items():
         results[name] = mean_over({data: accuracy_at_k(records) for data, records in curves.items()})
         if options.samples:
@@ -234,18 +235,19 @@ def report(options: Options, candidates: list[Candidate], greedy: dict, samples:
 
 
 def main(argv: list[str] | None = None) -> None:
-    given, kept = parse(Options, sys.argv[1:] if argv is None else argv, __doc__), ""
+    given, resume_hint = parse(Options, argv, __doc__), ""
     try:
         options, sets, candidates, out = prepare(given)
-        greedy, samples, kept = {}, {}, "; what is finished is kept: repeat the command to resume"
+        resume_hint = "; what is finished is kept: repeat the command to resume"
+        greedy, samples = {}, {}
         for each in candidates:
             greedy[each.name], samples[each.name] = ask(each, sets, pick_device(options.device))
-        report(options, candidates, greedy, samples, out)
+        report(options, sets, candidates, greedy, samples, out)
     except KeyboardInterrupt:
-        print(f"\nstopped{kept}", file=sys.stderr)
+        print(f"\nstopped{resume_hint}", file=sys.stderr)
         raise SystemExit(130) from None
-    except (ValueError, OSError) as error:  # later than in prepare: too little memory, a full disk
-        fail(f"{error}{kept}")
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:  # later than in prepare: a full disk, little memory
+        fail(f"{(str(error) or repr(error)).splitlines()[0]}{resume_hint}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     for the log, and has no gradient.
 
     The distribution is that of sampling: softmax(logits / temperature). The rows are right-padded, so causal attention
-    needs no mask. Logits are the largest tensor: they are computed for actions alone, in chunks, and again in the
+    needs no mask. Logits are the largest tensor: they are computed only for actions, in chunks, and again in the
     backward pass."""
     outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
@@ -62,7 +62,8 @@ def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> 
 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
     """This rank's dialogues, as indices: batches of similar length, each at most `token_budget` tokens with its padding
-    (but at least one dialogue). Ranks take turns in the order of length, so that all have equally much to do."""
+    (but at least one dialogue). Dialogues are dealt to the ranks in order of length, so that their work is about
+    equal."""
     remaining = length_D.argsort(descending=True)[ranks.rank() :: ranks.world_size()]
     while len(remaining):
         count = max(1, token_budget // int(length_D[remaining[0]]))  # the first is the longest
@@ -143,7 +144,8 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
     2503.20783). With n dialogues the advantage is (n - 1) / n times that of RLOO (arXiv 2402.14740).
     `calibrated`: what follows a wrong attempt counts with its mean over the group (CAL-GRPO, docs/forking.md)."""
-    advantage_DT, to_go_D = torch.zeros(dialogues.tokens_DT.shape), torch.zeros(len(dialogues.attempts)).double()
+    advantage_DT = torch.zeros(dialogues.tokens_DT.shape)
+    to_go_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)
     for group in torch.arange(len(to_go_D)).split(group_size):
         for i in reversed(range(int(dialogues.used_D[group].max()))):
             reached = group[dialogues.used_D[group] > i].tolist()
@@ -167,7 +169,7 @@ def informative_groups(dialogues, config) -> torch.Tensor:
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
     """Over the actions of the whole step: "std" gives them mean 0 and standard deviation 1, as in the paper, "centre"
-    mean 0 alone, "none" leaves them as they are."""
+    only mean 0, "none" leaves them as they are."""
     if how == "none":
         return advantage_DT * mask_DT
     actions = advantage_DT[mask_DT]
@@ -232,10 +234,10 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-    sums = sum(ranks.all_gather([each for sums, _ in taken for each in sums]), [])
+    micro_sums = sum(ranks.all_gather([each for sums, _ in taken for each in sums]), [])
     if taken:
-        n_actions = sum(each.pop("actions") for each in sums)
-        metrics |= {name: sum(each[name] for each in sums) / n_actions for name in sums[0]}
+        n_actions = sum(each.pop("actions") for each in micro_sums)
+        metrics |= {name: sum(each[name] for each in micro_sums) / n_actions for name in micro_sums[0]}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean([norms for _, norms in taken], axis=0).tolist()))
     return metrics
 
@@ -243,10 +245,11 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
 def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indices: torch.Tensor, config):
     """A step of each optimiser on these dialogues. Returns sums over actions, for each micro-batch, and the norms of
     the gradients. None where a gradient is not finite: then the step is skipped."""
-    weight_B, sums = action_weights(dialogues.sampled_DT[indices].sum(1), config.loss_mean), []
+    weight_B = action_weights(dialogues.sampled_DT[indices].sum(1), config.loss_mean)
+    sums = []
     for b in micro_batches(dialogues.length_D[indices], config.micro_batch_tokens):
         sums.append(micro_batch_backward(actor, critic, dialogues, per_token, indices[b], weight_B[b], config))
-    norms = [optimizer.clip() for optimizer in optimizers]
+    norms = [optimizer.reduce_and_clip() for optimizer in optimizers]
     finite = all(map(math.isfinite, norms))
     for optimizer in optimizers:
         optimizer.step() if finite else optimizer.skip()
@@ -291,7 +294,7 @@ def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float |
 
 
 # -------------------- The optimiser
-PART_SIZE = 2**26  # elements of a weight that are stepped at once
+SHARD_SIZE = 2**26  # elements of a weight that are stepped at once
 MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 
 
@@ -316,15 +319,15 @@ class Optimizer:
         for i, weight in enumerate(self.weights):
             weight.register_post_accumulate_grad_hook(partial(self.add_gradient, i))
         self.max_grad_norm, self.offload, self.skipped, self.steps = max_grad_norm, offload, 0, 0
-        self.learning_rate = lambda step: lr * lr_schedule(step, warmup_steps, total_steps)
-        # (i, k, part): part k of weight i, a flat view of it. Part n belongs to rank n % world_size, which has a master
-        # and an AdamW for it alone, so that one part can be on the device while the others wait in host memory. AdamW's
-        # state is made here and not in its first step, because offloading and load_state_dict need it before.
-        flat = [weight.detach().view(-1).split(PART_SIZE) for weight in self.weights]
-        self.parts = [(i, k, part) for i, parts in enumerate(flat) for k, part in enumerate(parts)]
+        self.peak_lr, self.warmup_steps, self.total_steps = lr, warmup_steps, total_steps
+        # (i, k, shard): shard k of weight i, a flat view of it. Shard n belongs to rank n % world_size, which holds its
+        # master and an AdamW of its own, so that one shard can be on the device while the others wait in host memory.
+        # AdamW's state is made here and not in its first step, because offloading and load_state_dict need it before.
+        flat = [weight.detach().view(-1).split(SHARD_SIZE) for weight in self.weights]
+        self.shards = [(i, k, shard) for i, shards in enumerate(flat) for k, shard in enumerate(shards)]
         self.adamws, self.states = {}, {}
-        for n in range(ranks.rank(), len(self.parts), ranks.world_size()):
-            master = self.parts[n][2].float()
+        for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
+            master = self.shards[n][2].float()
             adamw = torch.optim.AdamW([master], betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
             adamw.state[master] = {"step": torch.tensor(0.0), **moments}
@@ -333,11 +336,11 @@ class Optimizer:
 
     @property
     def lr(self) -> float:  # of the next step
-        return self.learning_rate(self.steps)
+        return self.peak_lr * lr_schedule(self.steps, self.warmup_steps, self.total_steps)
 
     def offloaded(self, n: int) -> list[torch.Tensor]:
-        """Tensors of a part that --offload keeps in host memory. A float32 master is the weight itself, and stays."""
-        names = ["exp_avg", "exp_avg_sq"] + ["master"] * (self.parts[n][2].dtype != torch.float32)
+        """Tensors of a shard that --offload keeps in host memory. A float32 master is the weight itself, and stays."""
+        names = ["exp_avg", "exp_avg_sq"] + ["master"] * (self.shards[n][2].dtype != torch.float32)
         return [self.states[n][name] for name in names if self.offload]
 
     def add_gradient(self, i: int, weight: torch.Tensor) -> None:
@@ -346,7 +349,7 @@ class Optimizer:
         self.gradients[i] = weight.grad.float() if before is None else before.add_(weight.grad)
         weight.grad = None
 
-    def clip(self) -> float:
+    def reduce_and_clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before that."""
         for i, weight in enumerate(self.weights):
             if self.gradients[i] is None:  # such as that of an expert that got no token
@@ -362,21 +365,21 @@ class Optimizer:
         """Step the masters, and copy them back to the weights."""
         with streams(self.weights[0].device) as on_device:
             for n, adamw in self.adamws.items():
-                i, k, part = self.parts[n]
+                i, k, shard = self.shards[n]
                 master = self.states[n]["master"]
                 with on_device(self.offloaded(n)):
-                    master.grad = self.gradients[i].reshape(-1).split(PART_SIZE)[k]
+                    master.grad = self.gradients[i].reshape(-1).split(SHARD_SIZE)[k]
                     adamw.param_groups[0]["lr"] = self.lr
                     adamw.step()
-                    part.copy_(master)
+                    shard.copy_(master)
                 master.grad = None
-        for n, (_, _, part) in enumerate(self.parts):
-            ranks.broadcast(part, n % ranks.world_size())
+        for n, (_, _, shard) in enumerate(self.shards):
+            ranks.broadcast(shard, n % ranks.world_size())
         self.gradients = [None] * len(self.weights)
         self.steps, self.skipped = self.steps + 1, 0
 
     def skip(self) -> None:
-        """Drop the gradients. FloatingPointError when that happens again and again."""
+        """Drop the gradients. FloatingPointError after MAX_SKIPPED times in a row."""
         self.gradients = [None] * len(self.weights)
         self.skipped += 1
         if self.skipped == MAX_SKIPPED:

@@ -40,14 +40,14 @@ def reward(
     return rewards
 
 
-_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\.|[{}]", re.DOTALL)  # "\\." steps over \{ and \}, and \\ before a brace
+BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\.|[{}]", re.DOTALL)  # "\\." steps over \{ and \}, and \\ before a brace
 
 
 def extract_boxed(text: str) -> str | None:
     r"""The content of the `\boxed{...}` that closes first; None without one. An empty box is no box: the next one
     counts. Reads from left to right and stops at the closing brace: no later text changes an answer once given."""
     starts = []  # one per open brace: where a box's content starts, or None
-    for mark in _BRACE.finditer(text):
+    for mark in BRACE.finditer(text):
         if mark[0] == "}":
             start = starts.pop() if starts else None
             if start is not None and (answer := text[start : mark.start()].strip()):

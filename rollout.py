@@ -7,8 +7,8 @@ r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (s
     5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
 
 Tokens in, tokens out: text is decoded to be graded and shown, but the tokens trained on are never encoded again. A
-token is sampled by inverting the cumulative distribution at a uniform number, which depends on seed, dialogue and
-position alone. So, up to rounding, a seed gives the same dialogues with any number of slots.
+token is sampled by inverse transform: the cumulative distribution is inverted at a uniform number, which depends only
+on seed, dialogue and position. So, up to rounding, a seed gives the same dialogues with any number of slots.
 
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
         S slots of the engine, C cache positions of each, R rows of a forward pass (a slot each), N new tokens of each
@@ -18,7 +18,7 @@ Shapes: D dialogues, T tokens of the longest one, V vocabulary
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -72,7 +72,7 @@ class Dialogues:
 
     def select(self, indices: torch.Tensor) -> "Dialogues":
         """Only these dialogues."""
-        tensors = {f.name: getattr(self, f.name)[indices] for f in fields(self) if f.name != "attempts"}
+        tensors = {name: x[indices] for name, x in vars(self).items() if name != "attempts"}
         return Dialogues(**tensors, attempts=[self.attempts[d] for d in indices.tolist()])
 
     @property
@@ -89,21 +89,21 @@ class Dialogues:
 # -------------------- 2. The algorithm, one dialogue at a time
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
-    """One dialogue, with the whole model for every token: slow, for readers and tests. Returns its tokens, which ones
-    the model wrote, and its attempts, all as in dialogue `index` of a `rollout`, which also has the rewards."""
+    """One dialogue, with the whole model for every token: slow, for readers and tests. Returns its tokens, a mask of
+    those that the model wrote, and its attempts: what dialogue `index` of a `rollout` holds, without the rewards."""
     tokens = chat.prompt(problem.question, allowed)
-    prompt_length, end_of_budget = len(tokens), len(tokens) + config.max_new_tokens
+    prompt_length, dialogue_limit = len(tokens), len(tokens) + config.max_new_tokens
     sampled, attempts = [False] * prompt_length, []
     uniforms = np.random.default_rng((*seed, index)).random(config.max_new_tokens, dtype=np.float32)
     for attempts_left in reversed(range(allowed)):  # after this one
         # The model writes until it closes a box or ends its turn, or a budget runs out.
         start, answer, ended = len(tokens), None, False
-        end_before = min(end_of_budget, start + (config.max_attempt_tokens or config.max_new_tokens))
-        while not ended and len(tokens) < end_before:
+        attempt_limit = min(dialogue_limit, start + (config.max_attempt_tokens or config.max_new_tokens))
+        while not ended and len(tokens) < attempt_limit:
             logits_V = model(torch.tensor([tokens], device=model.device)).logits[0, -1].double()
             if temperature == 0:
                 token = int(logits_V.argmax())
-            else:  # the token in whose part of the cumulative distribution the uniform number falls
+            else:  # the first token at which the cumulative probability exceeds the uniform number
                 cumulative_V = (logits_V / temperature).softmax(-1).cumsum(-1)
                 token = int(torch.searchsorted(cumulative_V, uniforms[len(tokens) - prompt_length].item(), right=True))
             tokens.append(token)
@@ -120,7 +120,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
         # After a wrong attempt the feedback is forced, in the same context.
         feedback = chat.feedback_after(token, attempts_left, attempts[-1], problem.answer)
-        if len(tokens) + len(feedback) >= end_of_budget:  # no room for another attempt
+        if len(tokens) + len(feedback) >= dialogue_limit:  # no room for another attempt
             attempts[-1].truncated = True
             break
         tokens += feedback
@@ -130,7 +130,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 # -------------------- 3. The key/value cache, and the attention that reads it
 # A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. Its attention reads
-#     for prompts         these tokens alone;
+#     for prompts         only these tokens;
 #     for feedback        the first `span` cache positions of these slots, under a mask;
 #     in a decode step    the same, with N = 1; with flash attention each slot up to its own length, without a mask.
 class KVCache:
@@ -145,7 +145,7 @@ class KVCache:
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
         """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the
-        slots as indices or as a slice; None for prompts. `lengths` are for flash attention (Engine.slot_lengths)."""
+        slots as indices or as a slice; None for prompts. `lengths` are for flash attention (Engine.step)."""
         self.slot_R, self.position_RN, self.reads, self.lengths = slot_R, position_RN, reads, lengths
 
     def update(self, key, value, layer_index: int):
@@ -162,8 +162,8 @@ class KVCache:
 
 def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
     """(R, 1, N, span): 0 up to a token's own position, -inf after it. A 4D mask reaches the attention as it is."""
-    hidden = torch.arange(span, device=position_RN.device) > position_RN[:, None, :, None]
-    return torch.where(hidden, -torch.inf, 0.0).to(dtype)
+    masked = torch.arange(span, device=position_RN.device) > position_RN[:, None, :, None]
+    return torch.where(masked, -torch.inf, 0.0).to(dtype)
 
 
 @torch.compiler.disable  # the layers around it may be compiled (support/cuda.py)
@@ -199,19 +199,18 @@ class LiveDialogue:
     problem: Problem
     allowed: int
     tokens: list[int]  # the prompt, finished attempts, feedback, and what the host has seen of the current attempt
-    end_of_budget: int  # where the dialogue ends at the latest
+    dialogue_limit: int  # where the dialogue ends at the latest
     slot: int = -1  # of the engine; it changes when slots are compacted
     start: int = 0  # of the current attempt
-    end_before: int = 0  # where the current attempt ends at the latest
-    n_scanned: int = 0  # this many of `tokens` have been looked at for the end of an attempt
+    attempt_limit: int = 0  # where the current attempt ends at the latest
     n_cached: int = 0  # this many of `tokens` the next prefill finds in the cache
     attempts: list[Attempt] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)  # of `tokens`, 0 where forced
 
-    def open_attempt(self, config) -> None:
+    def start_attempt(self, config) -> None:
         self.logps += [0.0] * (len(self.tokens) - len(self.logps))  # of the prompt or feedback before it
-        self.start = self.n_scanned = len(self.tokens)
-        self.end_before = min(self.end_of_budget, self.start + (config.max_attempt_tokens or config.max_new_tokens))
+        self.start = len(self.tokens)
+        self.attempt_limit = min(self.dialogue_limit, self.start + (config.max_attempt_tokens or config.max_new_tokens))
 
 
 class Engine:
@@ -222,20 +221,23 @@ class Engine:
         compact   active slots move to the front, so that a step computes little for slots that wait.
 
     Invariant: the cache holds a slot's tokens before `position`; `token`, the one there, is sampled or forced, but not
-    yet fed to the model. The host knows all positions without asking, since an active slot moves on by one in a step. A
-    slot that wrote past the end of its attempt is rolled back by resetting its position: what the cache holds after it
-    is never read.
+    yet fed to the model. The host knows all positions without asking, since an active slot moves on by one in a step.
+    `prefill` rolls back a slot that wrote past the end of its attempt, by resetting its position: what the cache holds
+    after it is never read.
 
     Attention reads as far as the longest slot, under a mask. On CUDA with 16-bit weights a step is a CUDA graph, and
     flash attention reads each slot up to its own length."""
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
-        """For dialogues of at most `longest` tokens; ValueError when the cache does not fit. `schedule` is (stride,
-        ahead): a call decodes `stride` steps, and the host reads its tokens after it has started `ahead` more calls."""
+        """For dialogues of at most `longest` tokens; ValueError when the cache does not fit. `schedule`: how many steps
+        a call decodes, and how many more calls the host starts before it reads the tokens of this one."""
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
-        self.stride, self.ahead = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
-        assert self.stride * (self.ahead + 1) <= SURPLUS
+        schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
+        self.steps_per_call, self.calls_ahead = schedule
+        assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS
         self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill
+        starts = torch.arange(slots + 1, dtype=torch.int32, device=self.device)
+        self.starts = starts, starts * self.capacity  # of each slot's query and keys, for flash attention
         self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device, self.flash)
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
@@ -255,7 +257,7 @@ class Engine:
         """Give a free slot to a dialogue. Uniform number i is for the i-th token after the prompt."""
         live.slot = self.dialogues.index(None)
         self.dialogues[live.slot] = live
-        self.uniform_SC[live.slot, live.start : live.end_of_budget] = self.to_device(uniforms)
+        self.uniform_SC[live.slot, live.start : live.dialogue_limit] = self.to_device(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
         """Feed what the cache does not hold of these dialogues, except the last token, which is left for the next step.
@@ -295,7 +297,7 @@ class Engine:
             layer[:, target_R, :, :span] = layer[:, source_R, :, :span]
 
     def compact_slots(self) -> int:
-        """Exchange active slots at the end with others in front. Returns the number of active slots."""
+        """Swap active slots at the back with inactive ones at the front. Returns the number of active slots."""
         active = int(self.active_S.sum())
         gaps, late = np.flatnonzero(~self.active_S[:active]), active + np.flatnonzero(self.active_S[active:])
         if len(gaps):
@@ -312,11 +314,12 @@ class Engine:
                     live.slot = slot
         return active
 
-    def decode_async(self, steps: int) -> Callable[[], Iterator[tuple[LiveDialogue, list[int], list[float]]]]:
-        """Start this many decode steps of the active slots. The function that it returns waits for them and yields the
-        new tokens and log-probabilities of each dialogue. By then an earlier call may have shown that the attempt has
-        ended: what its slot wrote after that is left out."""
-        active, cuda = self.compact_slots(), self.device.type == "cuda"
+    def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
+        """Start this many decode steps of the active slots. The iterator that it returns waits for them and yields the
+        new tokens and log-probabilities of each dialogue. Where an earlier call has shown by then that the attempt has
+        ended, it leaves out what the slot wrote after that."""
+        active = self.compact_slots()
+        cuda = self.device.type == "cuda"
         span = int(self.cached_S[:active].max()) + steps
         step = self.graph(active).replay if self.flash else partial(self.step, active, span)
         self.n_active.fill_(active)  # only now: capturing a graph sets it to 0
@@ -336,28 +339,24 @@ class Engine:
                 if len(live.attempts) == attempts:
                     yield live, tokens, logps
 
-        return read
+        return read()
 
     def step(self, R: int, span: int | None) -> None:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
-        reads `span` positions of each slot; with None, in a graph, as many as the device knows that each holds."""
+        reads `span` positions of each slot; None, in a graph: up to the slot's own position, which the device knows."""
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
         active_R = slot_R < self.n_active
-        lengths = self.slot_lengths(active_R) if span is None else None
-        mask = None if span is None else causal_mask(position_R[:, None], span, self.model.dtype)
+        lengths = mask = None
+        if span is None:  # slots that wait read one position, to save time, and write after their last token
+            lengths = *(starts[: R + 1] for starts in self.starts), (position_R * active_R + 1).int()
+        else:
+            mask = causal_mask(position_R[:, None], span, self.model.dtype)
         self.cache.set_positions(slot_R, position_R[:, None], (slice(R), span), lengths)
         inputs = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
         logits_RV = self.model(**inputs, cache=self.cache, use_cache=False).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[slot_R, position_R + 1], self.temperature)
         self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])
         self.position_S[:R] += active_R
-
-    def slot_lengths(self, active_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """For flash attention, int32: where each slot's query and keys start, (R + 1,) each, and how many keys it has.
-        Rows that wait read one position, to save time, and write after their last token."""
-        R = len(active_R)
-        starts = torch.arange(R + 1, dtype=torch.int32, device=self.device)
-        return starts, starts * self.capacity, (self.position_S[:R] * active_R + 1).int()
 
     def graph(self, active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It has
@@ -393,54 +392,51 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
 
 
 def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where in the cumulative sums of p, over K entries, each uniform number falls: the entry, never one of probability
-    0, and the relative place in it."""
+    """For each uniform number, the first index at which the cumulative sums of p, over K entries, exceed it, never one
+    where p is 0, and how far into that entry it falls, from 0 to 1."""
     cumulative_RK = p_RK.cumsum(-1)
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
     target_R1 = torch.minimum(uniform_R1 * total_R1, total_R1 * (1 - 2**-23))
-    entry_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True)
-    before_R1 = F.pad(cumulative_RK, (1, 0)).gather(-1, entry_R1)
-    return entry_R1, ((target_R1 - before_R1) / p_RK.gather(-1, entry_R1)).clamp(0, 1)
+    index_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True)
+    before_R1 = F.pad(cumulative_RK, (1, 0)).gather(-1, index_R1)
+    return index_R1, ((target_R1 - before_R1) / p_RK.gather(-1, index_R1)).clamp(0, 1)
 
 
 # -------------------- 5. The attempt loop
-def find_end(live: LiveDialogue, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
-    """The current attempt, if it ends within the tokens written so far: at the first closed box, at an end token, or at
-    the end of its budget. Tokens after that end are discarded."""
+def find_end(live: LiveDialogue, n_new: int, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
+    """The current attempt, if it ends within its last `n_new` tokens: at the first closed box, at an end token, or at
+    the end of its budget."""
     start, tokens = live.start, live.tokens
-    for i in range(live.n_scanned, min(len(tokens), live.end_before)):
+    for i in range(len(tokens) - n_new, min(len(tokens), live.attempt_limit)):
         if tokens[i] in chat.end_tokens:
             return Attempt(start, i + 1, chat.decode(tokens[start:i]), None, truncated=False)
         if tokens[i] in chat.brace_tokens:  # only these can close a box
             text = chat.decode(tokens[start : i + 1])
             if (answer := extract(text)) is not None:
                 return Attempt(start, i + 1, text, answer, truncated=False)
-    if len(tokens) >= live.end_before:
-        return Attempt(start, live.end_before, chat.decode(tokens[start : live.end_before]), None, truncated=True)
-    live.n_scanned = len(tokens)
+    if len(tokens) >= live.attempt_limit:
+        return Attempt(start, live.attempt_limit, chat.decode(tokens[start : live.attempt_limit]), None, truncated=True)
     return None
 
 
-def end_attempt(live: LiveDialogue, attempt: Attempt, rules) -> None:
-    """Keep the tokens up to the attempt's end, and grade it."""
+def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config) -> bool:
+    """Discard the tokens after this attempt, and grade it. If it was wrong, append the feedback and start the next one.
+    False when the dialogue is over."""
     del live.tokens[attempt.end :], live.logps[attempt.end :]
     attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.answer)
     live.attempts.append(attempt)
 
-
-def next_attempt(live: LiveDialogue, chat: Chat, config) -> bool:
-    """Put the feedback after a wrong attempt and open the next one; False when the dialogue is over."""
-    last, attempts_left = live.attempts[-1], live.allowed - len(live.attempts)
-    if last.correct or attempts_left == 0:
+    attempts_left = live.allowed - len(live.attempts)
+    if attempt.correct or attempts_left == 0:
         return False
-    feedback = chat.feedback_after(live.tokens[-1], attempts_left, last, live.problem.answer)
-    if len(live.tokens) + len(feedback) >= live.end_of_budget:  # no room for another attempt
-        last.truncated = True
+    feedback = chat.feedback_after(live.tokens[-1], attempts_left, attempt, live.problem.answer)
+    if len(live.tokens) + len(feedback) >= live.dialogue_limit:  # no room for another attempt
+        attempt.truncated = True
         return False
     live.n_cached = len(live.tokens) - 1  # the last token of an attempt may not be in the cache yet
     live.tokens += feedback
-    live.open_attempt(config)
+    live.start_attempt(config)
     return True
 
 
@@ -486,29 +482,32 @@ def rollout(
 
     `rules` extract, grade and reward (reward.py:Rules). Of `config` it reads slots, max_new_tokens and
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
-    first_index + i). `progress` labels a progress bar, `engine` is one of an earlier call. The model keeps the "engine"
-    attention, for the update too. ValueError when model, prompts or cache do not fit."""
+    first_index + i). `progress` labels a progress bar. `engine` is the caller's, to be used again; without it one is
+    made. The model keeps the "engine" attention, for the update too. ValueError when model, prompts or cache do not
+    fit."""
     model.set_attn_implementation("engine")
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
         prompt = chat.prompt(problem.question, n)
-        dialogues.append(LiveDialogue(index, problem, n, prompt, end_of_budget=len(prompt) + config.max_new_tokens))
-        dialogues[-1].open_attempt(config)
+        dialogues.append(LiveDialogue(index, problem, n, prompt, dialogue_limit=len(prompt) + config.max_new_tokens))
+        dialogues[-1].start_attempt(config)
     longest = check_fit(model, max(live.start for live in dialogues), config.max_new_tokens)
     engine = engine or Engine(model, min(config.slots or len(dialogues), len(dialogues)), longest, temperature)
     assert engine.temperature == temperature
-    # the dialogues that may become longest go first, so that few slots are left alone at the end
+    # the dialogues that may become longest go first, so that few slots are still busy at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
-    waiting, in_flight, finished, solved = [], deque(), 0, 0
-    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=progress is None or None)
-    while finished < len(dialogues):
+    waiting, in_flight, n_finished, n_solved = [], deque(), 0, 0
+    disable = True if progress is None else None  # None: a bar only on a terminal
+    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=disable)
+    while n_finished < len(dialogues):
         # Free slots take the next questions.
         while queue and None in engine.dialogues:
             waiting.append(live := queue.popleft())
             uniforms = np.random.default_rng((*seed, live.index)).random(config.max_new_tokens, dtype=np.float32)
             engine.admit(live, uniforms)
 
-        # Prompts and feedback go into the cache. It costs about as much as a step, so a few dialogues wait together.
+        # Prompts and feedback go into the cache. A prefill costs about as much as a decode step, so it waits until a
+        # sixteenth of the slots need one, or no slot is active.
         if waiting and (len(waiting) >= len(engine.dialogues) // 16 or not engine.active_S.any()):
             for batch in prefill_batches(waiting):
                 engine.prefill(batch)
@@ -516,25 +515,23 @@ def rollout(
 
         # The model writes. The host looks at what it wrote `ahead` calls ago or, when no slot is active, at the rest.
         if engine.active_S.any():
-            in_flight.append(engine.decode_async(engine.stride))
-            if len(in_flight) <= engine.ahead:
+            in_flight.append(engine.decode_async(engine.steps_per_call))
+            if len(in_flight) <= engine.calls_ahead:
                 continue
-        read = in_flight.popleft()
-        for live, tokens, logps in read():
+        for live, tokens, logps in in_flight.popleft():
             live.tokens += tokens
             live.logps += logps
-            if not (attempt := find_end(live, chat, rules.extract)):
+            if not (attempt := find_end(live, len(tokens), chat, rules.extract)):
                 continue
 
             # An attempt has ended. It is graded; feedback follows, or the slot is free for the next question.
             engine.active_S[live.slot] = False
-            end_attempt(live, attempt, rules)
-            if next_attempt(live, chat, config):
+            if next_attempt(live, attempt, chat, rules, config):
                 waiting.append(live)
             else:
                 engine.dialogues[live.slot] = None
-                finished, solved = finished + 1, solved + attempt.correct
-                bar.set_postfix_str(f"{solved / finished:.1%} solved", refresh=False)
+                n_finished, n_solved = n_finished + 1, n_solved + attempt.correct
+                bar.set_postfix_str(f"{n_solved / n_finished:.1%} solved", refresh=False)
                 bar.update()
     bar.close()
     return to_dialogues(dialogues, rules)

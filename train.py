@@ -1,6 +1,6 @@
 """Train: the loop of multi-attempt reinforcement learning. Start reading here: `train` is the algorithm.
 
-    python train.py --preset miniature                  # number riddles on a laptop, minutes (`make train`)
+    python train.py --preset miniature                  # number riddles on a laptop (see support/presets.py)
     python train.py --preset paper                      # Qwen2.5-Math-1.5B on MATH, the paper's settings
     python train.py --resume --out runs/NAME            # resume a stopped run exactly
     python train.py --resume --out runs/NAME --steps N  # extend it: more steps at the last learning rate
@@ -34,7 +34,7 @@ import torch
 from tqdm import tqdm
 
 from data import Problem, load, question_key
-from data.chat import FEEDBACK_HELP, TEMPLATE_HELP, Chat
+from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, TEMPLATE_HELP, Chat
 from evaluate import accuracy_at_k, dialogue_record, evaluate
 from ppo import Optimizer, action_logps, informative_groups, reference_logps_and_values, update
 from reward import RULES
@@ -49,7 +49,7 @@ from support.plots import plot_accuracy, table
 from support.presets import PRESETS
 from support.run import Run, describe, in_brief, locked_folder, open_log, parse_run, stage_speeds, training_metrics
 
-# task(default, help, valid) is dataclasses.field with a help text and a check; --help lists it under "task". And so on
+# task(default, help, valid) is a field of Config that --help lists under "task", with a check. The others are alike.
 HEADINGS = "task", "rollout", "reward", "PPO", "run", "machine"
 task, sampling, rewards, learning, running, machine = (partial(option, group=heading) for heading in HEADINGS)
 
@@ -64,7 +64,7 @@ class Config:
     min_attempts: int = task(1, "attempts allowed are drawn uniformly from min_attempts..max_attempts", POSITIVE)
     max_attempts: int = task(5, "most attempts allowed; 1 is the paper's single-attempt baseline", POSITIVE)
     feedback: str = task("paper", FEEDBACK_HELP)
-    chat_template: str = task("chatml", TEMPLATE_HELP)
+    chat_template: str = task("chatml", TEMPLATE_HELP, one_of(*CHAT_TEMPLATES, "auto"))
     max_prompt_tokens: int = task(1024, "training questions with a longer prompt are left out", POSITIVE)
 
     dialogues: int = sampling(1024, "dialogues in a step", POSITIVE)
@@ -72,7 +72,7 @@ class Config:
     temperature: float = sampling(1.0, "sampling temperature, also that of the policy in PPO", POSITIVE)
     max_new_tokens: int = sampling(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = sampling(None, "token budget of a single attempt; none: no such limit", POSITIVE)
-    slots: int | None = sampling(None, "dialogues decoded in parallel, speed alone; auto: as many as fit", POSITIVE)
+    slots: int | None = sampling(None, "dialogues decoded in parallel, for speed only; auto: as many as fit", POSITIVE)
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
     unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
@@ -118,13 +118,14 @@ class Config:
     device: str = machine("auto", "auto, cpu, cuda or mps")
     dtype: str = machine("auto", "auto: bfloat16 on CUDA, float32 elsewhere", one_of("auto", "float32", "bfloat16"))
     micro_batch_tokens: int = machine(8192, "tokens in a forward pass of the update: memory, not results", POSITIVE)
-    compile: bool = machine(True, "fuse small kernels by torch.compile, on CUDA alone; slow to start, then faster")
+    compile: bool = machine(True, "fuse small kernels by torch.compile, only on CUDA; slow to start, then faster")
     gradient_checkpointing: bool = machine(False, "compute activations twice in the update to save memory")
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
 
-# Seeds: (seed, step, d) is for the tokens of dialogue d, (seed, step or pass, 0, one of these) for all else: the order
-# of the questions, the attempts allowed, the minibatches. None is 0, because numpy pads seeds with zeros.
+# Seeds: (seed, step, d) is for the tokens of dialogue d, (seed, step or pass, 0, one of these) for the order of the
+# questions, the attempts allowed and the minibatches. None of these is 0: numpy draws the same from (seed, step, 0, 0)
+# as from (seed, step, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -162,7 +163,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
     rules = RULES._replace(reward=partial(RULES.reward, **options))
     stopping, quiet = False, ranks.rank() > 0
     # without a terminal there is no bar (None)
-    with tqdm(total=config.steps, initial=run.step, unit="step", disable=True if quiet else None) as bar:
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:
         while run.step < config.steps and not stopping:
             run.step += 1
             seed = config.seed, run.step
@@ -212,7 +213,7 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
     n_questions = config.dialogues // config.group_size
     passes, places = np.divmod((step - 1) * n_questions + np.arange(n_questions), len(problems))
     orders = {p: np.random.default_rng((config.seed, p, 0, ORDER)).permutation(len(problems)) for p in set(passes)}
-    chosen = [orders[p][place] for p, place in zip(passes, places) for _ in range(config.group_size)]
+    chosen = np.repeat([orders[p][place] for p, place in zip(passes, places)], config.group_size)
     rng = np.random.default_rng((config.seed, step, 0, ALLOWED))
     allowed = rng.integers(config.min_attempts, config.max_attempts + 1, size=n_questions)
     return [problems[i] for i in chosen], allowed.repeat(config.group_size).tolist()
@@ -229,15 +230,16 @@ def validate(run: Run, problems: list[Problem]) -> dict:
 
 # -------------------- The command line
 def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
-    """The options, and the questions by the option that names them; ValueError or OSError if they are invalid."""
-    config = parse_run(Config, sys.argv[1:] if argv is None else argv, __doc__)
+    """The options, and the questions by the option that names them. An invalid option ends the program; ValueError or
+    OSError when the questions are."""
+    config = parse_run(Config, argv, __doc__)
     require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
     require(config, "minibatches", "be at most --dialogues", lambda n: n <= config.dialogues)
     require(config, "group_size", f"divide --dialogues {config.dialogues}", lambda n: config.dialogues % n == 0)
     for name in ("drop_uniform_groups", "calibrated"):
         require(config, name, "be false without --group_size", lambda on: not on or config.group_size > 1)
-    each = f"give each of {ranks.world_size()} processes a question"
-    require(config, "dialogues", each, lambda n: n // config.group_size >= ranks.world_size())
+    enough = f"give each of {ranks.world_size()} processes a question"
+    require(config, "dialogues", enough, lambda n: n // config.group_size >= ranks.world_size())
     questions = {"data": load(config.data)}
     known = {question_key(p.question) for p in questions["data"]}
     validation_data = config.eval_every and config.validation_data
@@ -287,7 +289,7 @@ def report(run: Run, held_out: list[Problem]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
-    run, go_on = None, ""
+    run, resume_hint = None, ""
     try:
         ranks.join()
         config, questions = ranks.on_rank0(partial(prepare, argv))
@@ -304,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
                 run.restore()
-            go_on = f"; resume with: python train.py --resume --out {config.out}"
+            resume_hint = f"; resume with: python train.py --resume --out {config.out}"
             with stop_on_signal() as stop_requested:
                 finished = train(run, problems, questions["validation_data"], log, stop_requested)
             reports = ranks.rank() == 0
@@ -314,14 +316,14 @@ def main(argv: list[str] | None = None) -> None:
             if reports:
                 report(run, questions["eval_data"])
     except KeyboardInterrupt:
-        if go_on:  # else there is nothing yet to save
-            print(f"\nstopped{go_on}", file=sys.stderr)
+        if resume_hint:  # else there is nothing yet to save
+            print(f"\nstopped{resume_hint}", file=sys.stderr)
         raise SystemExit(130) from None
     except FloatingPointError as error:
         fail(f"step {run.step}: {error}; the checkpoints in {config.out} are from before")
     except (ValueError, OSError, torch.OutOfMemoryError) as error:  # a mistake, a full disk, a lost process
-        where = f"step {run.step}: " if go_on else ""
-        fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{go_on}")
+        where = f"step {run.step}: " if resume_hint else ""
+        fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{resume_hint}")
 
 
 if __name__ == "__main__":

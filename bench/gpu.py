@@ -59,7 +59,8 @@ SMALL = dict(
     smollm2=SMALL_STEP | dict(runs=["--preset smollm2-gpu --dialogues 16 --steps 2"]),
     generate=dict(shape=TINY, script=dict(dialogues=4, length=(2, 6), median=4, attempts=1)),
 )
-BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense, per second, from the makers' data sheets
+# dense operations per second, from the data sheets
+BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 SPARING = f"{FEW} --steps 1 --offload --gradient_checkpointing --micro_batch_tokens 4096"
 
 
@@ -105,7 +106,7 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
         for count in (2, 64):  # the first ones warm up
             engine.cached_S[:] = context - 32
             engine.position_S.fill_(context - 32)
-            seconds = timed(lambda: list(engine.decode_async(count)())) / count
+            seconds = timed(lambda: list(engine.decode_async(count))) / count
         moved = dtype.itemsize * (model.num_parameters() + 2 * slots * shape.vocab_size)
         bound = (moved + cache_bytes(shape, slots, context, dtype.itemsize)) / bandwidth
         results[f"{slots} slots, {context} tokens of context: tokens/s"] = slots / seconds

@@ -24,7 +24,7 @@ import numpy as np
 from data import load_sets
 from data.miniature import best_possible
 from support.cli import fail
-from support.files import read_json, read_metrics, save_json, save_text
+from support.files import make_folder, read_json, read_metrics, save_json, save_text
 from support.plots import interval, markdown, percent, plot_accuracy, table
 from support.run import parse_run
 from support.statistics import crossed_interval, mean, pass_chance, t_interval
@@ -71,14 +71,13 @@ def train_and_evaluate(config: Config, extra: list[str], out: Path, name: str, s
             ratio = sum(row["tokens_sampled"] for row in multi) / sum(row["tokens_sampled"] for row in single)
             options += ["--steps", str(round(len(single) * ratio))]
         run("train.py", options, folder, "model")
-    given = {"data": config.eval_data, "attempts": config.eval_attempts, "seed": seed}
-    for key in ("max_new_tokens", "max_attempt_tokens", "chat_template", "device", "dtype"):
-        given[key] = getattr(config, key)
-    given["model"] = folder / "model" if name in ARMS else config.model
-    controls = {UNINFORMED: ["--feedback", "uninformative"]} if name == MULTI else {}
-    samples = ["--samples", str(4 * config.eval_attempts)] if name in ("base", SINGLE) else []
-    for what, options in ({name: samples} | controls).items():
-        options = [*(f"--{key}={value}" for key, value in given.items()), *options]
+    asked = {key: getattr(config, key) for key in ("max_new_tokens", "max_attempt_tokens", "device", "dtype")}
+    asked |= dict(data=config.eval_data, attempts=config.eval_attempts, seed=seed, chat_template=config.chat_template)
+    asked["model"] = folder / "model" if name in ARMS else config.model
+    samples = {"samples": 4 * config.eval_attempts} if name in ("base", SINGLE) else {}
+    controls = {UNINFORMED: {"feedback": "uninformative"}} if name == MULTI else {}
+    for what, more in ({name: samples} | controls).items():
+        options = [f"--{key}={value}" for key, value in (asked | more).items()]
         run("evaluate.py", options, run_folder(out / "evaluations", what, seed), "results.json")
 
 
@@ -207,8 +206,7 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
     args = parser.parse_args(argv)
     try:
         summary = read_json(args.draw[0]) if args.draw else measure(args)
-        out = args.draw[1] if args.draw else args.out
-        out.mkdir(parents=True, exist_ok=True)
+        out = make_folder(args.draw[1] if args.draw else args.out)
         save_json(summary, out / "summary.json")
     except (RuntimeError, OSError, ValueError) as error:
         fail(error)
@@ -219,8 +217,7 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
-    default = PRESETS[:2]
-    parser.add_argument("--preset", nargs="+", choices=PRESETS, default=default, help="of train.py (default: riddles)")
+    parser.add_argument("--preset", nargs="+", choices=PRESETS, default=PRESETS[:2], help="(default: both riddles)")
     command(parser, argv, measure, draw)
 
 

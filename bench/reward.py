@@ -40,7 +40,7 @@ def peer():
     try:
         from math_verify import parse, verify
     except ImportError:
-        print("Math-Verify is not installed (pip install 'math-verify[antlr4_13_2]'): ours alone", file=sys.stderr)
+        print("Math-Verify is not installed (pip install 'math-verify[antlr4_13_2]'): only ours", file=sys.stderr)
         return None
     return lambda answer, gold: verify(*(parse(rf"\boxed{{{text}}}") for text in (gold, answer)))
 

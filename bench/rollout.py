@@ -60,19 +60,19 @@ class Script:
 def scripted(script: Script) -> Iterator[None]:
     """Rollouts play the script's attempts. An attempt ends where its budget does, which is its scripted length;
     `find_end` then gives it an answer, right for a dialogue's last one."""
-    opened = rollout.LiveDialogue.open_attempt
+    started = rollout.LiveDialogue.start_attempt
 
-    def open_attempt(live, config) -> None:
-        opened(live, SimpleNamespace(max_attempt_tokens=script.lengths[live.index][len(live.attempts)]))
+    def start_attempt(live, config) -> None:
+        started(live, SimpleNamespace(max_attempt_tokens=script.lengths[live.index][len(live.attempts)]))
 
     def find_end(live, *_) -> rollout.Attempt | None:
-        if len(live.tokens) >= live.end_before:
+        if len(live.tokens) >= live.attempt_limit:
             last = len(live.attempts) + 1 == len(script.lengths[live.index])
             answer = live.problem.answer if last else "wrong"
-            return rollout.Attempt(live.start, live.end_before, "", answer, truncated=False)
+            return rollout.Attempt(live.start, live.attempt_limit, "", answer, truncated=False)
 
-    open_scripted = mock.patch.object(rollout.LiveDialogue, "open_attempt", open_attempt)
-    with open_scripted, mock.patch.object(rollout, "find_end", find_end):
+    start_scripted = mock.patch.object(rollout.LiveDialogue, "start_attempt", start_attempt)
+    with start_scripted, mock.patch.object(rollout, "find_end", find_end):
         yield
 
 
@@ -154,7 +154,7 @@ def random_model(config, device: str = "cpu", dtype=torch.float32):
 def main() -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {TURNS} turns\n")
-    print("| workload | side | rows | dialogues | tokens per CPU-second |\n|---|---|---|---|---|")
+    print("| workload | implementation | rows | dialogues | tokens per CPU-second |\n|---|---|---|---|---|")
     for name, (config, kind, sides) in WORKLOADS.items():
         model, rates = random_model(config), {side: [] for side in sides}
         for turn in range(TURNS + 1):  # the first one is short and does not count

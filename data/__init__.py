@@ -1,6 +1,6 @@
 """Problem sets: `load(name)` gives a list of problems, each a question and its gold answer.
 
-    load("gsm8k-train")                # a name of data/sources.toml
+    load("gsm8k-train")                # a name that `python -m data` lists
     load("my_questions.jsonl")         # your own: one {"question": ..., "answer": ...} a line
     load("mawps-easy-test,svamp-easy") # several as one list
     load_sets("aime24,math500")        # several, each by itself; "paper" means the paper's five benchmarks
@@ -41,9 +41,9 @@ def parse_json(text: bytes):
 
 
 # ---- Row readers: one row of a published file -> (question, answer).
-def columns(questions: str, answer: str, final: Callable[[str], str] = str) -> Callable[[dict], tuple[str, str]]:
-    """A reader that joins columns to the question, and makes the answer of one by `final`."""
-    return lambda row: (" ".join(row[key].strip() for key in questions.split()), final(row[answer]))
+def columns(question: str, answer: str, final: Callable[[str], str] = str) -> Callable[[dict], tuple[str, str]]:
+    """A reader: the text of some columns is the question, and `final` makes the answer of another."""
+    return lambda row: (" ".join(row[key].strip() for key in question.split()), final(row[answer]))
 
 
 def without_unit(answer: str) -> str:
@@ -62,8 +62,8 @@ def last_box(solution: str) -> str:
 
 
 def level3to5(row: dict) -> tuple[str, str]:
-    # We had no copy of this file. The authors' code puts `input` into the chat template, so it should be the bare
-    # question. In their "_processed_with_qwen_prompt" file it is the whole chat text, and `question` is the bare one.
+    # Written without having seen this file. The authors' code puts `input` into the chat template, so it should be the
+    # bare question. In their "_processed_with_qwen_prompt" file that is `question`, and `input` is the whole chat text.
     question = row["question" if "question" in row else "input"]
     if "<|im_start|>" in question:
         raise ValueError("a question of MATH holds chat markup (expected the bare question)")
@@ -95,7 +95,7 @@ EASY = ("mawps-easy-train", "mawps-easy-validation", "mawps-easy-test", "svamp-e
 def load(name: str) -> list[Problem]:
     """The problems of a set, or of several separated by commas, always in the same order. Whatever is wrong is one
     sentence in a ValueError or OSError."""
-    if "," in name:
+    if "," in name or name == "paper":
         return sum(load_sets(name).values(), [])
     if name.endswith(".jsonl"):
         return your_file(name)
@@ -152,7 +152,7 @@ def fetch(file: str, address: str, blob_id: str) -> bytes:
         except (OSError, HTTPException) as error:
             raise OSError(f"{url} cannot be read ({error}): get it by other means and put it at {path}") from None
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{file}.{os.getpid()}")  # of this process alone: another may download it too
+        part = path.with_name(f"{file}.{os.getpid()}")  # only of this process: another may download it too
         part.write_bytes(content)
         part.replace(path)
     content = path.read_bytes()

@@ -45,18 +45,18 @@ SYSTEM = (
     "Please reason step by step, and put your final answer within \\boxed{}. You have {attempts} attempts to answer "
     "the questions, and you should provide the full reasoning steps in each attempt."
 )
-# What follows a wrong attempt: a text, in which {attempts} is the number of attempts left and {answer} the answer that
-# was wrong, or a function (attempts_left, attempt, gold) -> text; `attempt` has an `answer` (None without a box) and a
-# `text`. "uninformative" is a control: as long as the paper's words, in the miniature to the token.
+# What follows a wrong attempt: a text, in which {attempts} is how many are left and {answer} the wrong answer, or a
+# function (attempts_left, attempt, gold) -> text. An attempt has a `text` and an `answer`, None without a box.
 Feedback = str | Callable[[int, object, str], str]
 FEEDBACKS: dict[str, Feedback] = {
     "paper": "Your answer is incorrect. You have {attempts} attempts left. Try an alternative.",
     "uncounted": "Your answer is incorrect. Try an alternative.",
+    # a control, as long as the paper's
     "uninformative": "Please reason step by step, and put your final answer within \\boxed{}",
 }
 FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"
-# A question may spell a special token. Chat.escape puts this noncharacter into it, and Chat.encode cuts there: it stays
-# text. No text should have one of its own.
+# A question that spells a special token, such as <|im_end|>, must not become one. Chat.escape puts this noncharacter
+# into it, and Chat.encode cuts the text there.
 CUT = "\ufdd0"
 
 
@@ -101,11 +101,13 @@ def own_template(tokenizer) -> ChatTemplate:
         fixed = dict(tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024")
         return tokenizer.apply_chat_template(messages, **fixed)
 
-    turns = {"system": [("system", "{system}"), ("user", "{question}")], "user": [("user", "{system}\n\n{question}")]}
-    for role, opening in turns.items():
+    # by who gives the feedback: the turns of the prompt
+    prompts = {"system": [("system", "{system}"), ("user", "{question}")], "user": [("user", "{system}\n\n{question}")]}
+    for role, turns in prompts.items():
         try:
-            prompt = write(*opening)
-            before, _, after = write(*opening, ("assistant", CUT), (role, "{feedback}")).partition(CUT)
+            prompt = write(*turns)
+            turns += ("assistant", "{attempt}"), (role, "{feedback}")
+            before, _, after = write(*turns).partition("{attempt}")
         except (TemplateError, TypeError, ValueError):  # the template refuses these turns, or there is none
             continue
         after = after.lstrip()
@@ -127,30 +129,27 @@ class Chat:
     """A chat template and a feedback for a model's tokenizer: only here does text become tokens, or tokens text.
 
     `template` is a name of CHAT_TEMPLATES or "auto", `feedback` a name of FEEDBACKS, a text, or a function. ValueError
-    for an unknown one, or a tokenizer without the template's end token.
+    for an unknown feedback, or a tokenizer without the template's end token.
     """
 
     def __init__(self, model, tokenizer, template: str, feedback: Feedback = "paper"):
         self.tokenizer, self.feedback = tokenizer, resolve_feedback(feedback)
-        choose = f"choose one of {', '.join(CHAT_TEMPLATES)}, auto"
-        if template not in (*CHAT_TEMPLATES, "auto"):
-            raise ValueError(f"unknown chat template {template!r}: {choose}")
+        self.tokens = lru_cache(1 << 14)(lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"])
         self.template = own_template(tokenizer) if template == "auto" else CHAT_TEMPLATES[template]
         if len(end := self.encode(self.template.end)) != 1:
             unknown = f"the token {self.template.end} of the chat template {template!r}"
-            raise ValueError(f"the tokenizer does not know {unknown}: {choose}")
+            raise ValueError(f"the tokenizer does not know {unknown}: choose another --chat_template")
         self.turn_end = end[0]
         eos = model.generation_config.eos_token_id
         self.end_tokens = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-        # A box can only close at a token with a closing brace, so a rollout looks for one at these alone. "<0x7D>" is
+        # A box can only close at a token with a closing brace, so a rollout looks for one only at these. "<0x7D>" is
         # the byte token of "}".
         self.brace_tokens = {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
         self.special = special_tokens(tokenizer)
-        self.feedback_tokens = lru_cache(1 << 12)(lambda words: self.encode(feedback_turn(self.template, words)))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without any that the tokenizer would put before or after it."""
-        return sum((self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(CUT)), [])
+        return sum(map(self.tokens, text.split(CUT)), [])
 
     def escape(self, text: str) -> str:
         """Cuts whatever looks like a special token in two, so that a question cannot forge a turn."""
@@ -162,7 +161,7 @@ class Chat:
     def feedback_after(self, last_token: int, attempts_left: int, attempt, gold: str) -> list[int]:
         """The forced tokens after a wrong attempt. A turn that the model has ended itself is not ended twice."""
         words = self.escape(fill_feedback(self.feedback, attempts_left, attempt, gold))
-        tokens = self.feedback_tokens(words)
+        tokens = self.encode(feedback_turn(self.template, words))
         return tokens[1:] if last_token == self.turn_end else tokens
 
     def decode(self, tokens: list[int]) -> str:

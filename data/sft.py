@@ -37,7 +37,7 @@ def worked_dialogue(chat: Chat, problem, max_attempts: int, teacher: Callable, r
 
 
 def fine_tune(model, dialogues: list[tuple], batch: int, lr: float, rng, dtype=torch.float32) -> None:
-    """Train a float32 model on worked dialogues: one pass, `batch` dialogues a step, the loss on the attempts alone.
+    """Train a float32 model on worked dialogues: one pass, `batch` dialogues a step, the loss only on the attempts.
     What does not fill a batch is left out. `dtype` is the computation's."""
     batches = []
     for start in range(0, len(dialogues), 16 * batch):  # dialogues of similar length together, for less padding

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Supervised fine-tuning of SmolLM2 for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation alone")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="only of the computation")
     args = parser.parse_args(argv)
     try:
         out, taught = model_folder(args.out), load("mawps-easy-train")

@@ -33,8 +33,8 @@ def one_of(*choices: str):
 
 
 def option(default, help: str, valid=("", lambda value: True), *, group: str = "options"):
-    """A field of a dataclass of options. `valid`: what its value must be, in words, and the function that decides, not
-    asked about None. Without a default (`...`) the option is required."""
+    """A field of a dataclass of options. `valid`: what its value must be, in words, and the function that decides. None
+    is not checked. Without a default (`...`) the option is required."""
     return field(default=MISSING if default is ... else default, metadata=dict(help=help, valid=valid, group=group))
 
 
@@ -44,8 +44,9 @@ def require(options, name: str, words: str, valid: Callable[[object], bool]) -> 
         fail(f"--{name} must {words}, not {getattr(options, name)}")
 
 
-def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
-    """The options that the command line gives, by name. Whatever is wrong ends the program with one sentence."""
+def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
+    """The options that a command line (None: that of the process) gives, by name. Whatever is wrong ends the program
+    with one sentence."""
     how = dict(usage="%(prog)s --OPTION VALUE ...", formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser = ArgumentParser(description=about, argument_default=SUPPRESS, **how)
     parser.error = lambda message: fail(message.removeprefix("argument "))
@@ -59,7 +60,8 @@ def parse(kind: type, argv: list[str], about: str | None = None) -> dict:
         flag |= dict(type=converter(each.type), help=f"{each.metadata['help']} ({default})")
         groups[title].add_argument(f"--{each.name}", **flag)
     # --max-attempts is --max_attempts
-    argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
+    words = sys.argv[1:] if argv is None else argv
+    argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in words]
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         word = unknown[0].split("=")[0]
@@ -89,24 +91,21 @@ def converter(kind: type) -> Callable[[str], object]:
 
 
 # -------------------- Ctrl-C
-SIGNALS = signal.SIGINT, signal.SIGTERM
-
-
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether Ctrl-C or SIGTERM came, after which the caller should stop. A second one of
     the same kind stops at once; torchrun sends SIGTERM after a Ctrl-C, so one of each does not."""
-    came = []
+    signals, came = (signal.SIGINT, signal.SIGTERM), []
 
     def note(number: int, frame) -> None:
         came.append(number)
         signal.signal(number, signal.default_int_handler)
         os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not safe in a signal handler
 
-    for number in SIGNALS:
+    for number in signals:
         signal.signal(number, note)
     try:
         yield lambda: bool(came)
     finally:
-        for number in SIGNALS:
+        for number in signals:
             signal.signal(number, signal.default_int_handler)

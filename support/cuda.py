@@ -13,12 +13,12 @@ from support.models import by_grad_mode, decoder_layers, kv_heads_and_size
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
     """A decode step in which each row reads as many positions as it holds. The operator is the one below
     torch.nn.attention.varlen, with the arguments that torch 2.11 has as well."""
-    query_starts, row_starts, length_R = lengths
+    cu_seqlens_q, cu_seqlens_k, seqused_k = lengths
     q = query[:, :, 0]  # (R, heads, head size)
     k, v = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))  # (R * C, heads, head size), a view
     # 1 query a row, at most C keys; no dropout, no causal mask, no debug mask
     out = torch.ops.aten._flash_attention_forward(
-        q, k, v, query_starts, row_starts, 1, key.shape[2], 0.0, False, False, scale=scaling, seqused_k=length_R
+        q, k, v, cu_seqlens_q, cu_seqlens_k, 1, key.shape[2], 0.0, False, False, scale=scaling, seqused_k=seqused_k
     )[0]
     return out[:, :, None]
 

@@ -48,9 +48,7 @@ def actions_at_once(vocabulary: int) -> int:
     return min(2048, max(1, 2**27 // vocabulary))
 
 
-def memory_plan(
-    shape, parameters: int, element: int, options: dict, capacity: int, processes: int = 1, keep_engine: bool = False
-) -> dict[str, dict[str, float]]:
+def memory_plan(shape, parameters, element, options, capacity, processes=1, keep_engine=False) -> dict[str, dict]:
     """Bytes on each device, by phase of a step and by what they hold. `shape` is the model's config, `parameters` the
     actor's, `element` the bytes of a weight. With `keep_engine` the cache stays during the update. Activations are
     those of layers like Llama's and Qwen2's."""
@@ -68,7 +66,7 @@ def memory_plan(
     layer = 2 * E * (4 + element) + element * (2 * E + 2 * queries + 2 * keys + 4 * intermediate)
     if options["compile"]:  # what is element-wise is computed again in the backward pass
         layer = element * (4 * E + 3 * queries + 2 * keys + 3 * intermediate)
-    kept = element * E if options["gradient_checkpointing"] else layer  # each layer's input alone
+    kept = element * E if options["gradient_checkpointing"] else layer  # only each layer's input
     slots, tokens = options["slots"], options["micro_batch_tokens"]
     logits = actions_at_once(V) * V * 12 + 2 * element * V * E  # a chunk in float32 thrice, its weights' gradient twice
     cache = cache_bytes(shape, slots, capacity, element)
@@ -99,7 +97,7 @@ def most_slots(available: float, most: int, options: dict, **settings) -> int:
 
 def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
     """The mildest changes of options with which the plan fits, and the options then. The critic goes last."""
-    for chosen in product((False, True), repeat=len(SAVING)):  # the last one changes fastest
+    for chosen in product((False, True), repeat=len(SAVING)):  # so the mildest are tried first
         changes = dict(compress(SAVING.items(), chosen))
         if needed(memory_plan(options=options | changes, **settings)) <= available:
             return " ".join(f"--{name} {value}".lower() for name, value in changes.items()), options | changes

@@ -1,4 +1,4 @@
-"""Pretrained models: where they run, in which precision, whether they fit, with errors that a person can act on."""
+"""Pretrained models: loading and saving, device and precision, with errors that a person can act on."""
 
 import hashlib
 import re
@@ -100,7 +100,7 @@ def decoder_layers(*models) -> list[torch.nn.Module]:
 
 def recompute_activations(*models) -> None:
     """From now on, layers do not keep their activations for the backward pass but compute them again. transformers does
-    so in training mode alone, which brings dropout back."""
+    so only in training mode, which brings dropout back."""
     for layer in decoder_layers(*models):
         recomputed = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
         layer.forward = partial(by_grad_mode, layer.forward, recomputed)

@@ -4,7 +4,7 @@ PRESETS = {
     "paper": "",
     "miniature": """
         --model runs/miniature/base --data riddles-train --validation_data riddles-validation --eval_data riddles-test
-        --steps 100 --dialogues 512 --minibatches 4 --lr 6e-4 --critic_lr 2e-3 --gae_lambda 0.95 --kl_coef 0.02
+        --steps 60 --dialogues 512 --minibatches 4 --lr 6e-4 --critic_lr 2e-3 --gae_lambda 0.95 --kl_coef 0.02
         --max_new_tokens 160 --micro_batch_tokens 2048 --save_every 50""",
     "smollm2": """
         --model runs/smollm2/base --data mawps-easy-train --validation_data mawps-easy-validation
@@ -17,4 +17,5 @@ PRESETS = {
         --lr 1e-4 --max_new_tokens 96 --max_attempt_tokens 24 --slots 4 --save_every 1 --show_every 1""",
 }
 PRESETS["cue"] = PRESETS["miniature"].replace("riddles", "riddles-cue").replace("runs/miniature", "runs/cue")
+PRESETS["cue"] += " --steps 100"
 PRESETS["smollm2-gpu"] = f"{PRESETS['smollm2']} --steps 40 --dialogues 512 --micro_batch_tokens 16384 --compile false"

@@ -40,8 +40,8 @@ def world_size() -> int:
 
 def own_slice(dialogues: int, group_size: int) -> slice:
     """The dialogues of a step that this rank writes: neighbours, in whole groups."""
-    groups = dialogues // group_size
-    return slice(*(groups * i // world_size() * group_size for i in (rank(), rank() + 1)))
+    first, end = (dialogues // group_size * i // world_size() for i in (rank(), rank() + 1))
+    return slice(first * group_size, end * group_size)
 
 
 def collective(operation: Callable, *args) -> None:
@@ -67,7 +67,7 @@ def broadcast(x: torch.Tensor, source: int) -> None:
 
 
 def gather_on_rank0(states: dict[int, dict[str, torch.Tensor]]) -> dict[int, dict[str, torch.Tensor]]:
-    """The states of all ranks in one dictionary on rank 0, elsewhere a rank's own. Those of several are on the CPU."""
+    """The states of all ranks in one dictionary on rank 0, elsewhere a rank's own; of several ranks, on the CPU."""
     if world_size() == 1:
         return states
     mine = {n: {name: x.cpu() for name, x in state.items()} for n, state in states.items()}
@@ -84,7 +84,7 @@ def all_gather(thing) -> list:
 
 
 def on_rank0(function: Callable):
-    """Call function() on rank 0 alone and return its result on every rank. If it fails all ranks end, and only rank 0
+    """Call function() only on rank 0 and return its result on every rank. If it fails all ranks end, and only rank 0
     says why."""
     result = error = None
     if rank() == 0:
@@ -102,9 +102,10 @@ def gather_rows(batch):
     """A dataclass of tensors and lists with a row for each dialogue: the rows of all ranks, padded alike."""
     parts, joined = all_gather(batch), {}
     for name in vars(batch):
-        joined[name] = [row for part in parts for row in getattr(part, name)]
+        rows = [row for part in parts for row in getattr(part, name)]
         if name.endswith("_DT"):
-            joined[name] = pad_sequence(joined[name], batch_first=True)
+            rows = pad_sequence(rows, batch_first=True)
         elif name.endswith("_D"):
-            joined[name] = torch.stack(joined[name])
+            rows = torch.stack(rows)
+        joined[name] = rows
     return type(batch)(**joined)

@@ -28,7 +28,7 @@ from support.statistics import mean, repeated_share
 
 
 # -------------------- Its options
-def parse_run(kind: type, argv: list[str], about: str | None = None):
+def parse_run(kind: type, argv: list[str] | None, about: str | None = None):
     """The options of a run: the dataclass's defaults, then the preset, which is a piece of command line, then the
     command line itself. With --resume they are the run's own. ValueError or OSError for what does not fit together."""
     given = parse(kind, argv, about)
@@ -102,7 +102,7 @@ class Run:
         kept = memory_plan(**settings, keep_engine=True)
         another = kept["rollout"]["cache"] if config.eval_every else 0  # a validation has an engine of its own
         settings["keep_engine"] = needed(kept) + another <= available
-        self.planned_memory = needed(memory_plan(**settings)) - RESERVE  # torch counts tensors alone
+        self.planned_memory = needed(memory_plan(**settings)) - RESERVE  # torch counts only tensors
         if cuda and ranks.rank() == 0:
             print(explain_memory(available, **settings))
         return options["slots"] if settings["keep_engine"] else 0

@@ -162,8 +162,8 @@ def grouped(rewards: list[list[float]]) -> SimpleNamespace:
 
 def test_group_advantages_by_hand():
     """Three questions, three dialogues each, of 1, 2 and 3 attempts. First question: the first attempts have the mean
-    0, the second ones -0.5, the third one is compared with itself. Second one: every attempt has a reward, and from
-    each on there is to come 0.5; 0.5, 0; -1, -1, -1.5. Third one: all fail alike."""
+    0, the second ones -0.5, the third one is compared with itself. Second one: every attempt has a reward; the
+    rewards-to-go are 0.5 | 0.5, 0 | -1, -1, -1.5. Third one: all fail alike."""
     rewards = [[1], [0, 0], [0, 0, -1], [0.5], [0.5, 0], [0, 0.5, -1.5], [-0.5], [0, -0.5], [0, 0, -0.5]]
     advantages = [[1], [0, 0.5], [-1, -0.5, 0], [0.5], [0.5, 0.5], [-1, -0.5, 0], [0], [0, 0], [0, 0, 0]]
     dialogues, expected_DT = grouped(rewards), torch.zeros(9, 9)
@@ -334,8 +334,8 @@ def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues
     for d, attempts in enumerate(dialogues.attempts):
         for i, attempt in enumerate(attempts):
             group = range(d - d % 4, d - d % 4 + 4)
-            came_to_it = [reward[other] for other in group if len(dialogues.attempts[other]) > i]
-            advantages += [reward[d] - sum(came_to_it) / len(came_to_it)] * (attempt.end - attempt.start)
+            reached = [reward[other] for other in group if len(dialogues.attempts[other]) > i]
+            advantages += [reward[d] - sum(reached) / len(reached)] * (attempt.end - attempt.start)
     advantage_A = torch.tensor(advantages)
     assert advantage_A.unique().numel() > 2
     advantage_A = (advantage_A - advantage_A.mean()) / advantage_A.std(correction=0)
@@ -431,7 +431,7 @@ def linear(dtype, offload=False):
 def test_offload_steps_bit_for_bit_the_same(dtype, monkeypatch):
     """Five steps with a clipped gradient of two micro-batches, in parts of 24 numbers, beside torch's own AdamW over
     float32 weights. Gradients add up in float32: in bfloat16, 256 + 1 is 256."""
-    monkeypatch.setattr(ppo, "PART_SIZE", 24)
+    monkeypatch.setattr(ppo, "SHARD_SIZE", 24)
     (model, optimizer), (other, offloaded) = linear(dtype), linear(dtype, offload=True)
     plain = linear(dtype)[0].float()
     adamw = torch.optim.AdamW(plain.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0, foreach=False)
@@ -444,7 +444,7 @@ def test_offload_steps_bit_for_bit_the_same(dtype, monkeypatch):
         plain.weight.grad, adamw.param_groups[0]["lr"] = 256 + wave.float(), optimizer.lr
         norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         for each in (optimizer, offloaded):
-            assert each.clip() == norm > 1
+            assert each.reduce_and_clip() == norm > 1
             each.step()
         adamw.step()
     assert torch.equal(model.weight, other.weight) and torch.equal(model.weight, plain.weight.to(dtype))

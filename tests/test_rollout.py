@@ -221,7 +221,7 @@ def test_the_same_dialogues_whatever_the_schedule(model, tokenizer, dialogues, s
 
 
 def test_an_engine_serves_rollout_after_rollout(model, tokenizer, dialogues, graphs):
-    """As from step to step of a run. What the dialogues before leave in it is never read."""
+    """As from step to step of a run. What earlier dialogues left in it is never read."""
     engine = Engine(model, 5, 400, 1.0, (4, 1))
     others = run(model, tokenizer, seed=(1,), engine=engine)
     assert not torch.equal(others.tokens_DT[:, :60], dialogues.tokens_DT[:, :60])
@@ -348,17 +348,17 @@ class Recorded(TorchDispatchMode):
                 old.copy_(new)
 
 
-def flash_in_words(query, key, value, query_starts, key_starts, max_q, max_k, *flags, scale, seqused_k, **unused):
+def flash_in_words(query, key, value, cu_seqlens_q, cu_seqlens_k, max_q, max_k, *flags, scale, seqused_k, **unused):
     """What the operator computes: queries and keys of all rows one after the other, `seqused_k` keys each."""
     R, E = len(seqused_k), query.shape[-1]
     assert flags == (0.0, False, False)  # dropout, causal mask, debug mask
-    assert query_starts.dtype == key_starts.dtype == seqused_k.dtype == torch.int32
-    assert query_starts.shape == key_starts.shape == (R + 1,) and seqused_k.is_contiguous()
+    assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == seqused_k.dtype == torch.int32
+    assert cu_seqlens_q.shape == cu_seqlens_k.shape == (R + 1,) and seqused_k.is_contiguous()
     assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1 and E % 8 == 0
     assert key.shape == value.shape == (R * max_k, key.shape[1], E) and query.shape[1] % key.shape[1] == 0
     out = torch.empty_like(query)
     for row, used in enumerate(seqused_k.numpy()):  # numpy: what the kernel reads on the device
-        (first, last), (start, end) = (starts.numpy()[row : row + 2] for starts in (query_starts, key_starts))
+        (first, last), (start, end) = (starts.numpy()[row : row + 2] for starts in (cu_seqlens_q, cu_seqlens_k))
         assert 0 < used <= max_k == end - start and last - first <= max_q
         parts = query[first:last], key[start : start + used], value[start : start + used]
         q, k, v = (x.transpose(0, 1)[None] for x in parts)

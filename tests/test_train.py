@@ -101,7 +101,7 @@ def dialogues_of(*rows: tuple[str, int]) -> Dialogues:
     prompt has 3 tokens, an attempt 2, a feedback 2."""
     finished = []
     for answers, allowed in rows:
-        live = LiveDialogue(0, Problem("", ""), allowed, tokens=[], end_of_budget=0)
+        live = LiveDialogue(0, Problem("", ""), allowed, tokens=[], dialogue_limit=0)
         for i, word in enumerate(answers.split()):
             cut, span = word == "-", (3 + 4 * i, 5 + 4 * i)
             live.attempts.append(Attempt(*span, "", None if cut else word.strip("*"), cut, word.endswith("*")))
@@ -467,7 +467,7 @@ MISTAKES = """
 --model ./no/such/folder   | there is no model folder ./no/such/folder
 --dtype float16            | --dtype must be one of auto, float32, bfloat16, not float16
 --device abacus            | device 'abacus' is not available here
---chat_template llama4     | unknown chat template 'llama4': choose one of chatml, llama3
+--chat_template llama4     | --chat_template must be one of chatml, llama3, auto, not llama4
 --chat_template llama3     | the tokenizer does not know the token <|eot_id|> of the chat template 'llama3'
 --max_prompt_tokens 5      | has a prompt of at most 5 tokens
 --max_new_tokens 500       | exceed the model's 512 positions

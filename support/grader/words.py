@@ -46,13 +46,13 @@ def words(text: str) -> list[str] | None:
 
 def same_at_sight(answer: str, gold: str) -> bool | None:
     """Are two cleaned texts equal as they are, as words? None where a formula has to be read"""
-    if answer == gold:
-        return True
     said, wanted = words(answer), words(gold)
+    if answer == gold or said and said == wanted:
+        return True
     if not said or not wanted:
         return None
     swapped = sorted(said) == sorted(wanted) and all(len(word) > 1 and word.isalpha() for word in said)
-    return True if said == wanted else False if swapped and not {"and", "or"} & set(said) else None
+    return False if swapped and not {"and", "or"} & set(said) else None
 
 
 def choice(text: str) -> tuple[str, str]:
