@@ -37,7 +37,7 @@ baseline: override ARGS += --max_attempts 1
 baseline: train  ## the same with a single attempt, the paper's baseline
 
 # `make reproduce` compares on both kinds of riddles
-COMPARED := $(if $(filter miniature,$(PRESET)),miniature cue,$(PRESET))
+COMPARED := $(if $(filter miniature,$(PRESET)),cue miniature,$(PRESET))
 
 reproduce: .venv/ready  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
 	$(MAKE) -j2 $(patsubst %,runs/%/base,$(COMPARED))

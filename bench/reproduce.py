@@ -30,7 +30,7 @@ from support.run import parse_run
 from support.statistics import crossed_interval, mean, pass_chance, t_interval
 from train import Config
 
-PRESETS = "miniature", "cue", "smollm2"
+PRESETS = "cue", "miniature", "smollm2"  # the longest runs first: all processes have work until the end
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
 ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"]}  # options of train.py
 ARMS |= {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
