@@ -3,10 +3,10 @@
 Differences from textbook PPO; the first three are the paper's (section 4 and the authors' settings):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
-- The reward comes once, at the last action (+1, -0.5 or -1).
+- A reward comes at the last action of an attempt; by the paper's rule only of the last attempt (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - A loss is the mean over all actions of its minibatch, whatever the size of micro-batches.
-- A step in which every action has the same reward-to-go trains nothing (`trained_actions`).
+- A step in which every action has the same reward-to-go trains nothing (`trained_dialogues`).
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
         E hidden size, Q questions. Entry t of a tensor _DT is about the choice of token t.
@@ -98,23 +98,23 @@ def reference_logps_and_values(dialogues, reference, critic, config):
 
 
 # -------------------- Advantages
-def advantages(dialogues, value_DT: torch.Tensor | None, config) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Normalised advantages of the actions that are trained on, and the critic's targets; both (D, T). Without values
-    the advantages are those of groups, and there are no targets."""
+def advantages(dialogues, value_DT: torch.Tensor | None, trained_DT: torch.Tensor, config):
+    """Advantages of the actions, normalised over those that are trained on, and the critic's targets; both (D, T).
+    Without values the advantages are those of groups, and there are no targets."""
     if value_DT is None:
         advantage_DT, return_DT = group_advantages(dialogues, config.group_size, config.calibrated), None
     else:
         reward_DT, sampled_DT = dialogues.reward_DT, dialogues.sampled_DT
         advantage_DT, return_DT = gae(reward_DT, value_DT, sampled_DT, config.gamma, config.gae_lambda)
-    return normalise(advantage_DT, trained_actions(dialogues, config), config.normalise), return_DT
+    return normalise(advantage_DT, trained_DT, config.normalise), return_DT
 
 
-def trained_actions(dialogues, config) -> torch.Tensor:
-    """(D, T), True at the actions that are trained on: all, or with `drop_truncated` those of dialogues that did not
-    run out of tokens. All False if every action has the same reward-to-go: then advantages are the critic's noise."""
-    trained_DT = dialogues.sampled_DT & ~(dialogues.truncated_D[:, None] & config.drop_truncated)
-    to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[trained_DT]
-    return trained_DT & (to_go_A != to_go_A[:1]).any()
+def trained_dialogues(dialogues, config) -> torch.Tensor:
+    """(D,), True for those that are trained on: all, or with `drop_truncated` those that did not run out of tokens.
+    None if all their actions have the same reward-to-go: then advantages are the critic's noise."""
+    trained_D = ~(dialogues.truncated_D & config.drop_truncated)
+    to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[dialogues.sampled_DT & trained_D[:, None]]
+    return trained_D & (to_go_A != to_go_A[:1]).any()
 
 
 def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor, gamma: float, lam: float):
@@ -213,11 +213,11 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
     """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each, with the numbers that
     `reference_logps_and_values` gave before. Returns the metrics; `learned` is the share of the step's dialogues that
     were trained on; if it is 0, there are no other metrics."""
-    trained_DT = trained_actions(dialogues, config)
-    trained = trained_DT.any(1).nonzero()[:, 0]
+    trained_D = trained_dialogues(dialogues, config)
+    trained, trained_DT = trained_D.nonzero()[:, 0], dialogues.sampled_DT & trained_D[:, None]
     if len(trained) == 0:
         return {"learned": 0.0}
-    advantage_DT, return_DT = advantages(dialogues, value_DT, config)
+    advantage_DT, return_DT = advantages(dialogues, value_DT, trained_DT, config)
     per_token = {"old_logp": dialogues.logp_DT, "reference": reference_DT, "advantage": advantage_DT}
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}

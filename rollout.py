@@ -10,6 +10,7 @@ Tokens in, tokens out: text is decoded to be graded and shown, but the tokens tr
 token is sampled by inverse transform: the cumulative distribution is inverted at a uniform number, which depends only
 on seed, dialogue and position. So, up to rounding, a seed gives the same dialogues with any number of slots.
 
+A name ends in the shape of its tensor: tokens_DT is (D, T).
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
         S slots of the engine, C cache positions of each, R rows of a forward pass (a slot each), N new tokens of each
         L layers, H key/value heads, G query heads for each of them
@@ -30,9 +31,9 @@ from transformers import AttentionInterface
 
 from data import Problem
 from data.chat import Chat
-from support.check import SURPLUS, check_fit
+from support.check import check_fit
 from support.cuda import capture, flash_attention, has_flash
-from support.memory import PREFILL_TOKENS, allocate_cache
+from support.memory import PREFILL_TOKENS, SURPLUS, allocate_cache
 from support.models import kv_heads_and_size
 
 
@@ -45,7 +46,7 @@ class Attempt:
     end: int
     text: str  # decoded, without the end token
     answer: str | None  # content of the first closed box; None without one
-    truncated: bool  # cut off by a token budget, or no room was left for another attempt
+    truncated: bool  # cut off by a token budget
     correct: bool = False
 
 
@@ -67,7 +68,7 @@ class Dialogues:
     prompt_length_D: torch.Tensor  # int64
     allowed_D: torch.Tensor  # int64, attempts that the prompt allowed
     used_D: torch.Tensor  # int64, attempts written
-    truncated_D: torch.Tensor  # bool, ended because a token budget ran out
+    truncated_D: torch.Tensor  # bool, ended because a token budget ran out, or left no room for another attempt
     attempts: list[list[Attempt]]
 
     def select(self, indices: torch.Tensor) -> "Dialogues":
@@ -90,7 +91,7 @@ class Dialogues:
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
     """One dialogue, with the whole model for every token: slow, for readers and tests. Returns its tokens, a mask of
-    those that the model wrote, and its attempts: what dialogue `index` of a `rollout` holds, without the rewards."""
+    those that the model wrote, and its attempts: dialogue `index` of a `rollout`, without its log-probabilities."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, dialogue_limit = len(tokens), len(tokens) + config.max_new_tokens
     sampled, attempts = [False] * prompt_length, []
@@ -121,7 +122,6 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
         # After a wrong attempt the feedback is forced, in the same context.
         feedback = chat.feedback_after(token, attempts_left, attempts[-1], problem.answer)
         if len(tokens) + len(feedback) >= dialogue_limit:  # no room for another attempt
-            attempts[-1].truncated = True
             break
         tokens += feedback
         sampled += [False] * len(feedback)
@@ -203,7 +203,7 @@ class LiveDialogue:
     slot: int = -1  # of the engine; it changes when slots are compacted
     start: int = 0  # of the current attempt
     attempt_limit: int = 0  # where the current attempt ends at the latest
-    n_cached: int = 0  # this many of `tokens` the next prefill finds in the cache
+    prefill_from: int = 0  # the next prefill feeds tokens[prefill_from:-1]; 0: a prompt
     attempts: list[Attempt] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)  # of `tokens`, 0 where forced
 
@@ -246,7 +246,7 @@ class Engine:
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         # the host's side
         self.dialogues: list[LiveDialogue | None] = [None] * slots
-        self.cached_S = np.zeros(slots, dtype=np.int64)  # tokens in the cache: `position`, as the host knows it
+        self.cached_S = np.zeros(slots, dtype=np.int64)  # tokens in the cache: `position_S`, as the host knows it
         self.active_S = np.zeros(slots, dtype=bool)
 
     def to_device(self, values) -> torch.Tensor:
@@ -264,7 +264,7 @@ class Engine:
         Their slots become active."""
         # Equal prompts, as in a group, are computed once and copied: a third less time for SmolLM2, groups of 8, a CPU.
         first: dict[tuple, LiveDialogue] = {}  # with this prompt
-        sources = [live if live.n_cached else first.setdefault(tuple(live.tokens), live) for live in batch]
+        sources = [live if live.prefill_from else first.setdefault(tuple(live.tokens), live) for live in batch]
         self.fill_cache(list(dict.fromkeys(sources)))
         slots = [live.slot for live in batch]
         self.cached_S[slots] = [len(live.tokens) - 1 for live in batch]
@@ -278,14 +278,14 @@ class Engine:
     @torch.compiler.set_stance("force_eager")  # its sizes are many, and a call is short
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
         """A forward pass over what the cache does not hold of these dialogues: all of them prompts, or all feedback."""
-        new_tokens = [torch.tensor(live.tokens[live.n_cached : -1], dtype=torch.long) for live in batch]
+        new_tokens = [torch.tensor(live.tokens[live.prefill_from : -1], dtype=torch.long) for live in batch]
         tokens_RN = self.to_device(pad_sequence(new_tokens, batch_first=True))
-        slot_R, start_R = self.to_device([[live.slot for live in batch], [live.n_cached for live in batch]])
+        slot_R, start_R = self.to_device([[live.slot for live in batch], [live.prefill_from for live in batch]])
         # padding is written after the slot's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.capacity - 1)
         reads, mask = None, None  # a prompt has nothing before it: causal attention needs neither the cache nor a mask
-        if batch[0].n_cached > 0:
+        if batch[0].prefill_from > 0:
             span = max(len(live.tokens) for live in batch) - 1
             reads, mask = (slot_R, span), causal_mask(position_RN, span, self.model.dtype)
         self.cache.set_positions(slot_R, position_RN, reads)
@@ -335,8 +335,8 @@ class Engine:
         def read():
             if copied:
                 copied.synchronize()
-            for (live, attempts), tokens, logps in zip(writing, token_NR.T.tolist(), logp_NR.T.tolist()):
-                if len(live.attempts) == attempts:
+            for (live, n_attempts), tokens, logps in zip(writing, token_NR.T.tolist(), logp_NR.T.tolist()):
+                if len(live.attempts) == n_attempts:
                     yield live, tokens, logps
 
         return read()
@@ -432,9 +432,8 @@ def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config
         return False
     feedback = chat.feedback_after(live.tokens[-1], attempts_left, attempt, live.problem.answer)
     if len(live.tokens) + len(feedback) >= live.dialogue_limit:  # no room for another attempt
-        attempt.truncated = True
         return False
-    live.n_cached = len(live.tokens) - 1  # the last token of an attempt may not be in the cache yet
+    live.prefill_from = len(live.tokens) - 1  # the last token of an attempt may not be in the cache yet
     live.tokens += feedback
     live.start_attempt(config)
     return True
@@ -444,7 +443,7 @@ def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]
     """What waits for prefill, in batches of bounded size: prompts, or feedback, of similar length for less padding."""
 
     def kind_and_length(live):
-        return live.n_cached > 0, len(live.tokens) - live.n_cached
+        return live.prefill_from > 0, len(live.tokens) - live.prefill_from
 
     batch: list[LiveDialogue] = []
     for live in sorted(waiting, key=kind_and_length):
@@ -469,7 +468,8 @@ def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
             reward_DT[d, attempt.end - 1] = reward
     counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
     length_D, prompt_length_D, allowed_D, used_D = torch.tensor(counts).T
-    truncated_D = torch.tensor([live.attempts[-1].truncated for live in finished])
+    last = [(live.attempts[-1], len(live.attempts) < live.allowed) for live in finished]  # attempt; are there more?
+    truncated_D = torch.tensor([attempt.truncated or (more and not attempt.correct) for attempt, more in last])
     per_dialogue = length_D, prompt_length_D, allowed_D, used_D, truncated_D, [live.attempts for live in finished]
     return Dialogues(tokens_DT, sampled_DT, logp_DT, reward_DT, *per_dialogue)
 
@@ -513,7 +513,7 @@ def rollout(
                 engine.prefill(batch)
             waiting.clear()
 
-        # The model writes. The host looks at what it wrote `ahead` calls ago or, when no slot is active, at the rest.
+        # The model writes. The host reads what it wrote `calls_ahead` calls ago or, when no slot is active, the rest.
         if engine.active_S.any():
             in_flight.append(engine.decode_async(engine.steps_per_call))
             if len(in_flight) <= engine.calls_ahead:

@@ -6,7 +6,8 @@
     python train.py --resume --out runs/NAME --steps N  # extend it: more steps at the last learning rate
     torchrun --nproc-per-node 8 train.py --preset paper # the same run, shared by eight GPUs
 
-Each step: rollout with rewards -> reference log-probs and values -> one PPO update. A run writes into its folder:
+Each step: rollout with rewards -> reference log-probs and values -> one PPO update. A name ends in the shape of its
+tensor: value_DT is D dialogues by T tokens (see rollout.py and ppo.py). A run writes into its folder:
 
     config.json            all options, versions, fingerprints of base model and data
     metrics.jsonl          one line a step
@@ -104,7 +105,7 @@ class Config:
     seed: int = running(0, "random seed", NOT_NEGATIVE)
     out: str | None = running(None, "folder of the run; none: runs/PRESET-DATE-TIME")
     resume: bool = running(False, "resume the run in --out, with its own options")
-    eval_data: str | None = running("math500", "questions of the evaluation at the end; none: no evaluation")
+    eval_data: str | None = running("math500", "questions of the evaluation at the end, pooled; none: no evaluation")
     eval_limit: int | None = running(None, "ask only the first N evaluation and validation questions", POSITIVE)
     eval_attempts: int = running(5, "evaluate with 1, 2, ... up to this many attempts allowed", POSITIVE)
     eval_every: int | None = running(None, "steps between evaluations on --validation_data; none: never", POSITIVE)
@@ -131,8 +132,8 @@ ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 # -------------------- The algorithm
 def build_run(config: Config) -> Run:
-    """Actor, critic and reference start as the same pretrained model, the critic with a scalar head of zeros (paper,
-    section 4). With --group_size above 1 there is no critic."""
+    """Actor, critic and reference start as the same pretrained model (paper, section 4); the critic's scalar head
+    starts at 0. With --group_size above 1 there is no critic."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     actor, tokenizer = load_model(config.model, device, dtype)
@@ -162,8 +163,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
     options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
     rules = RULES._replace(reward=partial(RULES.reward, **options))
     stopping, quiet = False, ranks.rank() > 0
-    # without a terminal there is no bar (None)
-    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:  # None: on a terminal
         while run.step < config.steps and not stopping:
             run.step += 1
             seed = config.seed, run.step
@@ -172,8 +172,8 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = ranks.own_slice(config.dialogues, config.group_size)
-            how = dict(temperature=config.temperature, seed=seed, first_index=mine.start, engine=run.engine)
-            written = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **how)  # by this rank
+            draw = dict(temperature=config.temperature, seed=seed, first_index=mine.start, engine=run.engine)
+            written = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **draw)  # by this rank
             dialogues = training_set = ranks.gather_rows(written)
             if config.drop_uniform_groups:
                 training_set = dialogues.select(informative_groups(dialogues, config))

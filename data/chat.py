@@ -134,7 +134,7 @@ class Chat:
 
     def __init__(self, model, tokenizer, template: str, feedback: Feedback = "paper"):
         self.tokenizer, self.feedback = tokenizer, resolve_feedback(feedback)
-        self.tokens = lru_cache(1 << 14)(lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        self.encode_piece = lru_cache(1 << 14)(lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"])
         self.template = own_template(tokenizer) if template == "auto" else CHAT_TEMPLATES[template]
         if len(end := self.encode(self.template.end)) != 1:
             unknown = f"the token {self.template.end} of the chat template {template!r}"
@@ -149,7 +149,7 @@ class Chat:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without any that the tokenizer would put before or after it."""
-        return sum(map(self.tokens, text.split(CUT)), [])
+        return sum(map(self.encode_piece, text.split(CUT)), [])
 
     def escape(self, text: str) -> str:
         """Cuts whatever looks like a special token in two, so that a question cannot forge a turn."""

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import torch
 
+from support.memory import SURPLUS
+
 # -------------------- By the configuration
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # types of layers without a state
 WINDOWS = r"(\w+_)?window(_size)?|attention_chunk_size|local_attention|index_topk\w*"  # entries that bound attention
-SURPLUS = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
 
 
 def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:

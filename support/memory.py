@@ -10,6 +10,7 @@ from transformers import Qwen2Config
 from support.models import kv_heads_and_size
 
 PREFILL_TOKENS = 16384  # tokens of prompts or feedback in one forward pass of the rollout, padding included
+SURPLUS = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
 USABLE = 0.985  # of a card's memory, as CUDA reports it
 RESERVE = 2e9  # bytes that belong to no tensor: CUDA's own, the libraries' workspaces, gaps between tensors
 

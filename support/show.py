@@ -12,7 +12,7 @@ KINDS = {  # of dialogues: what --show_what calls them, and what that means
     "fixed": "solved by a later attempt",
     "never": "never solved",
     "repeated": "a wrong answer repeated",
-    "truncated": "an attempt cut off by a token budget",
+    "truncated": "cut off by a token budget",
 }
 MOST = 500  # questions on a page: more would be too much for a browser
 PAGE = Path(__file__).with_name("dialogues.html")  # the page without its dialogues

@@ -6,9 +6,21 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+import train
+from data import Problem
+from data.chat import Chat
 from data.miniature import build_tokenizer, draw_riddles
+from reward import Rules, extract_boxed, reward
+from rollout import Engine, rollout
 
 torch.set_num_threads(1)
+PROBLEMS = [
+    Problem(f"My number is below {20 + 3 * i}. Divided by {3 + i % 9} it leaves {i % 3}." + " Think." * (i % 4), "5")
+    for i in range(32)
+]
+ALLOWED = [1 + i % 4 for i in range(len(PROBLEMS))]
+OPTIONS = dict(max_new_tokens=70, max_attempt_tokens=25, slots=64)
+RULES = Rules(extract_boxed, lambda answer, gold: len(answer) % 3 == 1, reward)  # right about once in three
 FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 
 
@@ -42,6 +54,24 @@ def small_model(tokenizer, family: str = "llama", seed: int = 0):
         model.lm_head.bias.zero_()
     like_boxes(tokenizer, model.lm_head.bias, [4.5, 4.5, 4.0, 4.0, 2.5])
     return model
+
+
+def run(
+    model,
+    tokenizer,
+    temperature=1.0,
+    problems=PROBLEMS,
+    allowed=ALLOWED,
+    seed=(0,),
+    engine=None,
+    schedule=None,
+    **options,
+):
+    """A rollout with the options of the tests, except where others are given."""
+    chat, config = Chat(model, tokenizer, "chatml"), train.Config(**OPTIONS | options)
+    if schedule:
+        engine = Engine(model, config.slots, 400, temperature, schedule)
+    return rollout(model, chat, problems, allowed, RULES, config, temperature, seed, engine=engine)
 
 
 @pytest.fixture(scope="session", params=["llama", "qwen2"])

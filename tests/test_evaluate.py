@@ -59,7 +59,9 @@ def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, opt
         n = allowed[i % len(allowed)]
         tokens, sampled, attempts = rollout_one(model, own, problem, n, ev.RULES, config, **draw, index=i)
         expected = {"question": problem.question, "gold": problem.answer, "allowed": n, "text": own.decode(tokens)}
-        expected |= {key: getattr(attempts[-1], key) for key in ("correct", "truncated")} | {"tokens": sum(sampled)}
+        no_room = len(attempts) < n and not attempts[-1].correct
+        expected |= {"correct": attempts[-1].correct, "truncated": attempts[-1].truncated or no_room}
+        expected["tokens"] = sum(sampled)
         expected |= {"reward": sum(ev.RULES.reward(attempts, problem.answer)), "attempts": []}
         for each in map(vars, attempts):
             at = len(own.decode(tokens[: each.pop("start")]))

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_model, small_model
+from conftest import PROBLEMS, random_model, run, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_rollout import PROBLEMS, run
 from transformers import LlamaModel
 
 import ppo
@@ -74,26 +73,6 @@ def plain_logps(actor, dialogues) -> torch.Tensor:
 
 
 # -------------------- Log-probabilities and values
-@pytest.mark.skipif(not (which("g++") or which("clang++")), reason="torch.compile needs a C++ compiler")
-def test_fused_layers_compute_the_same(tokenizer):
-    """Without and with gradients. Batches of other sizes use the same kernels."""
-    eager = random_model(tokenizer, "llama", seed=0, layers=2, spread=0.3)
-    eager.set_attn_implementation("engine")
-    fused, stats, compiled = copy.deepcopy(eager), torch._dynamo.utils.counters["stats"], []
-    fuse_layers(fused)
-    for size in ((2, 11), (3, 17)):
-        compiled.append(stats["unique_graphs"])
-        tokens_BT, sampled_BT = torch.randint(len(tokenizer), size), torch.rand(size) < 0.5
-        results = []
-        for model in (eager, fused):
-            with torch.no_grad():
-                without_A, _ = action_logps(model, tokens_BT, sampled_BT, 1.0)
-            logp_A, _ = action_logps(model, tokens_BT, sampled_BT, 1.0)
-            results.append([without_A, logp_A, *torch.autograd.grad(logp_A.sum(), list(model.parameters()))])
-        torch.testing.assert_close(*results, atol=1e-4, rtol=1e-5)
-    assert compiled[0] < compiled[1] == stats["unique_graphs"]
-
-
 def test_every_number_of_reference_and_critic_is_at_its_action(actor, critic, dialogues):
     reference_DT, value_DT = reference_logps_and_values(dialogues, actor, critic, with_config(micro_batch_tokens=300))
     torch.testing.assert_close(reference_DT, dialogues.logp_DT, atol=1e-5, rtol=0)
@@ -451,3 +430,24 @@ def test_offload_steps_bit_for_bit_the_same(dtype, monkeypatch):
     assert optimizer.states.keys() == offloaded.states.keys() == {0, 1, 2}
     for n, state in optimizer.states.items():
         assert all(torch.equal(x, offloaded.states[n][name]) for name, x in state.items())
+
+
+# -------------------- Fused layers
+@pytest.mark.skipif(not (which("g++") or which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_fused_layers_compute_the_same(tokenizer):
+    """Without and with gradients. Batches of other sizes use the same kernels."""
+    eager = random_model(tokenizer, "llama", seed=0, layers=2, spread=0.3)
+    eager.set_attn_implementation("engine")
+    fused, stats, compiled = copy.deepcopy(eager), torch._dynamo.utils.counters["stats"], []
+    fuse_layers(fused)
+    for size in ((2, 11), (3, 17)):
+        compiled.append(stats["unique_graphs"])
+        tokens_BT, sampled_BT = torch.randint(len(tokenizer), size), torch.rand(size) < 0.5
+        results = []
+        for model in (eager, fused):
+            with torch.no_grad():
+                without_A, _ = action_logps(model, tokens_BT, sampled_BT, 1.0)
+            logp_A, _ = action_logps(model, tokens_BT, sampled_BT, 1.0)
+            results.append([without_A, logp_A, *torch.autograd.grad(logp_A.sum(), list(model.parameters()))])
+        torch.testing.assert_close(*results, atol=1e-4, rtol=1e-5)
+    assert compiled[0] < compiled[1] == stats["unique_graphs"]

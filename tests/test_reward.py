@@ -18,23 +18,23 @@ ROOT = Path(__file__).resolve().parents[1]
 # -------------------- The rule
 # attempts: an answer, "*" after the correct one, "-" without a box; options; the rewards
 RULE = """
-5*       |                                  | 1
-6        |                                  | -0.5
--        |                                  | -1
-6 7 5*   |                                  | 0 0 1
-6 - 5*   | attempt_discount=0.5                     | 0 0 0.25
-5*       | attempt_discount=0.5                     | 1
-- 6      | attempt_discount=0.5                     | 0 -0.5
-6 - -    | unboxed_reward=-2                       | 0 0 -0.5
-- -      | unboxed_reward=-2                       | 0 -2
-6 5*     | wrong_reward=-0.25                      | -0.25 1
-6 7      | wrong_reward=-0.25                      | -0.25 -0.75
-- -      | wrong_reward=-0.25                      | -0.25 -1.25
-6 6 5*   | repeat_penalty=0.5               | 0 -0.5 1
-6 7 6    | repeat_penalty=0.5               | 0 0 -1
-- - 6    | repeat_penalty=0.5               | 0 0 -0.5
-6 6 6    | repeat_penalty=0.5 wrong_reward=-0.125  | -0.125 -0.625 -1.125
-6 6 5*   | repeat_penalty=0.5 attempt_discount=0.5  | 0 -0.5 0.25
+5*     |                                         | 1
+6      |                                         | -0.5
+-      |                                         | -1
+6 7 5* |                                         | 0 0 1
+6 - 5* | attempt_discount=0.5                    | 0 0 0.25
+5*     | attempt_discount=0.5                    | 1
+- 6    | attempt_discount=0.5                    | 0 -0.5
+6 - -  | unboxed_reward=-2                       | 0 0 -0.5
+- -    | unboxed_reward=-2                       | 0 -2
+6 5*   | wrong_reward=-0.25                      | -0.25 1
+6 7    | wrong_reward=-0.25                      | -0.25 -0.75
+- -    | wrong_reward=-0.25                      | -0.25 -1.25
+6 6 5* | repeat_penalty=0.5                      | 0 -0.5 1
+6 7 6  | repeat_penalty=0.5                      | 0 0 -1
+- - 6  | repeat_penalty=0.5                      | 0 0 -0.5
+6 6 6  | repeat_penalty=0.5 wrong_reward=-0.125  | -0.125 -0.625 -1.125
+6 6 5* | repeat_penalty=0.5 attempt_discount=0.5 | 0 -0.5 0.25
 """
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import small_model
+from conftest import ALLOWED, OPTIONS, PROBLEMS, RULES, run, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rollout as stage
@@ -22,32 +22,7 @@ from rollout import Attempt, Engine, KVCache, rollout, rollout_one, sample
 from support.cuda import flash_attention, has_flash
 from support.memory import cache_bytes
 
-PROBLEMS = [
-    Problem(f"My number is below {20 + 3 * i}. Divided by {3 + i % 9} it leaves {i % 3}." + " Think." * (i % 4), "5")
-    for i in range(32)
-]
-ALLOWED = [1 + i % 4 for i in range(len(PROBLEMS))]
-OPTIONS = dict(max_new_tokens=70, max_attempt_tokens=25, slots=64)
 SHAPE = dict(num_hidden_layers=2, num_key_value_heads=2, hidden_size=8, num_attention_heads=2)  # heads of 4 numbers
-RULES = Rules(extract_boxed, lambda answer, gold: len(answer) % 3 == 1, reward)  # right about once in three
-
-
-def run(
-    model,
-    tokenizer,
-    temperature=1.0,
-    problems=PROBLEMS,
-    allowed=ALLOWED,
-    seed=(0,),
-    engine=None,
-    schedule=None,
-    **options,
-):
-    """A rollout with the options of the tests, except where others are given."""
-    chat, config = Chat(model, tokenizer, "chatml"), train.Config(**OPTIONS | options)
-    if schedule:
-        engine = Engine(model, config.slots, 400, temperature, schedule)
-    return rollout(model, chat, problems, allowed, RULES, config, temperature, seed, engine=engine)
 
 
 def plain_form(dialogues, d: int) -> tuple[list[int], list[bool], list[Attempt]]:
@@ -306,7 +281,7 @@ def test_sample_agrees_with_float64(vocabulary, temperature):
     torch.testing.assert_close(logp.double(), p.gather(-1, token[:, None])[:, 0].log(), atol=1e-5, rtol=0)
 
 
-# -------------------- What does not fit, in one sentence
+# -------------------- Memory, and the progress bar
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model):
     assert cache_bytes(model.config, 24, 177, 4) == Engine(model, 24, 145, 1.0).cache.kv.nbytes
     with pytest.raises(ValueError, match="cache takes 1.34e.08 GiB, more than is free: lower --slots or --max_new_tok"):

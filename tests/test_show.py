@@ -61,7 +61,7 @@ def test_shown():
     assert plain.count("=== solved by a later attempt; gold answer 7, reward +1.00\nb\nIt is 6\n--- attempt 1 is ") == 2
     assert plain.endswith("\n--- attempt 2 is correct: answer 7")
     assert show.shown(DIALOGUES, 2, "all").count("=== ") == 2
-    assert show.shown([FIRST], 2, "truncated") == "no dialogue is of the kind: an attempt cut off by a token budget"
+    assert show.shown([FIRST], 2, "truncated") == "no dialogue is of the kind: cut off by a token budget"
     nasty = show.shown([NASTY], 1, "all")
     assert "A\ufffd[2J\ufffd & <i>" in nasty and "\033" not in nasty and "\x9b" not in nasty
 
