@@ -44,7 +44,7 @@ def evaluate(model, chat, problems, allowed, config, journal=None, progress=None
     """Ask every problem once for each number of attempts in `allowed`, each time anew: the prompt states the number.
 
     range(1, K + 1) gives the paper's curve (section 4, greedy); [1] * n with temperature 1 gives n independent samples,
-    its control. What the journal has is not asked again. Of `config` it reads slots, max_new_tokens and
+    its control. What the journal has is not asked again. `config` gives slots, max_new_tokens and
     max_attempt_tokens."""
     journal = journal or Journal()
     missing = journal.missing(problems, allowed)
@@ -141,8 +141,8 @@ class Candidate(NamedTuple):
 
 
 def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candidate], Path]:
-    """Options, questions by data set, models and output folder, checked as far as possible before the long work. The
-    models wait in the machine's memory, so that a mistake in the last one shows before the first is asked."""
+    """Options, questions by data set, models and output folder, checked as far as possible before the long work. All
+    models are loaded into host memory first, so that a mistake in the last one shows before the first is asked."""
     options = Options(**given)
     require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
     sets = load_sets(options.data)
@@ -175,7 +175,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     command line (`given`) says otherwise."""
     path_of_config = Path(path).parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    # train.py's has a preset, a model's own has none
+    # the config.json of train.py has a preset, that of a model has none
     options = Options(**{key: config[key] for key in FROM_THE_RUN if "preset" in config} | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))

@@ -61,9 +61,8 @@ def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> 
 
 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
-    """This rank's dialogues, as indices: batches of similar length, each at most `token_budget` tokens with its padding
-    (but at least one dialogue). Dialogues are dealt to the ranks in order of length, so that their work is about
-    equal."""
+    """This rank's dialogues, as indices: batches of similar length, each of at most `token_budget` tokens with padding
+    (but at least one dialogue). Dialogues are dealt out in order of length, so that all ranks have about equal work."""
     remaining = length_D.argsort(descending=True)[ranks.rank() :: ranks.world_size()]
     while len(remaining):
         count = max(1, token_budget // int(length_D[remaining[0]]))  # the first is the longest
@@ -136,14 +135,14 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
 
 
 def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
-    """Without a critic: an action of attempt i gets r_i + r_{i+1} + ... of its dialogue, minus the mean of the same
+    """Without a critic: an action of attempt i gets r_i + r_{i+1} + ... of its dialogue, minus the mean of this sum
     over the dialogues of its group that have an attempt i, (D, T).
 
     A group is the `group_size` neighbours that answer the same question. The mean over all of them would be biased for
     later attempts, because it includes the dialogues that were solved before. Nothing is divided by the group's
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
     2503.20783). With n dialogues the advantage is (n - 1) / n times that of RLOO (arXiv 2402.14740).
-    `calibrated`: what follows a wrong attempt counts with its mean over the group (CAL-GRPO, docs/forking.md)."""
+    `calibrated`: the rewards after a wrong attempt are replaced by their group mean (CAL-GRPO, docs/forking.md)."""
     advantage_DT = torch.zeros(dialogues.tokens_DT.shape)
     to_go_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)
     for group in torch.arange(len(to_go_D)).split(group_size):
@@ -179,7 +178,7 @@ def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> to
 
 # -------------------- Losses per action, (A,). The update minimises their sums, weighted by `action_weights`.
 def action_weights(count_B: torch.Tensor, loss_mean: str) -> torch.Tensor:
-    """The weight of an action of each dialogue of a minibatch, (B,); `count_B` are their numbers of actions. "tokens":
+    """The weight of each action of a dialogue, in a minibatch, (B,); `count_B` counts a dialogue's actions. "tokens":
     the loss is the mean over all actions, as in the paper. "dialogues": the mean over dialogues of their own means."""
     if loss_mean == "tokens":
         return (1 / count_B.sum()).expand(len(count_B))
@@ -258,8 +257,8 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
 
 
 def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: torch.Tensor, weight_B, config) -> dict:
-    """Gradients of the losses on a micro-batch, whose dialogues' actions have these weights. Returns sums over actions
-    for the log, on the device."""
+    """Gradients of the losses on a micro-batch; `weight_B` is the weight of each dialogue's actions. Returns sums over
+    actions for the log, on the device."""
     tokens_BT, sampled_BT = trim(dialogues, indices, actor.device)
     stored = {key: x_DT[indices, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for key, x_DT in per_token.items()}
     dialogue_A = sampled_BT.nonzero()[:, 0].to(actor.device)
@@ -299,7 +298,7 @@ MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 
 
 def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """The learning rate as a share of its peak: a linear rise, from 0 in the first optimiser step, then a cosine down
+    """The learning rate as a share of its peak: a linear warm-up, from 0 in the first optimiser step, then cosine decay
     to a tenth, where it stays."""
     if step < warmup_steps:
         return step / warmup_steps
@@ -309,9 +308,9 @@ def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
 
 class Optimizer:
     """AdamW with `lr_schedule` and gradient clipping, over float32 masters of the weights: at a learning rate of 5e-7 a
-    bfloat16 weight would hardly ever move. Gradients are added up in float32 as well. A float32 weight is its own
-    master. Each rank has masters and moments of its share of the weights, steps those, and hands the weights to the
-    others (ZeRO stage 1, arXiv 1910.02054). With `offload` they are in host memory, except in their own step."""
+    bfloat16 weight would hardly ever change. Gradients are also added up in float32. A float32 weight is its own
+    master. Each rank has masters and moments of its share of the weights, updates that share and broadcasts it (ZeRO
+    stage 1, arXiv 1910.02054). With `offload`, masters and moments are in host memory except during their own step."""
 
     def __init__(self, model, lr, warmup_steps: int, total_steps: int, max_grad_norm: float, offload=False):
         self.weights = list(model.parameters())
@@ -339,18 +338,18 @@ class Optimizer:
         return self.peak_lr * lr_schedule(self.steps, self.warmup_steps, self.total_steps)
 
     def offloaded(self, n: int) -> list[torch.Tensor]:
-        """Tensors of a shard that --offload keeps in host memory. A float32 master is the weight itself, and stays."""
+        """Tensors of a shard that --offload keeps in host memory: not a float32 master, which is the weight."""
         names = ["exp_avg", "exp_avg_sq"] + ["master"] * (self.shards[n][2].dtype != torch.float32)
         return [self.states[n][name] for name in names if self.offload]
 
     def add_gradient(self, i: int, weight: torch.Tensor) -> None:
-        """Add the weight's gradient to what earlier micro-batches gave, as soon as it is there, and free it."""
+        """Add the weight's gradient to that of earlier micro-batches as soon as it is computed, then free it."""
         before = self.gradients[i]
         self.gradients[i] = weight.grad.float() if before is None else before.add_(weight.grad)
         weight.grad = None
 
     def reduce_and_clip(self) -> float:
-        """Add up the gradients of all ranks and clip them. Returns their norm before that."""
+        """Add up the gradients of all ranks and clip them. Returns their norm before clipping."""
         for i, weight in enumerate(self.weights):
             if self.gradients[i] is None:  # such as that of an expert that got no token
                 self.gradients[i] = torch.zeros_like(weight, dtype=torch.float32)

@@ -71,12 +71,12 @@ class Rules(NamedTuple):
     reward: Callable[..., list[float]]  # attempts, gold answer, options of training by name -> one reward each
 
 
-RULES = Rules(extract_boxed, is_equal, reward)  # in training, evaluation and benchmarks: yours go here
+RULES = Rules(extract_boxed, is_equal, reward)  # for training, evaluation and benchmarks: put yours here
 
 
 def main(arguments: list[str]) -> None:
     if len(arguments) != 2:
-        fail('it takes two texts: python reward.py "ANSWER" "GOLD"')
+        fail('give two texts: python reward.py "ANSWER" "GOLD"')
 
     def show(node) -> str:
         return f"{node[0]}({', '.join(map(show, node[1:]))})" if isinstance(node, tuple) else str(node)

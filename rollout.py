@@ -6,9 +6,9 @@ r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (s
     4. `Engine`                 many dialogues side by side: prefill, decode
     5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
 
-Tokens in, tokens out: text is decoded to be graded and shown, but the tokens trained on are never encoded again. A
-token is sampled by inverse transform: the cumulative distribution is inverted at a uniform number, which depends only
-on seed, dialogue and position. So, up to rounding, a seed gives the same dialogues with any number of slots.
+Tokens in, tokens out: tokens are decoded for grading and display, but the text is never encoded again. A token is
+sampled by inverse transform: the cumulative distribution is inverted at a uniform number, which depends only on seed,
+dialogue and position. So, up to rounding, a seed gives the same dialogues with any number of slots.
 
 A name ends in the shape of its tensor: tokens_DT is (D, T).
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
@@ -90,7 +90,7 @@ class Dialogues:
 # -------------------- 2. The algorithm, one dialogue at a time
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
-    """One dialogue, with the whole model for every token: slow, for readers and tests. Returns its tokens, a mask of
+    """One dialogue, a full forward pass for every token: slow, for readers and tests. Returns its tokens, a mask of
     those that the model wrote, and its attempts: dialogue `index` of a `rollout`, without its log-probabilities."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, dialogue_limit = len(tokens), len(tokens) + config.max_new_tokens
@@ -175,13 +175,13 @@ def engine_attention(module, query, key, value, attention_mask, scaling, cache: 
     if cache is not None and cache.lengths is not None:  # a decode step on CUDA: each slot up to its own length
         out = flash_attention(query, key, value, cache.lengths, scaling)
     elif attention_mask is not None:  # any other decode step, and feedback: the cache under a mask
-        # The G query heads that share a key are treated as more queries, so that the key is read once. On CUDA it would
-        # be copied G times: flash attention takes no mask, memory-efficient attention no groups of heads.
+        # The G query heads that share a key are treated as more queries, so that the key is read once. Otherwise CUDA
+        # would copy it G times: flash attention takes no mask, memory-efficient attention no groups of heads.
         R, H, _, head_size = key.shape
         mask = attention_mask.repeat(1, 1, query.shape[1] // H, 1)
         out = F.scaled_dot_product_attention(query.reshape(R, H, -1, head_size), key, value, mask, scale=scaling)
         out = out.reshape(query.shape)
-    else:  # prompts and training: causal over right-padded rows, where nothing looks at the padding after it
+    else:  # prompts and training: causal over right-padded rows, where no token sees the padding after it
         grouped = query.shape[1] != key.shape[1]
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2).contiguous(), None
@@ -218,10 +218,10 @@ class Engine:
 
         prefill   forced tokens, a prompt or feedback, go into the cache, many tokens of many slots at once;
         decode    the model samples one token for every active slot;
-        compact   active slots move to the front, so that a step computes little for slots that wait.
+        compact   active slots move to the front, so that a step computes little for inactive slots.
 
-    Invariant: the cache holds a slot's tokens before `position`; `token`, the one there, is sampled or forced, but not
-    yet fed to the model. The host knows all positions without asking, since an active slot moves on by one in a step.
+    Invariant: the cache holds a slot's tokens before `position`. The token at `position` is `token`: sampled or forced,
+    but not yet fed to the model. The host knows all positions without asking: an active slot advances by one per step.
     `prefill` rolls back a slot that wrote past the end of its attempt, by resetting its position: what the cache holds
     after it is never read.
 
@@ -230,7 +230,7 @@ class Engine:
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
         """For dialogues of at most `longest` tokens; ValueError when the cache does not fit. `schedule`: how many steps
-        a call decodes, and how many more calls the host starts before it reads the tokens of this one."""
+        a call decodes, and how many more calls the host starts before it reads a call's tokens."""
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
         schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
         self.steps_per_call, self.calls_ahead = schedule
@@ -260,9 +260,9 @@ class Engine:
         self.uniform_SC[live.slot, live.start : live.dialogue_limit] = self.to_device(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
-        """Feed what the cache does not hold of these dialogues, except the last token, which is left for the next step.
-        Their slots become active."""
-        # Equal prompts, as in a group, are computed once and copied: a third less time for SmolLM2, groups of 8, a CPU.
+        """Feed the tokens of these dialogues that the cache lacks, except the last one, which is left for the next
+        step. Their slots become active."""
+        # Equal prompts, as in a group, are computed once and copied: SmolLM2 in groups of 8 saves a third on a CPU.
         first: dict[tuple, LiveDialogue] = {}  # with this prompt
         sources = [live if live.prefill_from else first.setdefault(tuple(live.tokens), live) for live in batch]
         self.fill_cache(list(dict.fromkeys(sources)))
@@ -275,9 +275,9 @@ class Engine:
         self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
         self.position_S[slot_R] = self.to_device(self.cached_S[slots])
 
-    @torch.compiler.set_stance("force_eager")  # its sizes are many, and a call is short
+    @torch.compiler.set_stance("force_eager")  # it has many sizes, and a call is short
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
-        """A forward pass over what the cache does not hold of these dialogues: all of them prompts, or all feedback."""
+        """A forward pass over the tokens of these dialogues that the cache lacks: only prompts, or only feedback."""
         new_tokens = [torch.tensor(live.tokens[live.prefill_from : -1], dtype=torch.long) for live in batch]
         tokens_RN = self.to_device(pad_sequence(new_tokens, batch_first=True))
         slot_R, start_R = self.to_device([[live.slot for live in batch], [live.prefill_from for live in batch]])
@@ -316,8 +316,8 @@ class Engine:
 
     def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
         """Start this many decode steps of the active slots. The iterator that it returns waits for them and yields the
-        new tokens and log-probabilities of each dialogue. Where an earlier call has shown by then that the attempt has
-        ended, it leaves out what the slot wrote after that."""
+        new tokens and log-probabilities of each dialogue, except where an earlier call has shown by then that the
+        attempt has ended."""
         active = self.compact_slots()
         cuda = self.device.type == "cuda"
         span = int(self.cached_S[:active].max()) + steps
@@ -347,7 +347,7 @@ class Engine:
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
         active_R = slot_R < self.n_active
         lengths = mask = None
-        if span is None:  # slots that wait read one position, to save time, and write after their last token
+        if span is None:  # inactive slots read one position, to save time, and write after their last token
             lengths = *(starts[: R + 1] for starts in self.starts), (position_R * active_R + 1).int()
         else:
             mask = causal_mask(position_R[:, None], span, self.model.dtype)
@@ -359,8 +359,8 @@ class Engine:
         self.position_S[:R] += active_R
 
     def graph(self, active: int) -> torch.cuda.CUDAGraph:
-        """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It has
-        all slots, a half, a quarter ...: few sizes mean few graphs."""
+        """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It covers
+        all slots, half of them, a quarter ...: few sizes mean few graphs."""
         R = len(self.dialogues)
         while R > 1 and (R + 1) // 2 >= active:
             R = (R + 1) // 2
@@ -392,8 +392,8 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
 
 
 def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each uniform number, the first index at which the cumulative sums of p, over K entries, exceed it, never one
-    where p is 0, and how far into that entry it falls, from 0 to 1."""
+    """For each uniform number u: the first index at which the cumulative sum of p, over K entries, exceeds u (never an
+    entry where p is 0), and how far into that entry u falls, from 0 to 1."""
     cumulative_RK = p_RK.cumsum(-1)
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
@@ -433,14 +433,14 @@ def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config
     feedback = chat.feedback_after(live.tokens[-1], attempts_left, attempt, live.problem.answer)
     if len(live.tokens) + len(feedback) >= live.dialogue_limit:  # no room for another attempt
         return False
-    live.prefill_from = len(live.tokens) - 1  # the last token of an attempt may not be in the cache yet
+    live.prefill_from = len(live.tokens) - 1  # the last token of an attempt might not be cached yet
     live.tokens += feedback
     live.start_attempt(config)
     return True
 
 
 def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]:
-    """What waits for prefill, in batches of bounded size: prompts, or feedback, of similar length for less padding."""
+    """The dialogues that need prefill, in batches of bounded size: all prompts or all feedback, of similar length."""
 
     def kind_and_length(live):
         return live.prefill_from > 0, len(live.tokens) - live.prefill_from
@@ -480,11 +480,10 @@ def rollout(
 ) -> Dialogues:
     """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3).
 
-    `rules` extract, grade and reward (reward.py:Rules). Of `config` it reads slots, max_new_tokens and
+    `rules` extract, grade and reward (reward.py:Rules). `config` gives slots, max_new_tokens and
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
-    first_index + i). `progress` labels a progress bar. `engine` is the caller's, to be used again; without it one is
-    made. The model keeps the "engine" attention, for the update too. ValueError when model, prompts or cache do not
-    fit."""
+    first_index + i). `progress` labels a progress bar. `engine` is reused; None makes a new one. The model
+    keeps the "engine" attention, also for the update. ValueError when model, prompts or cache do not fit."""
     model.set_attn_implementation("engine")
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
@@ -494,7 +493,7 @@ def rollout(
     longest = check_fit(model, max(live.start for live in dialogues), config.max_new_tokens)
     engine = engine or Engine(model, min(config.slots or len(dialogues), len(dialogues)), longest, temperature)
     assert engine.temperature == temperature
-    # the dialogues that may become longest go first, so that few slots are still busy at the end
+    # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
     waiting, in_flight, n_finished, n_solved = [], deque(), 0, 0
     disable = True if progress is None else None  # None: a bar only on a terminal

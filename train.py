@@ -17,7 +17,7 @@ tensor: value_DT is D dialogues by T tokens (see rollout.py and ppo.py). A run w
     training.png           metrics, drawn again with every checkpoint; python -m support.plots overlays runs
     evaluation.json, accuracy.png     base and trained model at 1, 2, ... attempts
 
-On Ctrl-C or SIGTERM the run finishes its step, saves and stops; a second one stops it at once.
+On Ctrl-C or SIGTERM the run finishes its step, saves and stops; a second signal stops it at once.
 All randomness comes from the seed and the number of the step, so a resumed run has no random state to restore.
 """
 
@@ -83,7 +83,7 @@ class Config:
     lr: float = learning(5e-7, "peak learning rate of the actor", POSITIVE)
     critic_lr: float = learning(1e-5, "peak learning rate of the critic", POSITIVE)
     lr_warmup: float = learning(0.03, "share of steps with a linear warm-up, then cosine to a tenth", between(0, 1))
-    lr_steps: int | None = learning(None, "length of that schedule in steps; none: all steps", POSITIVE)
+    lr_steps: int | None = learning(None, "length of the learning rate schedule in steps; none: all steps", POSITIVE)
     minibatches: int = learning(8, "minibatches in each epoch, one optimiser step each", POSITIVE)
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
     gamma: float = learning(1.0, "discount of the reward per token", between(0, 1))
@@ -114,7 +114,7 @@ class Config:
     keep_checkpoints: int = running(2, "how many of the last checkpoints stay", POSITIVE)
     export_checkpoints: bool = running(False, "with every checkpoint, write a model folder model-STEP/, which stays")
     show_every: int = running(10, "steps between the dialogues written to dialogues/", POSITIVE)
-    log_to: str | None = running(None, "tensorboard or wandb: metrics go there as well", one_of("tensorboard", "wandb"))
+    log_to: str | None = running(None, "tensorboard or wandb: send metrics there too", one_of("tensorboard", "wandb"))
 
     device: str = machine("auto", "auto, cpu, cuda or mps")
     dtype: str = machine("auto", "auto: bfloat16 on CUDA, float32 elsewhere", one_of("auto", "float32", "bfloat16"))
@@ -209,7 +209,7 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
     """The question of each dialogue of a step, and how many attempts it is allowed.
 
     Every pass over the questions is a new permutation and asks each once; a step may span several passes. The
-    dialogues of a group are neighbours and agree in both."""
+    dialogues of a group are neighbours, with the same question and the same number of attempts."""
     n_questions = config.dialogues // config.group_size
     passes, places = np.divmod((step - 1) * n_questions + np.arange(n_questions), len(problems))
     orders = {p: np.random.default_rng((config.seed, p, 0, ORDER)).permutation(len(problems)) for p in set(passes)}
@@ -220,7 +220,7 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
 
 
 def validate(run: Run, problems: list[Problem]) -> dict:
-    """Greedy accuracy on the validation questions, which the ranks share."""
+    """Greedy accuracy on the validation questions, which are split among the ranks."""
     mine = problems[ranks.rank() :: ranks.world_size()]
     records = sum(ranks.all_gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
     (row,) = accuracy_at_k(records)["by_attempts"]
@@ -230,8 +230,8 @@ def validate(run: Run, problems: list[Problem]) -> dict:
 
 # -------------------- The command line
 def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
-    """The options, and the questions by the option that names them. An invalid option ends the program; ValueError or
-    OSError when the questions are."""
+    """The options, and the questions by the option that names them. An invalid option ends the program; invalid
+    questions raise ValueError or OSError."""
     config = parse_run(Config, argv, __doc__)
     require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
     require(config, "minibatches", "be at most --dialogues", lambda n: n <= config.dialogues)
@@ -251,8 +251,8 @@ def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
 
 
 def fitting_problems(run: Run, questions: dict[str, list]) -> tuple[list[Problem], int]:
-    """The training questions whose prompts are not too long, and the tokens of the longest dialogue. ValueError when
-    one does not fit the model."""
+    """The training questions whose prompts are not too long, and the most tokens that a dialogue may have. ValueError
+    when these do not fit the model."""
     config, training = run.config, questions["data"]
     limit = config.max_prompt_tokens
     problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
@@ -320,7 +320,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"\nstopped{resume_hint}", file=sys.stderr)
         raise SystemExit(130) from None
     except FloatingPointError as error:
-        fail(f"step {run.step}: {error}; the checkpoints in {config.out} are from before")
+        fail(f"step {run.step}: {error}; the checkpoints in {config.out} are older")
     except (ValueError, OSError, torch.OutOfMemoryError) as error:  # a mistake, a full disk, a lost process
         where = f"step {run.step}: " if resume_hint else ""
         fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{resume_hint}")

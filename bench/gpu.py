@@ -1,17 +1,17 @@
-"""What only a GPU can show, in one run of about five minutes: is it exact there, and how fast is it.
+"""What only a GPU can show, in one run of about five minutes: is our code exact there, and how fast?
 
     python -m bench.gpu [--json FILE]        # make bench-gpu
     python -m bench.gpu --memory 24          # as on a card of 24 GB, with the options that the paper's run needs there
 
 Weights are random, in bfloat16. A script decides prompts, feedback and the length of every attempt (bench/rollout.py).
-Without CUDA, or with --small, all sizes are tiny. A section that fails stops no other; the exit code is 1.
+Without CUDA, or with --small, all sizes are tiny. If a section fails, the others go on; the exit code is 1.
 
-    decode    steps at one length of context, beside the bound by memory bandwidth, that of a device copy: a step reads
-              all weights, keys and values once, and moves the logits twice
+    decode    steps at a fixed context length, against the bound set by the bandwidth of a device copy: a step reads all
+              weights, keys and values once, and moves the logits twice
     step      Qwen2.5-1.5B's shape: the last of two steps of train.py with 128 dialogues, then one with all 1024
     smollm2   SmolLM2-135M's shape and preset: the last of four steps
-    resume    a small run that is resumed beside one that went through: the difference in the last metrics
-    exact     tokens beside those of `rollout_one`, log-probabilities beside those of the full forward pass
+    resume    a small resumed run against an uninterrupted one: the difference in the last metrics
+    exact     tokens against those of `rollout_one`, log-probabilities against those of the full forward pass
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
 """
 
@@ -74,7 +74,7 @@ def timed(run) -> float:
 
 
 def clear() -> None:
-    """Give the memory of what is gone back to the device."""
+    """Return unused memory to the device, and reset the peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -142,8 +142,8 @@ def run_training(folder: str, shape, script: dict, options: str) -> dict:
 
 
 def share_of_peak(shape, row: dict) -> float:
-    """Of the GPU's bf16 peak, for forward and backward pass of actor and critic: 6 operations a weight and token, the
-    output weights only at actions, and causal attention. What is computed a second time does not count."""
+    """The share of the GPU's bf16 peak, for forward and backward pass of actor and critic: 6 operations per weight and
+    token (output weights only at actions), and causal attention. Recomputation does not count."""
     head = shape.vocab_size * shape.hidden_size
     with torch.device("meta"):
         body = AutoModelForCausalLM.from_config(shape).num_parameters() - head

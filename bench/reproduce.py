@@ -5,8 +5,8 @@
     python -m bench.reproduce --draw SUMMARY.json OUT   # no runs: tables and figures of a finished comparison
 
 All arms train from the same base model and answer the same test questions greedily. Controls: k independent samples
-(pass@k) in place of k attempts, and feedback that says nothing of the attempt. What is finished is not repeated: give
-an interrupted command again. Into --out go summary.json (all verdicts), table.md, and PRESET.png.
+(pass@k) in place of k attempts, and feedback that says nothing about the attempt. What is finished is not repeated:
+repeat an interrupted command. Into --out go summary.json (all verdicts), table.md, and PRESET.png.
 Shapes: S seeds, K numbers of attempts, Q questions
 """
 
@@ -44,8 +44,8 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 
 
 def run(script: str, options: list[str], out: Path, result: str) -> None:
-    """Run train.py or evaluate.py in a process of one thread, unless its `result` is there already. A training that was
-    cut off is resumed. What it prints goes into a file beside `out`. RuntimeError when it fails."""
+    """Run train.py or evaluate.py in a process of one thread, unless its `result` is there already. An interrupted
+    training run is resumed. The output goes into a file beside `out`. RuntimeError when the process fails."""
     if (out / result).exists():
         return
     if (out / "config.json").exists():  # only train.py writes one
@@ -60,7 +60,7 @@ def run(script: str, options: list[str], out: Path, result: str) -> None:
 
 
 def train_and_evaluate(config: Config, extra: list[str], out: Path, name: str, seed: int, before: list[Future]) -> None:
-    """An arm, or the base model: trained, and evaluated on the test questions, when the runs `before` are finished."""
+    """Train an arm, and evaluate it or the base model on the test questions, after the runs `before` are finished."""
     for each in before:
         each.result()
     folder = run_folder(out, name, seed)
@@ -83,7 +83,7 @@ def train_and_evaluate(config: Config, extra: list[str], out: Path, name: str, s
 
 # -------------------- The summary, its tables and its figure
 def verdicts(result: dict, dialogues: list[dict]) -> dict:
-    """What the summary has of an evaluation: texts for each number of attempts, with a digit for each question.
+    """What the summary keeps of an evaluation: a text for each number of attempts, with a digit for each question.
     `solved`: how many of the `samples` were right (base 36). `first`: was the first attempt right?"""
     rows, sets = result["by_attempts"], list(result.get("by_data", {"": result}).values())
     found = {key: rows[-1][key] for key in ("repeated", "truncated", "tokens")}
@@ -97,7 +97,7 @@ def verdicts(result: dict, dialogues: list[dict]) -> dict:
 
 
 def shares(runs: Iterable[dict], part: slice, key: str = "solved") -> np.ndarray:
-    """How probably each of this part of the questions was solved, (K, S, Q), by the digits of `verdicts`."""
+    """The probability that each question of this part was solved, (K, S, Q), from the digits of `verdicts`."""
 
     def chances(run: dict) -> list[list[float]]:
         rows = enumerate(run[key], 1)
@@ -108,7 +108,7 @@ def shares(runs: Iterable[dict], part: slice, key: str = "solved") -> np.ndarray
 
 def over_seeds(runs: dict[str, dict], part: slice) -> dict:
     """What support/plots.py shows of a model, with a row for each number of attempts. The interval of an accuracy is
-    over the seeds, of a single seed over its questions; that of a gain is over both."""
+    over the seeds, or with a single seed over its questions; that of a gain is over both."""
     rows, solved_KSQ = [], shares(runs.values(), part)
     constant = {key: mean([run[key] for run in runs.values()]) for key in ("repeated", "truncated", "tokens")}
     for attempts, solved_SQ in enumerate(solved_KSQ, 1):
@@ -152,14 +152,14 @@ def summary(out: Path, config: Config, seeds: list[int]) -> dict:
             for label, result in zip((name, f"{name}, pass@k"), found):
                 results.setdefault(label, {})[str(seed)] = verdicts(result, dialogues)
     if not {"base", MULTI} <= results.keys():
-        raise ValueError(f"no {MULTI} run in {out} is finished and evaluated beside the base model")
+        raise ValueError(f"{out} has no finished evaluation of the base model, or none of a {MULTI} run")
     sets = {name: len(problems) for name, problems in load_sets(config.eval_data).items()}
     best = [] if config.preset == "smollm2" else best_possible(config.preset == "cue", config.eval_attempts)
     return {"sets": sets, "best possible": best, "results": results}
 
 
 def differences(results: dict[str, dict], part: slice, key: str) -> list[list[str]]:
-    """Lines of a table: all trainings minus the base, multi-attempt training minus all others, by seed and question."""
+    """Lines of a table: each kind of training minus the base, multi-attempt minus each other, by seed and question."""
     trainings, lines = [name for name in results if name in ARMS], []
     for name, other in [(name, "base") for name in trainings] + [(MULTI, name) for name in trainings if name != MULTI]:
         one, two = results[name], results[other]
@@ -196,7 +196,7 @@ def draw(summaries: dict[str, dict], out: Path) -> str:
 
 
 def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Callable, draw: Callable) -> None:
-    """For ablations.py as well: measure(args) makes a summary, draw(summary, folder) draws it, returning tables."""
+    """Also used by ablations.py. measure(args) makes a summary; draw(summary, folder) draws it and returns tables."""
     parser.add_argument("--out", type=Path, help="folder of runs and results, runs/... by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of each kind for each")
     parser.add_argument("--processes", type=int, default=2, help="runs side by side (default 2)")

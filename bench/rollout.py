@@ -1,14 +1,14 @@
-"""The rollout engine beside transformers' ways to generate, on the CPU.
+"""The rollout engine against transformers' ways to generate, on the CPU.
 
     python -m bench.rollout     # make bench-rollout
 
-Every side plays dialogues of the same kind with the same random weights, at temperature 1, in float32, in one thread. A
+Every side runs dialogues of the same kind with the same random weights, at temperature 1, in float32, in one thread. A
 script decides prompts, feedback and the length of every attempt, whatever tokens the model samples. The table gives the
 script's sampled tokens per CPU-second: median (lowest to highest) of the turns.
 
-    ours        rollout.py; it also stores the log-probability of every token, which no peer has to compute
+    ours        rollout.py; it also stores the log-probability of every token, which the others do not need
     generate    `.generate()` per attempt on the whole dialogue: the unfinished dialogues, sorted by length, left-padded
-    continuous  transformers' continuous batching; a next attempt is submitted as soon as the one before it is there
+    continuous  transformers' continuous batching; an attempt is submitted as soon as the one before it is finished
 """
 
 import time

@@ -7,9 +7,9 @@
     python -m data                     # the table of names
 
 How a published file becomes training, validation and test questions:
-- Of questions that differ only in whitespace and capitals one is kept; none where their answers differ (once in MAWPS).
-- Validation questions come from the training file; MAWPS is a single file, which is cut in three. The letters of a
-  question decide where it goes, so a story with other numbers stays on one side.
+- Of questions that differ only in whitespace and capitals one is kept, or none if answers differ (once in MAWPS).
+- Validation questions come from the training file; MAWPS is a single file, which is split in three. The letters of a
+  question decide where it goes, so the same story with other numbers goes into the same part.
 - Training and validation leave out every question of the family's test file. So `math-train`, about 95% of the file
   that the paper trains on, needs the MATH-500 file as well. `asdiv` leaves out the 216 questions that are in MAWPS too.
 
@@ -47,7 +47,7 @@ def columns(question: str, answer: str, final: Callable[[str], str] = str) -> Ca
 
 
 def without_unit(answer: str) -> str:
-    """As in "9 (apples)". Clock times (3:30 p.m.) and answers of several parts stay as they are."""
+    """Cuts the unit in "9 (apples)". Clock times (3:30 p.m.) and answers of several parts stay as they are."""
     return re.sub(r"^([^(]*?)\s*\([^()]*\)$", r"\1", answer)
 
 
@@ -63,7 +63,7 @@ def last_box(solution: str) -> str:
 
 def level3to5(row: dict) -> tuple[str, str]:
     # Written without having seen this file. The authors' code puts `input` into the chat template, so it should be the
-    # bare question. In their "_processed_with_qwen_prompt" file that is `question`, and `input` is the whole chat text.
+    # bare question. In their "_processed_with_qwen_prompt" file `question` is bare, and `input` is the whole chat text.
     question = row["question" if "question" in row else "input"]
     if "<|im_start|>" in question:
         raise ValueError("a question of MATH holds chat markup (expected the bare question)")
@@ -86,9 +86,9 @@ READERS: dict[str, Callable[[dict], tuple[str, str]]] = {
 # ---- The tables: where each file comes from, and which part of which file a name means.
 TABLES = tomllib.loads(Path(__file__).with_name("sources.toml").read_text())
 SOURCES, SETS = TABLES["files"], TABLES["sets"]
-PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # its benchmarks, of which it takes the mean
+PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # the paper's benchmarks; it reports their mean
 RIDDLES = tuple(f"{kind}-{split}" for kind in ("riddles", "riddles-cue") for split in ("train", "validation", "test"))
-# the questions of a set without "-easy" that one operation answers, see data/smollm2.py
+# those questions of the set of that name without "-easy" that one operation answers, see data/smollm2.py
 EASY = ("mawps-easy-train", "mawps-easy-validation", "mawps-easy-test", "svamp-easy", "asdiv-easy")
 
 

@@ -9,4 +9,4 @@ for name in EASY:
 for name, (file, start, end, *_) in SETS.items():
     share = f"about {end - start}% of " if end - start < 100 else ""
     print(f"{name:24} {share}{SOURCES[file][0]}")
-print(f"{'NAME.jsonl':24} a file of yours: one object with 'question' and 'answer' a line")
+print(f"{'NAME.jsonl':24} your own file: one object with 'question' and 'answer' per line")

@@ -55,13 +55,13 @@ FEEDBACKS: dict[str, Feedback] = {
     "uninformative": "Please reason step by step, and put your final answer within \\boxed{}",
 }
 FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"
-# A question that spells a special token, such as <|im_end|>, must not become one. Chat.escape puts this noncharacter
-# into it, and Chat.encode cuts the text there.
+# If a question spells a special token, such as <|im_end|>, its text must not become that token. Chat.escape puts this
+# noncharacter into it, and Chat.encode cuts the text there.
 CUT = "\ufdd0"
 
 
 def resolve_feedback(feedback: Feedback) -> Feedback:
-    """The feedback of a name, or the text or function itself. ValueError for another word or another placeholder."""
+    """The feedback with this name, or the text or function itself. ValueError for an unknown name or placeholder."""
     if callable(feedback) or feedback in FEEDBACKS:
         return FEEDBACKS.get(feedback, feedback)
     if " " not in feedback:
@@ -101,7 +101,7 @@ def own_template(tokenizer) -> ChatTemplate:
         fixed = dict(tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024")
         return tokenizer.apply_chat_template(messages, **fixed)
 
-    # by who gives the feedback: the turns of the prompt
+    # the turns of the prompt, by the role that gives the feedback
     prompts = {"system": [("system", "{system}"), ("user", "{question}")], "user": [("user", "{system}\n\n{question}")]}
     for role, turns in prompts.items():
         try:

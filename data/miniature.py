@@ -1,4 +1,4 @@
-"""The miniature: number riddles, and a base model for them that is built from nothing in under a minute on a laptop.
+"""The miniature: number riddles, and a base model for them that is built from scratch in under a minute on a laptop.
 
     "I am thinking of a number below 35. Divided by 12 it leaves 5. What is my number?"
 
@@ -6,14 +6,14 @@ The clues leave 2 to 5 candidates (here 5, 17, 29). The hidden number is one of 
 0.7 times as likely as the one before it. So the best possible accuracy is known exactly: k attempts can do no better
 than the first k candidates. (Were all candidates equally likely, single-attempt training would have nothing to prefer.)
 
-Riddles with a cue end differently: "... leaves 5. It is a large one. What is my number?" Of a small one each candidate
-is half as likely as the one before it, of a large one half as likely as the one after it. So there is a better first
-answer than the base model's, and training can find it.
+Riddles with a cue end differently: "... leaves 5. It is a large one. What is my number?" For a small number each
+candidate is half as likely as the one before it, for a large number half as likely as the one after it. So there is a
+better first answer than the base model's, and training can find it.
 
 The base model learns from worked solutions, which go through the candidates and box the one where they stop,
 "5, 17. \\boxed{17}". Its attempts are *neutral*: they stop at each candidate with probability 0.6, and at the last in
-any case, whatever the earlier attempts were. So the base model knows the format and the arithmetic, and does not know
-what feedback is for, nor what a cue says. That is left to reinforcement learning.
+any case, whatever the earlier attempts were. So the base model knows the format and the arithmetic, but does not know
+what feedback is for or what a cue says. That is left to reinforcement learning.
 
     python -m data.miniature --out runs/miniature/base    # --cue --out runs/cue/base
 """
@@ -39,9 +39,9 @@ DECAYS = {"": 0.7, " It is a small one.": 0.5, " It is a large one.": 2.0}
 CUES = list(DECAYS)[1:]
 MODULI = range(3, 13)
 CANDIDATES = (2, 3, 4, 5)
-STOP = 0.6  # probability with which the base model's teacher stops at a candidate in place of going on to the next
-ATTEMPTS = 5  # allowed in a worked dialogue at most
-# which of the shuffled riddles, the same for each number of candidates
+STOP = 0.6  # probability with which the base model's teacher stops at a candidate and does not go on to the next
+ATTEMPTS = 5  # the most that a worked dialogue allows
+# places among the shuffled riddles, the same for each number of candidates
 SPLITS = {"test": range(150), "validation": range(150, 225), "train": range(225, 645)}
 SEED = 2503_04808  # only of the problem sets, which are the same in every run
 
@@ -81,8 +81,8 @@ class Riddle(NamedTuple):
 
 
 def draw_riddles(split: str, cued: bool = False) -> list[Riddle]:
-    """The riddles of a split, equally many of 2, 3, 4 and 5 candidates. No riddle is in two splits. One for training is
-    in the set five times, each time with another draw of hidden number and cue: there is nothing to learn by heart."""
+    """The riddles of a split, equally many of 2, 3, 4 and 5 candidates. No riddle is in two splits. A training riddle
+    is in the set five times, each time with a new draw of hidden number and cue: there is nothing to learn by heart."""
     places, drawn = SPLITS[split], []
     every = [Riddle(bound, modulus, rest) for modulus in MODULI for rest in range(modulus) for bound in range(100)]
     for count in CANDIDATES:
@@ -112,7 +112,7 @@ def neutral_attempts(riddle: Riddle, allowed: int, rng: np.random.Generator) -> 
 
 def build_tokenizer(riddles: list[Riddle], feedback: str = "paper") -> PreTrainedTokenizerFast:
     """Byte-level BPE in which a number is one token, trained on the text of the dialogues. Text is cut only at numbers,
-    so whole phrases of the chat become single tokens and dialogues stay short. Any text can be written all the same."""
+    so whole phrases of the chat become single tokens and dialogues stay short. Any text can still be encoded."""
     tokenizer = Tokenizer(models.BPE())
     numbers = pre_tokenizers.Split(Regex(r"\d+"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([numbers, pre_tokenizers.ByteLevel(False, use_regex=False)])

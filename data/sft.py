@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: gives a base model that knows how an attempt is written and nothing of what feedback is for.
+"""Supervised fine-tuning: gives a base model that knows how an attempt is written, but not what feedback is for.
 
 A *worked dialogue* has the turns of a real one, and a teacher writes its attempts. The teacher never looks back at the
 earlier attempts. So whatever a model makes of the feedback later, it has learned in reinforcement learning.
@@ -25,7 +25,7 @@ def boxed(attempt: str) -> SimpleNamespace:
 
 def worked_dialogue(chat: Chat, problem, max_attempts: int, teacher: Callable, rng) -> tuple[list[int], list[int]]:
     """The tokens of a dialogue, and the targets of the loss: the same tokens, with -100 in place of those that the
-    teacher did not write. The number of attempts allowed is drawn; teacher(problem, allowed, rng) writes them."""
+    teacher did not write. The number allowed is drawn; teacher(problem, allowed, rng) writes the attempts."""
     allowed = int(rng.integers(1, max_attempts + 1))
     tokens, targets, forced = [], [], chat.prompt(problem.question, allowed)
     for used, attempt in enumerate(teacher(problem, allowed, rng), 1):
@@ -38,7 +38,7 @@ def worked_dialogue(chat: Chat, problem, max_attempts: int, teacher: Callable, r
 
 def fine_tune(model, dialogues: list[tuple], batch: int, lr: float, rng, dtype=torch.float32) -> None:
     """Train a float32 model on worked dialogues: one pass, `batch` dialogues a step, the loss only on the attempts.
-    What does not fill a batch is left out. `dtype` is the computation's."""
+    Incomplete batches are left out. `dtype` is that of the computation."""
     batches = []
     for start in range(0, len(dialogues), 16 * batch):  # dialogues of similar length together, for less padding
         by_length = sorted(dialogues[start : start + 16 * batch], key=lambda dialogue: len(dialogue[0]))

@@ -30,7 +30,7 @@ from support.cli import fail
 from support.models import load_model, model_folder, pick_device, save_model
 
 RIGHT = 0.5  # probability with which the teacher takes the right operation
-ATTEMPTS = 3  # allowed in a worked dialogue at most
+ATTEMPTS = 3  # the most that a worked dialogue allows
 OPERATIONS = {"+": add, "-": sub, "*": mul, "/": truediv}
 
 
@@ -50,7 +50,7 @@ def operations(question: str) -> dict[str, str]:
 
 
 def easy(problems: list[Problem]) -> list[Problem]:
-    """The questions that some operation answers and some other does not."""
+    """The questions that at least one operation answers and at least one does not."""
     results = {problem: list(operations(problem.question).values()) for problem in problems}
     return [problem for problem, found in results.items() if 0 < found.count(problem.answer) < len(found)]
 

@@ -14,8 +14,8 @@ WINDOWS = r"(\w+_)?window(_size)?|attention_chunk_size|local_attention|index_top
 
 
 def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
-    """The tokens of the longest dialogue. ValueError when the configuration shows that the model cannot take it; what a
-    short dialogue shows as well is left to `check_model`."""
+    """How many tokens the longest dialogue has. ValueError if the configuration shows that the model cannot take it;
+    what also shows in a short dialogue is left to `check_model`."""
     config, longest = model.config, longest_prompt + max_new_tokens
     values, layers = vars(config), set(getattr(config, "layer_types", None) or ())
     windows = {name: size for name, size in values.items() if re.fullmatch(WINDOWS, name) and type(size) is int}
@@ -49,7 +49,7 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
 QUESTIONS = "How much is 1 + 1?", "How much is 12 + 30, and how much is it without the 12?"
 BUDGET = SimpleNamespace(slots=2, max_new_tokens=80, max_attempt_tokens=16)
 SEED = (2**32 - 1,)  # random numbers of no run
-# Mean difference of log-probabilities that is still rounding. SmolLM2-135M has 3e-6 and 0.055.
+# The largest mean difference of log-probabilities that counts as rounding. SmolLM2-135M has 3e-6 and 0.055.
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2}
 
 

@@ -93,14 +93,14 @@ def converter(kind: type) -> Callable[[str], object]:
 # -------------------- Ctrl-C
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C or SIGTERM came, after which the caller should stop. A second one of
-    the same kind stops at once; torchrun sends SIGTERM after a Ctrl-C, so one of each does not."""
+    """Yields a function that says whether Ctrl-C or SIGTERM came, after which the caller should stop. A second signal
+    of the same kind stops at once. One of each does not, because torchrun sends SIGTERM after a Ctrl-C."""
     signals, came = (signal.SIGINT, signal.SIGTERM), []
 
     def note(number: int, frame) -> None:
         came.append(number)
         signal.signal(number, signal.default_int_handler)
-        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not safe in a signal handler
+        os.write(2, b"\nstopping after this step; repeat to stop at once\n")  # print is not safe in a signal handler
 
     for number in signals:
         signal.signal(number, note)

@@ -11,8 +11,8 @@ from support.models import by_grad_mode, decoder_layers, kv_heads_and_size
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
-    """A decode step in which each row reads as many positions as it holds. The operator is the one below
-    torch.nn.attention.varlen, with the arguments that torch 2.11 has as well."""
+    """A decode step in which each row reads as many positions as it holds. Calls the operator below
+    torch.nn.attention.varlen, only with arguments that torch 2.11 has too."""
     cu_seqlens_q, cu_seqlens_k, seqused_k = lengths
     q = query[:, :, 0]  # (R, heads, head size)
     k, v = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))  # (R * C, heads, head size), a view
@@ -46,10 +46,10 @@ def capture(run: Callable[[], None], other: torch.cuda.CUDAGraph | None) -> torc
 
 
 def fuse_layers(*models) -> None:
-    """Let torch.compile fuse what is element-wise in the decoder layers: norms, rotary embedding, the gated product.
+    """Let torch.compile fuse the element-wise operations of the decoder layers: norms, rotary embedding, gated product.
 
-    Without gradients a whole layer is compiled, around its attention. With them only its norms and its MLP are: the
-    rest would gain 4% and take minutes to compile. All layers share one compiled code, for every size from 2 on."""
+    Without gradients, a whole layer is compiled, around its attention. With gradients, only its norms and its MLP are:
+    the rest would gain 4% and take minutes to compile. All layers share the same code, for every size from 2 on."""
     torch._dynamo.config.recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False  # sizes that are equal by chance would be taken as one
     for layer in decoder_layers(*models):

@@ -56,7 +56,7 @@ class Journal:
 
     def missing(self, problems: list[tuple], allowed: Sequence[int]) -> list[tuple]:
         """(problem, attempts allowed) of every dialogue that is not there. A journal that was written with a shorter or
-        longer `allowed` serves as well, as long as one begins like the other."""
+        longer `allowed` can be used too, as long as one list is the beginning of the other."""
         return [(problem, n) for problem in dict.fromkeys(problems) for n in allowed[len(self.finished[problem]) :]]
 
     def records(self, problems: list[tuple], count: int) -> list[list[dict]]:

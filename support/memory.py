@@ -97,7 +97,7 @@ def most_slots(available: float, most: int, options: dict, **settings) -> int:
 
 
 def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
-    """The mildest changes of options with which the plan fits, and the options then. The critic goes last."""
+    """The mildest changes of options that make the plan fit, and the changed options. The critic is dropped last."""
     for chosen in product((False, True), repeat=len(SAVING)):  # so the mildest are tried first
         changes = dict(compress(SAVING.items(), chosen))
         if needed(memory_plan(options=options | changes, **settings)) <= available:
@@ -106,9 +106,9 @@ def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
 
 
 def explain_memory(available: float, **settings) -> str:
-    """The plan in words, in GiB, and the mildest options with which it fits when it does not."""
+    """The plan in words, in GiB, and, if it does not fit, the mildest options that make it fit."""
     plan = memory_plan(**settings)
-    lines = [f"memory of a device, estimated, of {available / 2**30:.1f} GiB:"]
+    lines = [f"estimated memory of a device, out of {available / 2**30:.1f} GiB:"]
     for name, phase in plan.items():
         parts = ", ".join(f"{what} {size / 2**30:.1f}" for what, size in phase.items() if size)
         lines.append(f"  {name} {sum(phase.values()) / 2**30:.1f} ({parts})")

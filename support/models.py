@@ -113,7 +113,7 @@ def by_grad_mode(without: Callable, with_gradients: Callable, *args, **kwargs):
 
 @torch.no_grad()
 def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
-    """Move tensors in place, from a GPU into pinned host memory. Copies to a GPU are only queued: what is computed
+    """Move tensors in place; from a GPU, into pinned host memory. Copies to a GPU are only queued: what is computed
     there comes after them."""
     for x in tensors:
         if x.is_cuda and device.type == "cpu":

@@ -34,8 +34,8 @@ def markdown(lines: list[Sequence[str]]) -> str:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Results of one data set by model name, in %: a column for each model. The gains are to 2 attempts and to the
-    most; those of independent samples (pass@k) have no interval."""
+    """Results of one data set by model name, in %: a column for each model. The gains are from 1 attempt to 2
+    and to the most; gains of independent samples (pass@k) have no interval."""
     columns = []
     for name, result in results.items():
         rows, cells = result["by_attempts"], {"attempts allowed": name}
@@ -54,8 +54,8 @@ def table(results: dict[str, dict]) -> str:
 
 
 def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str:
-    """All tables of an evaluation: of the mean over several data sets, of each of them, and the comparisons of every
-    two models, rows by data set, in `paired`."""
+    """All tables of an evaluation: the mean over several data sets, each data set by itself, and the comparison of
+    every two models (`paired`: rows by data set)."""
     texts, sets = [], next(iter(results.values())).get("by_data", {})
     by_title = {f"mean of {title}" if sets else title: results}
     by_title |= {data: {name: each["by_data"][data] for name, each in results.items()} for data in sets}
@@ -114,7 +114,7 @@ def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
         for (name, rows), colour in zip(runs.items(), cycle(COLOURS)):
             rows = [row for row in rows if row.get(key) is not None]
             steps, values = [row["step"] for row in rows], [row[key] for row in rows]
-            reach = len(values) // 40  # the running mean takes in this many steps on both sides
+            reach = len(values) // 40  # the running mean includes this many steps on both sides
             means = [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
             axes.plot(steps, values, ".", color=colour, alpha=0.3, markersize=3)
             axes.plot(steps, means, color=colour, linewidth=2, label=name)
@@ -125,7 +125,7 @@ def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Lay the curves of several runs over each other, and print the options in which they differ."""
+    """Overlay the curves of several runs, and print the options in which the runs differ."""
     parser = ArgumentParser(description=main.__doc__)
     parser.add_argument("runs", nargs="+", help="folders that train.py wrote")
     parser.add_argument("--out", default="runs/training.png", help="the figure (default: runs/training.png)")

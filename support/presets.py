@@ -1,4 +1,4 @@
-"""Presets: pieces of command line for train.py, read before the user's own. Its defaults are the paper's values."""
+"""Presets: options of train.py, read before the user's own. The defaults of train.py are the paper's values."""
 
 PRESETS = {
     "paper": "",

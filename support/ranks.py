@@ -1,8 +1,8 @@
 """Several processes, one run: torchrun starts the program once for every GPU, and each copy is a rank.
 
 All hold the same models and know all dialogues of a step; each writes its share of them and computes its share of every
-minibatch's gradient, and the gradients are added up. The folder of the run is one that all can read. A single process
-is rank 0, and has no other to wait for.
+minibatch's gradient, and the gradients are added up. All must be able to read the folder of the run. A single process
+is rank 0, and waits for no other.
 """
 
 import os
@@ -77,14 +77,14 @@ def gather_on_rank0(states: dict[int, dict[str, torch.Tensor]]) -> dict[int, dic
 
 
 def all_gather(thing) -> list:
-    """What every rank has, in their order."""
+    """What every rank has, in the order of the ranks."""
     things = [thing] * world_size()
     collective(dist.all_gather_object, things, thing)
     return things
 
 
 def on_rank0(function: Callable):
-    """Call function() only on rank 0 and return its result on every rank. If it fails all ranks end, and only rank 0
+    """Call function() only on rank 0 and return its result on every rank. If it fails, all ranks end, and only rank 0
     says why."""
     result = error = None
     if rank() == 0:

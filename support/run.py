@@ -29,8 +29,8 @@ from support.statistics import mean, repeated_share
 
 # -------------------- Its options
 def parse_run(kind: type, argv: list[str] | None, about: str | None = None):
-    """The options of a run: the dataclass's defaults, then the preset, which is a piece of command line, then the
-    command line itself. With --resume they are the run's own. ValueError or OSError for what does not fit together."""
+    """The options of a run: the defaults of the dataclass, overridden by the preset, then by the command line. With
+    --resume they are those of the saved run. ValueError or OSError for what does not fit together."""
     given = parse(kind, argv, about)
     if given.get("resume"):
         return saved_options(kind, given)
@@ -66,7 +66,7 @@ def saved_options(kind: type, given: dict):
 
 # -------------------- Its state and its folder
 class Run:
-    """The state of a run and its folder. Without a critic, that and its optimiser are None."""
+    """The state of a run and its folder. `critic` and `critic_optimizer` may be None."""
 
     def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
@@ -75,7 +75,7 @@ class Run:
         self.optimizers = [*filter(None, (actor_optimizer, critic_optimizer))]
         parts = dict(actor=actor, actor_optimizer=actor_optimizer, critic=critic, critic_optimizer=critic_optimizer)
         self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
-        self.engine = None  # of the rollouts, where memory allows to keep it from step to step
+        self.engine = None  # of the rollouts, where memory allows keeping it from step to step
         self.home = torch.device("cpu") if config.offload else actor.device  # of the reference, between its uses
         move(reference.parameters(), self.home)
         if config.gradient_checkpointing:
@@ -83,14 +83,14 @@ class Run:
 
     @contextmanager
     def on_device(self, model):
-        """With --offload, this model is on the device inside, and in host memory after it."""
+        """With --offload, this model is on the device inside this context, and in host memory after it."""
         move(model.parameters(), self.actor.device)
         yield
         move(model.parameters(), self.home)
 
     def plan_memory(self, longest: int) -> int:
-        """Choose the slots, if the options leave that open, and print the plan on CUDA. Returns the slots of an engine
-        that can stay in memory during the update, 0 if none can."""
+        """Choose the slots, if the options leave that open, and on CUDA print the plan. Returns how many slots an
+        engine has that can stay in memory during the update, 0 if none can."""
         config, model, available = self.config, self.actor, device_memory(self.actor.device)
         cuda = model.device.type == "cuda"
         options = asdict(config) | {"compile": config.compile and cuda}
@@ -131,7 +131,7 @@ class Run:
             save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
 
     def write_config(self, questions: dict[str, list]) -> None:
-        """All options, versions, and fingerprints of base model and questions. ValueError when a run goes on with
+        """All options, versions, and fingerprints of base model and questions. ValueError when a resumed run has
         another base model or other questions than it began with."""
         path = self.folder / "config.json"
         hashes = {name: sha256(repr(problems).encode()).hexdigest()[:16] for name, problems in questions.items()}
@@ -160,8 +160,8 @@ class Run:
         ranks.on_rank0(self.cut_metrics)
 
     def cut_metrics(self) -> None:
-        """Drop the metrics after the checkpoint, because those steps come again. ValueError when those before it, a
-        line a step, are not all there."""
+        """Drop the metrics after the checkpoint, because those steps are repeated. ValueError when one of the steps
+        before it has no line."""
         path = self.folder / "metrics.jsonl"
         path.touch()
         lines = path.read_text().splitlines(keepends=True)[: self.step]
@@ -171,8 +171,8 @@ class Run:
         save_text("".join(lines), path)
 
     def record(self, metrics: dict, dialogue: dict) -> None:
-        """Append the step's line to metrics.jsonl. In the first, the last and every few steps write a dialogue and,
-        where there is no terminal for a progress bar, print a line."""
+        """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue;
+        where there is no terminal for a progress bar, also print a line."""
         append_lines([metrics], self.folder / "metrics.jsonl")  # before the checkpoint that counts on it
         step, steps = self.step, self.config.steps
         if step in (1, steps) or step % self.config.show_every == 0:
@@ -197,7 +197,7 @@ class Run:
 @contextmanager
 def locked_folder(out: str) -> Iterator[None]:
     """Locks the folder of a run while inside, and deletes it if nothing was written. OSError when another process has
-    it, or it cannot be written."""
+    locked it, or it cannot be written."""
     folder = make_folder(out)
     lock = os.open(folder, os.O_RDONLY)
     try:
@@ -216,14 +216,14 @@ def locked_folder(out: str) -> Iterator[None]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last sound checkpoint; None when none was written yet. A damaged one is named, and set aside. OSError when
+    """The last sound checkpoint; None when none was written yet. A damaged one is reported and renamed. OSError when
     all are damaged: a run should not start anew by mistake."""
     for part in folder.glob("*.part"):  # of a process that was killed while it wrote
         remove(part)
     checkpoints = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
     for path in checkpoints:
         try:
-            with ZipFile(path) as file:  # torch.load reads over changed bytes; here every checksum is compared
+            with ZipFile(path) as file:  # torch.load misses changed bytes; this compares every checksum
                 if file.testzip() or not any(name.endswith("/data.pkl") for name in file.namelist()):
                     raise ValueError("a wrong checksum, or not a file of torch.save")
             return path

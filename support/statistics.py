@@ -48,8 +48,8 @@ def repeated_share(dialogues: list[list[str | None]]) -> float | None:
 
 
 def mean_over(by_data: dict[str, dict]) -> dict:
-    """The results of several data sets -> their means, each set with the same weight, as in the paper. The distance of
-    either end of an interval is made of the sets' own distances (MOVER, Zou and Donner, 2008)."""
+    """The results of several data sets -> their means, each set with the same weight, as in the paper. The distance
+    from a mean to an end of its interval combines the sets' own distances (MOVER, Zou and Donner, 2008)."""
     if len(by_data) == 1:
         return next(iter(by_data.values()))
     means = []
@@ -73,7 +73,7 @@ def pass_chance(right: int, samples: int, k: int) -> float:
 def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
     """The control for attempts with feedback: what do k independent answers solve, k = 1 .. attempts? `asked` holds n
     records of every question, sampled with 1 attempt allowed. The estimate is unbiased (Chen et al., arXiv 2107.03374),
-    the interval Wilson's, as if each question were solved or not: rather too wide."""
+    the interval is Wilson's, as if each question were either solved or not, so it is rather too wide."""
     n, rows = len(asked[0]), []
     right = [sum(sample["correct"] for sample in samples) for samples in asked]
     truncated, tokens = (fmean(x[key] for samples in asked for x in samples) for key in ("truncated", "tokens"))

@@ -1,4 +1,4 @@
-r"""When two answers are the same: the trees of latex.py beside each other, by their kinds from the outermost inward."""
+r"""When two answers are the same: compares the trees of latex.py from the root down, by the kinds of their nodes."""
 
 import re
 from fractions import Fraction
@@ -94,8 +94,8 @@ class Comparison(Values):
         return [self.contains(node, x, min(variables, default="")) for x in points]
 
     def same_set(self, a, g) -> bool | None:
-        """Have two sets the same members at, below and above every number that is written in either, and on a grid? One
-        of them must show its ends, as (1, 2] and x > 3 do, but |x| < 2 does not. None where one is no set."""
+        """Do two sets have the same members at, below and above every number written in either, and on a grid? One of
+        them must show its ends, as (1, 2] and x > 3 do, but |x| < 2 does not. None where one is not a set."""
         nodes = [n for node in (a, g) for n in walk(("list", *items(node)))]
         shown = [all(s[0] == "sym" or not names(s) for n in walk(x) if n[0] == "rel" for s in n[2:]) for x in (a, g)]
         if not any(shown) or len(nodes) > MAX_NODES:

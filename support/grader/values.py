@@ -1,4 +1,4 @@
-"""What an expression is worth: fractions where all of it is rational, else numbers of mpmath with 80 digits.
+"""The value of an expression: a fraction where all of it is rational, else a number of mpmath with 80 digits.
 
 Expressions with variables have values at fixed probe points. The work is bounded twice: every number that comes out
 of an operation has a limited size, and `Values` counts what it does for one pair of answers and gives up at MAX_WORK.
@@ -41,7 +41,7 @@ def _real(value):
 
 
 def lift(*values):
-    """Fractions as they are, unless one of the values is none: then all with 80 digits"""
+    """Fractions as they are, unless one of the values is not a fraction: then all with 80 digits"""
     return values if all(isinstance(v, Fraction) for v in values) else [_real(v) for v in values]
 
 
@@ -57,8 +57,8 @@ def _bits(value: Fraction) -> int:
 
 
 def _bounded(value):
-    """The value; None where its size makes further work expensive. A part of a complex number that is lost beside the
-    other one is 0: mpmath shifts by the difference of their exponents."""
+    """The value; None where its size makes further work expensive. A real or imaginary part that is negligible beside
+    the other one becomes 0: mpmath shifts by the difference of their exponents."""
     if isinstance(value, Fraction):
         return value if _bits(value) <= MAX_BITS else None
     tiny = MP.mpf("1e-65")
@@ -148,7 +148,7 @@ class Values:
 
     def evaluate(self, node, point: dict):
         """The value at one probe point: a Fraction where all of it is rational, else a number with 80 digits; None
-        where there is none, or one too large to work with"""
+        where it has no value, or one too large to work with"""
         kind, *parts = node
         if kind in ("num", "dec"):
             return parts[0]
@@ -182,7 +182,7 @@ class Values:
         return len(chosen) > 0 and all(close(x, y) for x, y in chosen)
 
     def same_number(self, a, g) -> bool:
-        """Two expressions are equal, or one is such a rounding of the other as the conventions allow."""
+        """Two expressions are equal, or one is a rounding of the other that the conventions allow."""
         if self.agree(a, g):
             return True
         x, y, decimals = self.at(a), self.at(g), [n for n in (a, g) if n[0] == "dec"]
