@@ -175,8 +175,8 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     command line (`given`) says otherwise."""
     path_of_config = Path(path).parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    # the config.json of train.py has a preset, that of a model has none
-    options = Options(**{key: config[key] for key in FROM_THE_RUN if "preset" in config} | given)
+    own = {key: config[key] for key in FROM_THE_RUN} if "preset" in config else {}  # only train.py writes a preset
+    options = Options(**own | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)
@@ -201,7 +201,7 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.devi
     greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
     samples = {}
     if sample_journal:
-        ones, draw = [1] * options.samples, dict(temperature=1.0, seed=(options.seed, 0))
+        ones, draw = [1] * options.samples, dict(temperature=1.0, seed=(options.seed, 0))  # 0: no step of training
         evaluate(model, chat, problems, ones, options, sample_journal, f"{name}, samples", **draw)
         samples = {data: sample_journal.records(asked, options.samples) for data, asked in sets.items()}
     model.cpu()

@@ -34,7 +34,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
 
     The distribution is that of sampling: softmax(logits / temperature). The rows are right-padded, so causal attention
     needs no mask. Logits are the largest tensor: they are computed only for actions, in chunks, and again in the
-    backward pass."""
+    backward pass. `logits_of` applies the output layer, and whatever scale or soft cap the model has after it."""
     outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
     hidden_AE = outputs.last_hidden_state[:, :-1][sampled_BT[:, 1:]]
@@ -109,8 +109,8 @@ def advantages(dialogues, value_DT: torch.Tensor | None, trained_DT: torch.Tenso
 
 
 def trained_dialogues(dialogues, config) -> torch.Tensor:
-    """(D,), True for those that are trained on: all, or with `drop_truncated` those that did not run out of tokens.
-    None if all their actions have the same reward-to-go: then advantages are the critic's noise."""
+    """(D,), True for those that are trained on: all, or with `drop_truncated` those that did not run out of tokens. All
+    False if every action of these has the same reward-to-go: then advantages would be only the noise of the critic."""
     trained_D = ~(dialogues.truncated_D & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[dialogues.sampled_DT & trained_D[:, None]]
     return trained_D & (to_go_A != to_go_A[:1]).any()
@@ -143,7 +143,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
     2503.20783). With n dialogues the advantage is (n - 1) / n times that of RLOO (arXiv 2402.14740).
     `calibrated`: the rewards after a wrong attempt are replaced by their group mean (CAL-GRPO, docs/forking.md)."""
-    advantage_DT = torch.zeros(dialogues.tokens_DT.shape)
+    advantage_DT = torch.zeros_like(dialogues.reward_DT)
     to_go_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)
     for group in torch.arange(len(to_go_D)).split(group_size):
         for i in reversed(range(int(dialogues.used_D[group].max()))):
@@ -151,7 +151,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
             attempts = [dialogues.attempts[d][i] for d in reached]
             to_go_D[reached] += dialogues.reward_DT[reached, [attempt.end - 1 for attempt in attempts]]
             to_go = to_go_D[reached]
-            mean = to_go.mean().clamp(*to_go.aminmax())  # equal rewards give exactly 0 (informative_groups)
+            mean = to_go.mean().clamp(*to_go.aminmax())  # of equal rewards exactly that reward, despite rounding
             for d, attempt, advantage in zip(reached, attempts, to_go - mean):
                 advantage_DT[d, attempt.start : attempt.end] = advantage
             if calibrated:
@@ -159,7 +159,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     return advantage_DT
 
 
-def informative_groups(dialogues, config) -> torch.Tensor:
+def informative_dialogues(dialogues, config) -> torch.Tensor:
     """Indices of the dialogues in groups with an advantage other than 0 (DAPO's filter, arXiv 2503.14476)."""
     advantage_DT = group_advantages(dialogues, config.group_size, config.calibrated)
     informative_Q = (advantage_DT != 0).any(1).view(-1, config.group_size).any(1)
@@ -208,7 +208,7 @@ def kl_k3(logp_A, other_A) -> torch.Tensor:
 
 
 # -------------------- One PPO update
-def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, config, seed) -> dict:
+def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, config, seed) -> dict:
     """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each, with the numbers that
     `reference_logps_and_values` gave before. Returns the metrics; `learned` is the share of the step's dialogues that
     were trained on; if it is 0, there are no other metrics."""
@@ -217,7 +217,7 @@ def update(actor, critic, optimizers: list, dialogues, reference_DT, value_DT, c
     if len(trained) == 0:
         return {"learned": 0.0}
     advantage_DT, return_DT = advantages(dialogues, value_DT, trained_DT, config)
-    per_token = {"old_logp": dialogues.logp_DT, "reference": reference_DT, "advantage": advantage_DT}
+    per_token = {"old_logp": dialogues.logp_DT, "ref_logp": ref_logp_DT, "advantage": advantage_DT}
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}
 
@@ -266,7 +266,7 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: tor
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
     surrogate_A, clipped_A = policy_loss(logp_A, stored["old_logp"], stored["advantage"], config.clip, config.clip_high)
-    kl_A = kl_k3(logp_A, stored["reference"])
+    kl_A = kl_k3(logp_A, stored["ref_logp"])
     (weight_A * (surrogate_A + config.kl_coef * kl_A)).sum().backward()
 
     sums = {

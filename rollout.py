@@ -69,7 +69,7 @@ class Dialogues:
     allowed_D: torch.Tensor  # int64, attempts that the prompt allowed
     used_D: torch.Tensor  # int64, attempts written
     truncated_D: torch.Tensor  # bool, ended because a token budget ran out, or left no room for another attempt
-    attempts: list[list[Attempt]]
+    attempts: list[list[Attempt]]  # the one field that is no tensor (support/ranks.py:gather_rows goes by suffixes)
 
     def select(self, indices: torch.Tensor) -> "Dialogues":
         """Only these dialogues."""
@@ -236,8 +236,8 @@ class Engine:
         self.steps_per_call, self.calls_ahead = schedule
         assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS
         self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill
-        starts = torch.arange(slots + 1, dtype=torch.int32, device=self.device)
-        self.starts = starts, starts * self.capacity  # of each slot's query and keys, for flash attention
+        self.query_starts = torch.arange(slots + 1, dtype=torch.int32, device=self.device)  # for flash attention
+        self.key_starts = self.query_starts * self.capacity
         self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device, self.flash)
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
@@ -348,7 +348,7 @@ class Engine:
         active_R = slot_R < self.n_active
         lengths = mask = None
         if span is None:  # inactive slots read one position, to save time, and write after their last token
-            lengths = *(starts[: R + 1] for starts in self.starts), (position_R * active_R + 1).int()
+            lengths = self.query_starts[: R + 1], self.key_starts[: R + 1], (position_R * active_R + 1).int()
         else:
             mask = causal_mask(position_R[:, None], span, self.model.dtype)
         self.cache.set_positions(slot_R, position_R[:, None], (slice(R), span), lengths)

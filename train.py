@@ -37,7 +37,7 @@ from tqdm import tqdm
 from data import Problem, load, question_key
 from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, TEMPLATE_HELP, Chat
 from evaluate import accuracy_at_k, dialogue_record, evaluate
-from ppo import Optimizer, action_logps, informative_groups, reference_logps_and_values, update
+from ppo import Optimizer, action_logps, informative_dialogues, reference_logps_and_values, update
 from reward import RULES
 from rollout import Engine, rollout
 from support import ranks
@@ -73,7 +73,7 @@ class Config:
     temperature: float = sampling(1.0, "sampling temperature, also that of the policy in PPO", POSITIVE)
     max_new_tokens: int = sampling(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = sampling(None, "token budget of a single attempt; none: no such limit", POSITIVE)
-    slots: int | None = sampling(None, "dialogues decoded in parallel, for speed only; auto: as many as fit", POSITIVE)
+    slots: int | None = sampling(None, "dialogues decoded in parallel, for speed only; none: as many as fit", POSITIVE)
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
     unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
@@ -176,17 +176,17 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             written = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **draw)  # by this rank
             dialogues = training_set = ranks.gather_rows(written)
             if config.drop_uniform_groups:
-                training_set = dialogues.select(informative_groups(dialogues, config))
+                training_set = dialogues.select(informative_dialogues(dialogues, config))
             clock.append(time.perf_counter())
 
             # 2. Log-probabilities of the reference model (the frozen base) and values of the critic, before the update.
             with run.on_device(reference):
-                reference_DT, value_DT = reference_logps_and_values(training_set, reference, critic, config)
+                ref_logp_DT, value_DT = reference_logps_and_values(training_set, reference, critic, config)
             clock.append(time.perf_counter())
 
             # 3. Clipped PPO on the model-written tokens.
             shuffle_seed = (*seed, 0, SHUFFLE)
-            losses = update(actor, critic, optimizers, training_set, reference_DT, value_DT, config, shuffle_seed)
+            losses = update(actor, critic, optimizers, training_set, ref_logp_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
             metrics = {"step": run.step} | training_metrics(dialogues) | losses
@@ -300,7 +300,7 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if ranks.rank() == 0:
                 print(describe(config, run.actor, len(problems)))
-            if slots := run.plan_memory(longest):  # of an engine that stays during the update
+            if slots := run.plan_memory(longest):  # above 0 where memory allows one engine for all rollouts
                 run.engine = Engine(run.actor, slots, longest, config.temperature)
             log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))

@@ -192,11 +192,8 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
     def asked(more):
         evaluation(f"--model runs/a/model,runs/b/model --data a.jsonl --attempts 1 {more}", ask="")
         for _, own, _, _, _, config, *_ in (call.args for call in evaluation.calls):
-            feedback = (
-                "paper"
-                if "1 attempts left" in own.decode(own.feedback_after(-1, 1, Mock(answer="1"), ""))
-                else "uncounted"
-            )
+            said = own.decode(own.feedback_after(-1, 1, Mock(answer="1"), ""))
+            feedback = "paper" if "1 attempts left" in said else "uncounted"
             yield config.max_new_tokens, config.max_attempt_tokens, feedback, own.template.end
 
     assert list(asked("--out own")) == [(50, 9, "uncounted", "<|eot_id|>"), (60, None, "paper", "<|im_end|>")]

@@ -136,7 +136,7 @@ def grouped(rewards: list[list[float]]) -> SimpleNamespace:
     reward_DT, used_D = torch.zeros(len(rewards), 9), torch.tensor([len(row) for row in rewards])
     for d, row in enumerate(rewards):
         reward_DT[d, [attempt.end - 1 for attempt in attempts[d]]] = torch.tensor(row).float()
-    return SimpleNamespace(tokens_DT=reward_DT, reward_DT=reward_DT, used_D=used_D, attempts=attempts)
+    return SimpleNamespace(reward_DT=reward_DT, used_D=used_D, attempts=attempts)
 
 
 def test_group_advantages_by_hand():
@@ -161,9 +161,9 @@ def test_groups_equal_inside_have_no_advantage_at_all():
     assert (advantage_DT[:3] == 0).all() and (advantage_DT[3:, 1:3] != 0).all()
     for calibrated in (False, True):
         config = SimpleNamespace(group_size=3, calibrated=calibrated)
-        assert ppo.informative_groups(dialogues, config).tolist() == [3, 4, 5]
+        assert ppo.informative_dialogues(dialogues, config).tolist() == [3, 4, 5]
         config.group_size = 1
-        assert ppo.informative_groups(dialogues, config).tolist() == []
+        assert ppo.informative_dialogues(dialogues, config).tolist() == []
 
 
 @pytest.mark.parametrize("calibrated", [False, True])

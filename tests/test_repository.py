@@ -1,4 +1,4 @@
-"""The house: which file may import which, how long a stage may be, and that the pages name only what exists.
+"""The repository: which file may import which, how long a stage may be, and that the pages name only what exists.
 
 In README.md and docs/*.md these are checked:
     [text](path)                       the file or folder, seen from the page

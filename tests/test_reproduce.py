@@ -170,7 +170,10 @@ def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
     argv = ["--preset", "smollm2", "--seeds", "0", "1", "--out", "out", *TINY, f"--eval_data={','.join(two)}"]
     with pytest.raises(SystemExit):
         reproduce.main(["--finished", *argv])
-    assert "no multi-attempt run in" in capsys.readouterr().err and commands == []
+    assert (
+        "has no finished evaluation of the base model, or none of a multi-attempt run" in capsys.readouterr().err
+        and commands == []
+    )
     reproduce.main(argv)
     assert reproduce.read_json(Path("out/smollm2/single-attempt-0/config.json"))["group_size"] == 8  # the preset's
     summary, text = reproduce.read_json(Path("out/summary.json"))["smollm2"], Path("out/table.md").read_text()
