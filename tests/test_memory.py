@@ -85,7 +85,7 @@ def test_the_plan_of_the_papers_run():
     assert RUN["capacity"] - 100 < config.max_prompt_tokens + config.max_new_tokens <= RUN["capacity"]
     plan = memory_plan(**RUN)
     gb = {name: {what: round(size / 1e9, 1) for what, size in phase.items() if size} for name, phase in plan.items()}
-    both = {"actor and critic": 6.2, "masters and moments": 37.0, "reserve": 2.0, "ref_logp": 3.1}
+    both = {"actor and critic": 6.2, "masters and moments": 37.0, "reserve": 2.0, "reference": 3.1}
     assert gb["rollout"] == both | {"cache": 7.5, "activations": 1.2, "logits": 0.1}
     # a layer, compiled: 2 bytes x (4 x 1536 + 3 x 1536 + 2 x 256 + 3 x 8960)
     # logits: 883 x 151936 x 12 bytes, and 2 x 2 x 151936 x 1536 for the gradient of the output weights
@@ -133,7 +133,7 @@ def test_what_the_options_save():
     assert plan["update"]["gradients"] - smaller["gradients"] == 4 * 151936 * 1536
     offloaded = memory_plan(**RUN | dict(options=OPTIONS | dict(offload=True)))
     for phase in plan:
-        assert offloaded[phase] == plan[phase] | {"ref_logp": 0, states: 0}
+        assert offloaded[phase] == plan[phase] | {"reference": 0, states: 0}
     kept = memory_plan(**RUN, keep_engine=True)["update"]
     assert kept == plan["update"] | {"cache": plan["rollout"]["cache"]}
     float32 = memory_plan(**RUN | dict(element=4))
