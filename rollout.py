@@ -91,7 +91,7 @@ class Dialogues:
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
     """One dialogue, a full forward pass for every token: slow, for readers and tests. Returns its tokens, a mask of
-    those that the model wrote, and its attempts: dialogue `index` of a `rollout`, without its log-probabilities."""
+    those the model wrote, and its attempts: dialogue `index` of a `rollout`, without rewards and log-probabilities."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, dialogue_limit = len(tokens), len(tokens) + config.max_new_tokens
     sampled, attempts = [False] * prompt_length, []
