@@ -30,7 +30,7 @@ from support.run import parse_run
 from support.statistics import crossed_interval, mean, pass_chance, t_interval
 from train import Config
 
-PRESETS = "cue", "miniature", "smollm2"  # the longest runs first: all processes have work until the end
+TASKS = "cue", "miniature", "smollm2"  # the longest runs first: all processes have work until the end
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
 ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"]}  # options of train.py
 ARMS |= {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
@@ -138,10 +138,10 @@ def measure(args: argparse.Namespace) -> dict[str, dict]:
                 each.result()
         finally:
             pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C no other run begins
-    return {preset: summary(args.out / preset, config, args.seeds) for preset, config in configs.items()}
+    return {preset: summarise(args.out / preset, config, args.seeds) for preset, config in configs.items()}
 
 
-def summary(out: Path, config: Config, seeds: list[int]) -> dict:
+def summarise(out: Path, config: Config, seeds: list[int]) -> dict:
     """The verdicts of all evaluations that are finished."""
     results = {}
     for name, seed in product(["base", *ARMS, UNINFORMED], seeds):
@@ -219,7 +219,7 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
-    parser.add_argument("--preset", nargs="+", choices=PRESETS, default=PRESETS[:2], help="(default: both riddles)")
+    parser.add_argument("--preset", nargs="+", choices=TASKS, default=TASKS[:2], help="(default: both riddles)")
     command(parser, argv, measure, draw)
 
 
