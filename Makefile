@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PRESET ?= miniature
+DATA ?= $(BENCHMARKS)
 ARGS ?=
 PY := .venv/bin/python
 
@@ -55,9 +56,9 @@ memory: .venv/ready  ## what fits on one GPU: the GB that Qwen2.5's sizes need, 
 bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU: a few minutes
 	$(PY) -m bench.gpu $(ARGS)
 
-evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (BENCHMARKS=paper: its five) ATTEMPTS=7
-	@test -n "$(MODEL)" -a -n "$(or $(DATA),$(BENCHMARKS))" || { echo 'make evaluate needs a model and a data set: make evaluate MODEL=runs/NAME/model DATA=riddles-test, or BENCHMARKS=paper' >&2; exit 2; }
-	$(PY) evaluate.py --model $(MODEL) --data $(or $(DATA),$(BENCHMARKS)) $(if $(ATTEMPTS),--attempts $(ATTEMPTS)) $(ARGS)
+evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (paper: its five) ATTEMPTS=7
+	@test -n "$(MODEL)" -a -n "$(DATA)" || { echo 'make evaluate needs a model and a data set: make evaluate MODEL=runs/NAME/model DATA=riddles-test, or DATA=paper' >&2; exit 2; }
+	$(PY) evaluate.py --model $(MODEL) --data $(DATA) $(if $(ATTEMPTS),--attempts $(ATTEMPTS)) $(ARGS)
 
 lint: .venv/ready  ## formatter and linter
 	.venv/bin/ruff format --check .
@@ -73,5 +74,5 @@ smoke: .venv/ready  ## the whole chain with tiny numbers, in under a minute
 	$(PY) evaluate.py --model runs/smoke/base,runs/smoke/run/model --data riddles-validation --limit 4 --attempts 2 --max_new_tokens 64 --out runs/smoke/evaluation
 
 clean:  ## delete the virtual environment and caches; runs/ stays
-	rm -rf .venv .pytest_cache .hypothesis
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

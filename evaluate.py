@@ -40,24 +40,24 @@ Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i
 
 
 # -------------------- 1. Asking: model + questions -> records
-def evaluate(model, chat, problems, allowed, config, journal=None, progress=None, temperature=0, seed=(0,)) -> Records:
-    """Ask every problem once for each number of attempts in `allowed`, each time anew: the prompt states the number.
+def evaluate(model, chat, problems, numbers, config, journal=None, progress=None, temperature=0, seed=(0,)) -> Records:
+    """Ask every problem once for each number of attempts in `numbers`, each time anew: the prompt states the number.
 
     range(1, K + 1) gives the paper's curve (section 4, greedy); [1] * n with temperature 1 gives n independent samples,
     its control. What the journal has is not asked again. `config` gives slots, max_new_tokens and
     max_attempt_tokens."""
     journal = journal or Journal()
-    missing = journal.missing(problems, allowed)
+    missing = journal.missing(problems, numbers)
     chunk = (config.slots or len(problems)) * (CHUNK_CPU if model.device.type == "cpu" else CHUNK)
     for start in range(0, len(missing), chunk):
-        asked, allowed_each = zip(*missing[start : start + chunk])
+        asked, allowed = zip(*missing[start : start + chunk])
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
         draw = dict(temperature=temperature, seed=seed, first_index=journal.count)  # later samples are new draws
-        batch = rollout(model, chat, asked, allowed_each, RULES, config, **draw, progress=label)
+        batch = rollout(model, chat, asked, allowed, RULES, config, **draw, progress=label)
         journal.append([dialogue_record(batch, d, problem, chat) for d, problem in enumerate(asked)])
-    return journal.records(problems, len(allowed))
+    return journal.records(problems, len(numbers))
 
 
 def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> dict:
@@ -72,7 +72,7 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
         "gold": problem.answer,
         "allowed": int(batch.allowed_D[d]),
         "correct": attempts[-1]["correct"],
-        "reward": batch.reward_D[d].item(),
+        "reward": batch.reward_DT[d].sum().item(),
         "truncated": bool(batch.truncated_D[d]),
         "tokens": int(batch.sampled_DT[d].sum()),
         "text": chat.decode(tokens),
@@ -83,7 +83,8 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
 # -------------------- 2. Counting: records -> accuracy at k
 def accuracy_at_k(records: Records) -> dict:
     """Of one data set: the share of questions solved with each number of attempts allowed, its 95% interval and, after
-    the first, its gain over the first. `repeated` is the share of later answers that were given before."""
+    the first, its gain over the first. `accuracy_first` is the share that the first attempt alone solves, `repeated`
+    the share of later answers that were given before."""
     rows, solved_first = [], [dialogues[0]["correct"] for dialogues in records]
     for column in zip(*records):  # every question, with the same number of attempts allowed
         solved = [record["correct"] for record in column]
@@ -92,7 +93,7 @@ def accuracy_at_k(records: Records) -> dict:
         row = {
             "attempts": column[0]["allowed"],
             "questions": len(solved),
-            "correct": sum(solved),
+            "accuracy_first": fmean(record["attempts"][0]["correct"] for record in column),
             "accuracy": fmean(solved),
             "low": low,
             "high": high,
@@ -142,7 +143,7 @@ class Candidate(NamedTuple):
 
 def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candidate], Path]:
     """Options, questions by data set, models and output folder, checked as far as possible before the long work. All
-    models are loaded into host memory first, so that a mistake in the last one shows before the first is asked."""
+    models are loaded and checked before the first is asked, and wait in host memory for their turn."""
     options = Options(**given)
     require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
     sets = load_sets(options.data)
@@ -195,9 +196,9 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
 def ask(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> tuple[dict, dict]:
     """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any."""
     name, model, chat, options, greedy_journal, sample_journal = candidate
-    problems, allowed = sum(sets.values(), []), range(1, options.attempts + 1)
+    problems, numbers = sum(sets.values(), []), range(1, options.attempts + 1)
     model.to(device)
-    evaluate(model, chat, problems, allowed, options, greedy_journal, f"{name}, greedy")
+    evaluate(model, chat, problems, numbers, options, greedy_journal, f"{name}, greedy")
     greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
     samples = {}
     if sample_journal:

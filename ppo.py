@@ -1,11 +1,11 @@
-"""PPO: Dialogues + models -> one update of actor and critic.
+"""PPO: Dialogues (rollout.py) + models -> one update of actor and critic. `config` is the Config of train.py.
 
 Differences from textbook PPO; the first three are the paper's (section 4 and the authors' settings):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
 - A reward comes at the last action of an attempt; by the paper's rule only of the last attempt (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
-- A loss is the mean over all actions of its minibatch, whatever the size of micro-batches.
+- A loss is the mean over all actions of its minibatch (or as `action_weights` says), not of a micro-batch.
 - A step in which every action has the same reward-to-go trains nothing (`trained_dialogues`).
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
@@ -92,8 +92,8 @@ def map_actions(function, model, dialogues, config) -> torch.Tensor:
 
 def reference_logps_and_values(dialogues, reference, critic, config):
     """Once per rollout: the reference model's log-probabilities and the critic's values, None without a critic."""
-    logps_DT = map_actions(lambda *batch: action_logps(*batch, config.temperature)[0], reference, dialogues, config)
-    return logps_DT, None if critic is None else map_actions(action_values, critic, dialogues, config)
+    ref_logp_DT = map_actions(lambda *batch: action_logps(*batch, config.temperature)[0], reference, dialogues, config)
+    return ref_logp_DT, None if critic is None else map_actions(action_values, critic, dialogues, config)
 
 
 # -------------------- Advantages
@@ -141,7 +141,8 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     A group is the `group_size` neighbours that answer the same question. The mean over all of them would be biased for
     later attempts, because it includes the dialogues that were solved before. Nothing is divided by the group's
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
-    2503.20783). With n dialogues the advantage is (n - 1) / n times that of RLOO (arXiv 2402.14740).
+    2503.20783). With n dialogues the advantage is (n - 1) / n times that of RLOO (arXiv 2402.14740). By default
+    `normalise` then shifts all advantages by their mean over the step: in a group of equal rewards they do not stay 0.
     `calibrated`: the rewards after a wrong attempt are replaced by their group mean (CAL-GRPO, docs/forking.md)."""
     advantage_DT = torch.zeros_like(dialogues.reward_DT)
     to_go_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)
@@ -160,7 +161,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
 
 
 def informative_dialogues(dialogues, config) -> torch.Tensor:
-    """Indices of the dialogues in groups with an advantage other than 0 (DAPO's filter, arXiv 2503.14476)."""
+    """Indices of dialogues in groups with an advantage other than 0 (DAPO, arXiv 2503.14476, but none are redrawn)."""
     advantage_DT = group_advantages(dialogues, config.group_size, config.calibrated)
     informative_Q = (advantage_DT != 0).any(1).view(-1, config.group_size).any(1)
     return informative_Q.repeat_interleave(config.group_size).nonzero()[:, 0]
@@ -199,11 +200,11 @@ def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
     return 0.5 * torch.maximum((value_A - return_A) ** 2, (clipped_A - return_A) ** 2)
 
 
-def kl_k3(logp_A, other_A) -> torch.Tensor:
+def kl_k3(logp_A, other_logp_A) -> torch.Tensor:
     """k3 estimator of KL(policy || other) from the policy's own samples (joschu.net/blog/kl-approx.html):
-    r - 1 - log r with r = other / policy; never negative. Its expected gradient, though, is that of KL(other ||
+    q - 1 - log q with q = other / policy; never negative. Its expected gradient, though, is that of KL(other ||
     policy)."""
-    log_ratio_A = other_A - logp_A
+    log_ratio_A = other_logp_A - logp_A
     return log_ratio_A.exp() - 1 - log_ratio_A
 
 
@@ -355,8 +356,9 @@ class Optimizer:
                 self.gradients[i] = torch.zeros_like(weight, dtype=torch.float32)
             ranks.all_reduce_sum(self.gradients[i])
         norm = torch.nn.utils.get_total_norm(self.gradients)
+        scale = torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0)
         for gradient in self.gradients:
-            gradient.mul_(torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
+            gradient.mul_(scale)
         return norm.item()
 
     @torch.no_grad()

@@ -145,7 +145,8 @@ class KVCache:
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
         """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the
-        slots as indices or as a slice; None for prompts. `lengths` are for flash attention (Engine.step)."""
+        slots as indices or as a slice; None for prompts. `lengths`, for flash attention: where the queries and the
+        keys of each row start, and how many of its keys it reads."""
         self.slot_R, self.position_RN, self.reads, self.lengths = slot_R, position_RN, reads, lengths
 
     def update(self, key, value, layer_index: int):
@@ -169,7 +170,7 @@ def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> tor
 @torch.compiler.disable  # the layers around it may be compiled (support/cuda.py)
 def engine_attention(module, query, key, value, attention_mask, scaling, cache: KVCache | None = None, **kwargs):
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, head size), key and value (R, H, N, head
-    size). A `cache` that is given to the model reaches this function unchanged; transformers' own stays off."""
+    size). A `cache` given to the model arrives here unchanged; transformers uses none of its own and adds no mask."""
     if cache is not None:
         key, value = cache.update(key, value, module.layer_idx)
     if cache is not None and cache.lengths is not None:  # a decode step on CUDA: each slot up to its own length
@@ -232,6 +233,7 @@ class Engine:
         """For dialogues of at most `longest` tokens; ValueError when the cache does not fit. `schedule`: how many steps
         a call decodes, and how many more calls the host starts before it reads a call's tokens."""
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
+        # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
         schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
         self.steps_per_call, self.calls_ahead = schedule
         assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS
@@ -245,7 +247,7 @@ class Engine:
         self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # slots that move on in a step
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         # the host's side
-        self.dialogues: list[LiveDialogue | None] = [None] * slots
+        self.in_slot: list[LiveDialogue | None] = [None] * slots
         self.cached_S = np.zeros(slots, dtype=np.int64)  # tokens in the cache: `position_S`, as the host knows it
         self.active_S = np.zeros(slots, dtype=bool)
 
@@ -255,8 +257,8 @@ class Engine:
 
     def admit(self, live: LiveDialogue, uniforms: np.ndarray) -> None:
         """Give a free slot to a dialogue. Uniform number i is for the i-th token after the prompt."""
-        live.slot = self.dialogues.index(None)
-        self.dialogues[live.slot] = live
+        live.slot = self.in_slot.index(None)
+        self.in_slot[live.slot] = live
         self.uniform_SC[live.slot, live.start : live.dialogue_limit] = self.to_device(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
@@ -308,8 +310,8 @@ class Engine:
                 each_S[target_R] = each_S[source_R]
             for each_S in (self.cached_S, self.active_S):
                 each_S[target] = each_S[source]
-            for slot, live in zip(target.tolist(), [self.dialogues[slot] for slot in source]):
-                self.dialogues[slot] = live
+            for slot, live in zip(target.tolist(), [self.in_slot[slot] for slot in source]):
+                self.in_slot[slot] = live
                 if live:
                     live.slot = slot
         return active
@@ -330,7 +332,7 @@ class Engine:
         self.cached_S[:active] += steps
         token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        writing = [(live, len(live.attempts)) for live in self.dialogues[:active]]  # which attempt of which dialogue
+        writing = [(live, len(live.attempts)) for live in self.in_slot[:active]]  # which attempt of which dialogue
 
         def read():
             if copied:
@@ -361,7 +363,7 @@ class Engine:
     def graph(self, active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It covers
         all slots, half of them, a quarter ...: few sizes mean few graphs."""
-        R = len(self.dialogues)
+        R = len(self.in_slot)
         while R > 1 and (R + 1) // 2 >= active:
             R = (R + 1) // 2
         if R not in self.graphs:
@@ -461,15 +463,16 @@ def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
     tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
     logp_DT = pad_sequence([torch.tensor(live.logps) for live in finished], batch_first=True)
     sampled_DT, reward_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
+    truncated_D = torch.zeros(len(finished), dtype=torch.bool)
     for d, live in enumerate(finished):
         rewards = rules.reward(live.attempts, live.problem.answer)
         for attempt, reward in zip(live.attempts, rewards, strict=True):
             sampled_DT[d, attempt.start : attempt.end] = True
             reward_DT[d, attempt.end - 1] = reward
+        last, more_allowed = live.attempts[-1], len(live.attempts) < live.allowed
+        truncated_D[d] = last.truncated or (more_allowed and not last.correct)
     counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
     length_D, prompt_length_D, allowed_D, used_D = torch.tensor(counts).T
-    last = [(live.attempts[-1], len(live.attempts) < live.allowed) for live in finished]  # attempt; are there more?
-    truncated_D = torch.tensor([attempt.truncated or (more and not attempt.correct) for attempt, more in last])
     per_dialogue = length_D, prompt_length_D, allowed_D, used_D, truncated_D, [live.attempts for live in finished]
     return Dialogues(tokens_DT, sampled_DT, logp_DT, reward_DT, *per_dialogue)
 
@@ -482,8 +485,9 @@ def rollout(
 
     `rules` extract, grade and reward (reward.py:Rules). `config` gives slots, max_new_tokens and
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
-    first_index + i). `progress` labels a progress bar. `engine` is reused; None makes a new one. The model
-    keeps the "engine" attention, also for the update. ValueError when model, prompts or cache do not fit."""
+    first_index + i). `progress` labels a progress bar. `engine` is reused; None makes a new one. The model keeps the
+    "engine" attention, also for the update; reference and critic keep that of transformers. ValueError when model,
+    prompts or cache do not fit."""
     model.set_attn_implementation("engine")
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
@@ -496,18 +500,18 @@ def rollout(
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
     waiting, in_flight, n_finished, n_solved = [], deque(), 0, 0
-    disable = True if progress is None else None  # None: a bar only on a terminal
-    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=disable)
+    how = dict(desc=progress, unit="dialogue", leave=False)
+    bar = tqdm(total=len(dialogues), disable=None if progress else True, **how)  # None: a bar only on a terminal
     while n_finished < len(dialogues):
         # Free slots take the next questions.
-        while queue and None in engine.dialogues:
+        while queue and None in engine.in_slot:
             waiting.append(live := queue.popleft())
             uniforms = np.random.default_rng((*seed, live.index)).random(config.max_new_tokens, dtype=np.float32)
             engine.admit(live, uniforms)
 
         # Prompts and feedback go into the cache. A prefill costs about as much as a decode step, so it waits until a
         # sixteenth of the slots need one, or no slot is active.
-        if waiting and (len(waiting) >= len(engine.dialogues) // 16 or not engine.active_S.any()):
+        if waiting and (len(waiting) >= len(engine.in_slot) // 16 or not engine.active_S.any()):
             for batch in prefill_batches(waiting):
                 engine.prefill(batch)
             waiting.clear()
@@ -528,7 +532,7 @@ def rollout(
             if next_attempt(live, attempt, chat, rules, config):
                 waiting.append(live)
             else:
-                engine.dialogues[live.slot] = None
+                engine.in_slot[live.slot] = None
                 n_finished, n_solved = n_finished + 1, n_solved + attempt.correct
                 bar.set_postfix_str(f"{n_solved / n_finished:.1%} solved", refresh=False)
                 bar.update()

@@ -88,9 +88,7 @@ class Config:
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
     gamma: float = learning(1.0, "discount of the reward per token", between(0, 1))
     gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", between(0, 1))
-    normalise: str = learning(
-        "std", "normalisation of advantages: none, centre (mean 0) or std", one_of("none", "centre", "std")
-    )
+    normalise: str = learning("std", "of advantages: none, centre (mean 0) or std", one_of("none", "centre", "std"))
     clip: float = learning(0.2, "PPO's clip range of the probability ratio", POSITIVE)
     clip_high: float | None = learning(None, "clip range above 1 (Clip-Higher); none: that of --clip", POSITIVE)
     value_clip: float = learning(0.2, "clip range of the change of values", POSITIVE)
@@ -163,7 +161,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
     options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
     rules = RULES._replace(reward=partial(RULES.reward, **options))
     stopping, quiet = False, ranks.rank() > 0
-    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:  # None: on a terminal
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:  # None: terminals only
         while run.step < config.steps and not stopping:
             run.step += 1
             seed = config.seed, run.step
@@ -211,6 +209,7 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
     Every pass over the questions is a new permutation and asks each once; a step may span several passes. The
     dialogues of a group are neighbours, with the same question and the same number of attempts."""
     n_questions = config.dialogues // config.group_size
+    # question i of the whole run is the one at place i % len(problems) of pass i // len(problems)
     passes, places = np.divmod((step - 1) * n_questions + np.arange(n_questions), len(problems))
     orders = {p: np.random.default_rng((config.seed, p, 0, ORDER)).permutation(len(problems)) for p in set(passes)}
     chosen = np.repeat([orders[p][place] for p, place in zip(passes, places)], config.group_size)
@@ -224,7 +223,6 @@ def validate(run: Run, problems: list[Problem]) -> dict:
     mine = problems[ranks.rank() :: ranks.world_size()]
     records = sum(ranks.all_gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
     (row,) = accuracy_at_k(records)["by_attempts"]
-    row["accuracy_first"] = sum(record["attempts"][0]["correct"] for (record,) in records) / len(records)
     return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 
 

@@ -101,7 +101,7 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
         fuse_layers(model)
     for slots, context in loads:  # nothing is prefilled: the time does not depend on what the cache holds
         engine = rollout.Engine(model, slots, context + 64, temperature=1.0)
-        engine.dialogues = [rollout.LiveDialogue(slot, None, 1, [], 0, slot=slot) for slot in range(slots)]
+        engine.in_slot = [rollout.LiveDialogue(slot, None, 1, [], 0, slot=slot) for slot in range(slots)]
         engine.active_S[:] = True
         for count in (2, 64):  # the first ones warm up
             engine.cached_S[:] = context - 32

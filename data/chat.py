@@ -79,9 +79,9 @@ def fill_feedback(feedback: Feedback, attempts_left: int, attempt, gold: str) ->
     return feedback.replace("{attempts}", str(attempts_left)).replace("{answer}", attempt.answer or "")
 
 
-def prompt_text(template: ChatTemplate, question: str, attempts: int) -> str:
+def prompt_text(template: ChatTemplate, question: str, allowed: int) -> str:
     """Everything before the first attempt: system turn with the number of attempts, question, opened answer turn."""
-    system = SYSTEM.replace("{attempts}", str(attempts))
+    system = SYSTEM.replace("{attempts}", str(allowed))
     return template.prompt.replace("{system}", system).replace("{question}", question)
 
 
@@ -155,8 +155,8 @@ class Chat:
         """Cuts whatever looks like a special token in two, so that a question cannot forge a turn."""
         return self.special.sub(lambda name: name[0][:1] + CUT + name[0][1:], text)
 
-    def prompt(self, question: str, attempts: int) -> list[int]:
-        return self.encode(prompt_text(self.template, self.escape(question), attempts))
+    def prompt(self, question: str, allowed: int) -> list[int]:
+        return self.encode(prompt_text(self.template, self.escape(question), allowed))
 
     def feedback_after(self, last_token: int, attempts_left: int, attempt, gold: str) -> list[int]:
         """The forced tokens after a wrong attempt. A turn that the model has ended itself is not ended twice."""

@@ -54,10 +54,10 @@ class Journal:
             if other := [key for key in saved | settings if saved.get(key) != settings.get(key)]:
                 raise ValueError(f"{path} has other settings ({', '.join(other)}): choose another --out, or delete it")
 
-    def missing(self, problems: list[tuple], allowed: Sequence[int]) -> list[tuple]:
+    def missing(self, problems: list[tuple], numbers: Sequence[int]) -> list[tuple]:
         """(problem, attempts allowed) of every dialogue that is not there. A journal that was written with a shorter or
-        longer `allowed` can be used too, as long as one list is the beginning of the other."""
-        return [(problem, n) for problem in dict.fromkeys(problems) for n in allowed[len(self.finished[problem]) :]]
+        longer `numbers` can be used too, as long as one list is the beginning of the other."""
+        return [(problem, n) for problem in dict.fromkeys(problems) for n in numbers[len(self.finished[problem]) :]]
 
     def records(self, problems: list[tuple], count: int) -> list[list[dict]]:
         """The first `count` records of each problem."""

@@ -71,7 +71,7 @@ def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, opt
 
 def test_counts_by_hand():
     def record(allowed, *answers):
-        attempts, last = [{"answer": answer} for answer in answers], answers[-1]
+        attempts, last = [{"answer": answer, "correct": answer == "7"} for answer in answers], answers[-1]
         row = {"allowed": allowed, "attempts": attempts, "tokens": 10 * len(answers)}
         return row | {"correct": last == "7", "truncated": last is None}
 
@@ -85,7 +85,7 @@ def test_counts_by_hand():
     found = ev.accuracy_at_k(asked)
     one, two, three = found["by_attempts"]
     for k, (row, correct, used) in enumerate(zip((one, two, three), (1, 3, 2), (1, 8 / 5, 12 / 5)), 1):
-        assert (row["attempts"], row["questions"], row["correct"]) == (k, found["questions"], correct)
+        assert (row["attempts"], row["questions"], row["accuracy_first"]) == (k, 5, (1, 2, 1)[k - 1] / 5)
         assert (row["accuracy"], row["low"], row["high"]) == (correct / 5, *ev.wilson(correct, 5))
         assert (row["attempts_used"], row["tokens"], row["truncated"]) == pytest.approx((used, 10 * used, 1 / 5))
     # later answers with 3 allowed: 7, twice 5 again, twice 3 again

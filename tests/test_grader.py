@@ -4,6 +4,7 @@ import cProfile
 import json
 import random
 import re
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -576,3 +577,8 @@ STRANGE = [(None, "5"), ("5", None), (5, 5), (b"5", "5"), ("\ud800", "5"), ("5",
 @pytest.mark.parametrize("answer, gold", STRANGE)
 def test_never_raises(answer, gold):
     assert is_equal(answer, gold) is False
+
+
+def test_benchmark_without_the_peer_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    assert bench.peer() is None and "pip install" in capsys.readouterr().err

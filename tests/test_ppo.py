@@ -350,7 +350,7 @@ def test_little_padding_at_the_papers_shapes(minibatches, processes, monkeypatch
 
 def test_every_epoch_uses_every_dialogue_once_in_its_own_order(actor, critic, dialogues, monkeypatch):
     seen = []
-    monkeypatch.setattr(ppo, "minibatch_step", lambda *args: seen.append(args[5].tolist()))
+    monkeypatch.setattr(ppo, "minibatch_step", lambda *args: seen.append(args[-2].tolist()))  # its `indices`
     for seed in (5, 5, 6):
         gradients(actor, critic, dialogues, with_config(epochs=2, minibatches=4), seed)
     first, second, again, _, other, _ = (sum(seen[i : i + 4], []) for i in range(0, 24, 4))
@@ -374,10 +374,10 @@ def test_a_step_that_is_not_finite_is_skipped_for_both_models(broken, actor, cri
     the other two alone."""
     original, calls = ppo.minibatch_step, []
 
-    def step(actor, critic, optimizers, dialogues, per_token, rows, config):
-        calls.append((dialogues, per_token, rows, config))
+    def step(actor, critic, optimizers, dialogues, per_token, indices, config):
+        calls.append((dialogues, per_token, indices, config))
         per_token = per_token | ({broken: per_token[broken] * torch.nan} if len(calls) == 2 else {})
-        return original(actor, critic, optimizers, dialogues, per_token, rows, config)
+        return original(actor, critic, optimizers, dialogues, per_token, indices, config)
 
     models, twins = ([copy.deepcopy(model) for model in (actor, critic)] for _ in range(2))
     optimizers, twin_optimizers = ([Optimizer(model, 1e-3, 0, 10, 1.0) for model in each] for each in (models, twins))
@@ -407,7 +407,7 @@ def linear(dtype, offload=False):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_offload_steps_bit_for_bit_the_same(dtype, monkeypatch):
+def test_optimizer_is_adamw_over_float32_masters_with_and_without_offload(dtype, monkeypatch):
     """Five steps with a clipped gradient of two micro-batches, in parts of 24 numbers, beside torch's own AdamW over
     float32 weights. Gradients add up in float32: in bfloat16, 256 + 1 is 256."""
     monkeypatch.setattr(ppo, "SHARD_SIZE", 24)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import bench.reward as bench
 from reward import extract_boxed, reward
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,8 +24,8 @@ RULE = """
 6 - 5* | attempt_discount=0.5                    | 0 0 0.25
 5*     | attempt_discount=0.5                    | 1
 - 6    | attempt_discount=0.5                    | 0 -0.5
-6 - -  | unboxed_reward=-2                       | 0 0 -0.5
-- -    | unboxed_reward=-2                       | 0 -2
+6 - -  | unboxed_reward=-0.25                    | 0 0 -0.5
+- -    | unboxed_reward=-0.25                    | 0 -0.25
 6 5*   | wrong_reward=-0.25                      | -0.25 1
 6 7    | wrong_reward=-0.25                      | -0.25 -0.75
 - -    | wrong_reward=-0.25                      | -0.25 -1.25
@@ -154,8 +153,3 @@ def test_command_line_survives_a_closed_pipe():
     run = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run.stdout.close()
     assert run.stderr.read() == b"" and run.wait() == 0
-
-
-def test_benchmark_without_the_peer_says_so(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "math_verify", None)
-    assert bench.peer() is None and "pip install" in capsys.readouterr().err

@@ -33,7 +33,7 @@ def test_gain_by_hand():
     [
         ([["1"], [None, None]], None),  # without a box there is no answer to repeat
         ([["1", "1.0"]], 0.0),  # letter for letter
-        ([["", ""]], 1.0),  # an empty box is an answer
+        ([["", ""]], 1.0),  # only None is no answer: another verifier may give ""
         ([["1", "2", "1"]], 0.5),  # any earlier answer, not only the last
         ([[None, "1", "1", None]], 0.5),
         ([["1", "1"], ["2", "3"], ["1"], ["3", "1"]], 1 / 3),  # not the answer of another dialogue
