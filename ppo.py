@@ -201,9 +201,8 @@ def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
 
 
 def kl_k3(logp_A, other_logp_A) -> torch.Tensor:
-    """k3 estimator of KL(policy || other) from the policy's own samples (joschu.net/blog/kl-approx.html):
-    q - 1 - log q with q = other / policy; never negative. Its expected gradient, though, is that of KL(other ||
-    policy)."""
+    """k3 estimator of KL(policy || other) from the policy's own samples (joschu.net/blog/kl-approx.html): with q =
+    other / policy, q - 1 - log q, never negative. Its expected gradient, though, is that of KL(other || policy)."""
     log_ratio_A = other_logp_A - logp_A
     return log_ratio_A.exp() - 1 - log_ratio_A
 

@@ -6,8 +6,8 @@ An answer is model text: nothing evaluates it as code, and it is read whole or r
 what "equal" means, and support/grader/ the grader.
 """
 
-import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -81,13 +81,10 @@ def main(arguments: list[str]) -> None:
     def show(node) -> str:
         return f"{node[0]}({', '.join(map(show, node[1:]))})" if isinstance(node, tuple) else str(node)
 
-    try:
-        print("equal" if is_equal(*arguments) else "not equal")
-        for name, text in zip(("answer", "gold"), map(clean, arguments)):
-            print(f"{name}: {text}\n    read as {show(read(text))}")
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head -1`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end without a traceback when `head -1` has seen enough
+    print("equal" if is_equal(*arguments) else "not equal")
+    for name, text in zip(("answer", "gold"), map(clean, arguments)):
+        print(f"{name}: {text}\n    read as {show(read(text))}")
 
 
 if __name__ == "__main__":

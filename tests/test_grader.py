@@ -277,11 +277,11 @@ def without_memory(answer: str, gold: str) -> bool:
     return compare.decide(answer, gold)
 
 
-@pytest.mark.parametrize("rule", latex.RULES, ids=lambda rule: rule[2])
+@pytest.mark.parametrize("rule", latex.REWRITES, ids=lambda rule: rule[2])
 def test_every_rule_of_spelling_is_needed_by_its_example(rule, monkeypatch):
     answer, gold = rule[2].rsplit(" is ", 1)
     assert without_memory(answer, gold)
-    monkeypatch.setattr(latex, "RULES", [other for other in latex.RULES if other is not rule])
+    monkeypatch.setattr(latex, "REWRITES", [other for other in latex.REWRITES if other is not rule])
     assert not without_memory(answer, gold)
     latex.read.cache_clear()
 

@@ -51,7 +51,7 @@ def _unlabelled(match) -> str:
     return match[0] if changed else "" if match[3] else match[1]
 
 
-RULES = [  # a pattern, its replacement, and an example that needs the rule
+REWRITES = [  # a pattern, its replacement, and an example that needs the rule
     (r"(?i)^(\\text\{ *)?all real( numbers?)?\.?\}?$", r"\\mathbb{R}", r"\text{all real numbers} is \mathbb{R}"),
     (r"(?i)^(\\text\{ *)?no (real )?solutions?\.?\}?$", r"\\emptyset", r"\text{No solutions.} is \emptyset"),
     (r"\\(?:left|right|middle|[bB]ig[lr]?|limits)(?![a-z])", "", r"\left\{x : x > 2\right\} is x > 2"),
@@ -82,7 +82,7 @@ RULES = [  # a pattern, its replacement, and an example that needs the rule
     (_SCIENTIFIC, r"\1e\2\3", r"\frac23 is 6.67 \times 10^{-1}"),
     (r"(?<![\s,;.])(?:\\?\s|\\$|[,;]|(?<!\.)\.)+$", "", r"x+1.\ is x+1"),
 ]
-RULES = [(re.compile(pattern), *rest) for pattern, *rest in RULES]
+REWRITES = [(re.compile(pattern), *rest) for pattern, *rest in REWRITES]
 
 
 def clean(text: str) -> str:
@@ -90,7 +90,7 @@ def clean(text: str) -> str:
     text = re.sub(r"[^\S\n]+", " ", text.strip())
     if not text.isascii():
         text = re.sub(f"[{_RAISED}]+", r"^{\g<0>}", re.sub(f"[{_LOWERED}]+", r"_{\g<0>}", text)).translate(_SIGNS)
-    for pattern, to, _ in RULES:
+    for pattern, to, _ in REWRITES:
         text = pattern.sub(to, text)
     return text.strip()
 
