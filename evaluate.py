@@ -26,10 +26,11 @@ from reward import RULES
 from rollout import Dialogues, rollout
 from support.check import check_fit, check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, fail, one_of, option, parse, require
-from support.files import make_folder, read_json, save_json, save_text
+from support.files import read_json, save_json, save_text
 from support.journal import Journal, journal_settings
 from support.models import load_model, pick_device, pick_dtype
 from support.plots import PAPER_CURVES, plot_accuracy, tables
+from support.run import locked_folder
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
@@ -44,8 +45,7 @@ def evaluate(model, chat, problems, numbers, config, journal=None, progress=None
     """Ask every problem once for each number of attempts in `numbers`, each time anew: the prompt states the number.
 
     range(1, K + 1) gives the paper's curve (section 4, greedy); [1] * n with temperature 1 gives n independent samples,
-    its control. What the journal has is not asked again. `config` gives slots, max_new_tokens and
-    max_attempt_tokens."""
+    its control. What the journal has is not asked again. `config` gives slots and token budgets."""
     journal = journal or Journal()
     missing = journal.missing(problems, numbers)
     chunk = (config.slots or len(problems)) * (CHUNK_CPU if model.device.type == "cpu" else CHUNK)
@@ -61,12 +61,13 @@ def evaluate(model, chat, problems, numbers, config, journal=None, progress=None
 
 
 def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> dict:
-    """Dialogue d, for people to read and for programs that compare models question by question. `at` is where the
-    text of an attempt begins in the text of the dialogue."""
+    """Dialogue d, for people to read and for programs that compare models question by question. What the model wrote in
+    an attempt is text[at:end] of the dialogue."""
     tokens, attempts = batch.tokens_DT[d, : batch.length_D[d]].tolist(), []
     for attempt in batch.attempts[d]:
         record = {key: getattr(attempt, key) for key in ("text", "answer", "correct", "truncated")}
-        attempts.append(record | {"at": len(chat.decode(tokens[: attempt.start]))})
+        at, end = (len(chat.decode(tokens[:place])) for place in (attempt.start, attempt.end))
+        attempts.append(record | {"at": at, "end": end})
     return {
         "question": problem.question,
         "gold": problem.answer,
@@ -141,9 +142,8 @@ class Candidate(NamedTuple):
     sample_journal: Journal | None  # independent samples with 1 attempt allowed, if any
 
 
-def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candidate], Path]:
-    """Options, questions by data set, models and output folder, checked as far as possible before the long work. All
-    models are loaded and checked before the first is asked, and wait in host memory for their turn."""
+def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, str], Path]:
+    """Options, questions by data set, models by name (see `name_models`) and output folder."""
     options = Options(**given)
     require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
     sets = load_sets(options.data)
@@ -153,14 +153,12 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], list[Candid
             del problems[options.limit :]
     paths = name_models(options.model)
     names = [*paths, *(Path(name.strip()).stem for name in options.data.split(","))]
-    out = Path(options.out or f"runs/evaluate/{file_name('-'.join(names))}")
-    candidates = [load_candidate(name, path, given, sets, out) for name, path in paths.items()]
-    return options, sets, candidates, make_folder(out)
+    return options, sets, paths, Path(options.out or f"runs/evaluate/{file_name('-'.join(names))}")
 
 
 def name_models(models: str) -> dict[str, str]:
     """{name in the tables: folder or hub name}. The first is the label before a "=", or the same as the second."""
-    words = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
+    words = [re.fullmatch("(?:([^/=$]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in words}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(words):
         raise ValueError(f"--model must name models, each once, separated by commas, not '{models}'")
@@ -172,11 +170,10 @@ def file_name(name: str) -> str:
 
 
 def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Problem]], out: Path) -> Candidate:
-    """The model, checked, with the journals in `out`. A model that train.py wrote is asked as in its run, unless the
-    command line (`given`) says otherwise."""
-    path_of_config = Path(path).parent / "config.json"
+    """The model, checked, with its journals. One that train.py wrote is asked as in its run, unless `given` differs."""
+    path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    own = {key: config[key] for key in FROM_THE_RUN} if "preset" in config else {}  # only train.py writes a preset
+    own = {key: config[key] for key in FROM_THE_RUN if {"preset", key} <= config.keys()}  # train.py writes a preset
     options = Options(**own | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
@@ -238,16 +235,19 @@ def report(options: Options, sets: dict, candidates: list[Candidate], greedy: di
 def main(argv: list[str] | None = None) -> None:
     given, resume_hint = parse(Options, argv, __doc__), ""
     try:
-        options, sets, candidates, out = prepare(given)
-        resume_hint = "; what is finished is kept: repeat the command to resume"
-        greedy, samples = {}, {}
-        for each in candidates:
-            greedy[each.name], samples[each.name] = ask(each, sets, pick_device(options.device))
-        report(options, sets, candidates, greedy, samples, out)
+        options, sets, paths, out = prepare(given)
+        with locked_folder(out):
+            # all of them before the first is asked: a mistake in the last one shows at once
+            candidates = [load_candidate(name, path, given, sets, out) for name, path in paths.items()]
+            resume_hint = "; what is finished is kept: repeat the command to resume"
+            greedy, samples = {}, {}
+            for each in candidates:
+                greedy[each.name], samples[each.name] = ask(each, sets, pick_device(options.device))
+            report(options, sets, candidates, greedy, samples, out)
     except KeyboardInterrupt:
         print(f"\nstopped{resume_hint}", file=sys.stderr)
         raise SystemExit(130) from None
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:  # later than in prepare: a full disk, little memory
+    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
         fail(f"{(str(error) or repr(error)).splitlines()[0]}{resume_hint}")
 
 

@@ -257,8 +257,7 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
 
 
 def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: torch.Tensor, weight_B, config) -> dict:
-    """Gradients of the losses on a micro-batch; `weight_B` is the weight of each dialogue's actions. Returns sums over
-    actions for the log, on the device."""
+    """Gradients of the losses; `weight_B` weighs each dialogue's actions. Returns sums over actions, on the device."""
     tokens_BT, sampled_BT = trim(dialogues, indices, actor.device)
     stored = {key: x_DT[indices, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for key, x_DT in per_token.items()}
     dialogue_A = sampled_BT.nonzero()[:, 0].to(actor.device)
@@ -298,8 +297,8 @@ MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 
 
 def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """The learning rate as a share of its peak: a linear warm-up, from 0 in the first optimiser step, then cosine decay
-    to a tenth, where it stays."""
+    """The learning rate as a share of its peak after `step` optimiser steps: a linear warm-up from 0, then cosine decay
+    to a tenth, where it stays. A step of the run in which nothing is learned does not count."""
     if step < warmup_steps:
         return step / warmup_steps
     progress = min(1, (step - warmup_steps) / max(1, total_steps - warmup_steps))

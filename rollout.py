@@ -144,9 +144,8 @@ class KVCache:
         self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, head size)
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the
-        slots as indices or as a slice; None for prompts. `lengths`, for flash attention: where the queries and the
-        keys of each row start, and how many of its keys it reads."""
+        """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the slots as
+        indices or a slice; None for prompts. `lengths`, for flash attention: starts of queries and keys, keys read."""
         self.slot_R, self.position_RN, self.reads, self.lengths = slot_R, position_RN, reads, lengths
 
     def update(self, key, value, layer_index: int):
@@ -337,6 +336,8 @@ class Engine:
         def read():
             if copied:
                 copied.synchronize()
+            if not logp_NR.isfinite().all():
+                raise FloatingPointError("the model's logits are not finite: lower the learning rates")
             for (live, n_attempts), tokens, logps in zip(writing, token_NR.T.tolist(), logp_NR.T.tolist()):
                 if len(live.attempts) == n_attempts:
                     yield live, tokens, logps
@@ -400,15 +401,14 @@ def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Ten
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
     target_R1 = torch.minimum(uniform_R1 * total_R1, total_R1 * (1 - 2**-23))
-    index_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True)
+    index_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True).clamp(max=p_RK.shape[-1] - 1)  # where p is NaN
     before_R1 = F.pad(cumulative_RK, (1, 0)).gather(-1, index_R1)
     return index_R1, ((target_R1 - before_R1) / p_RK.gather(-1, index_R1)).clamp(0, 1)
 
 
 # -------------------- 5. The attempt loop
 def find_end(live: LiveDialogue, n_new: int, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
-    """The current attempt, if it ends within its last `n_new` tokens: at the first closed box, at an end token, or at
-    the end of its budget."""
+    """The current attempt, if one of the last `n_new` tokens ends it: a closed box, an end token, the end of budget."""
     start, tokens = live.start, live.tokens
     for i in range(len(tokens) - n_new, min(len(tokens), live.attempt_limit)):
         if tokens[i] in chat.end_tokens:
@@ -423,8 +423,7 @@ def find_end(live: LiveDialogue, n_new: int, chat: Chat, extract: Callable[[str]
 
 
 def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config) -> bool:
-    """Discard the tokens after this attempt, and grade it. If it was wrong, append the feedback and start the next one.
-    False when the dialogue is over."""
+    """Cut off the tokens after this attempt and grade it. If wrong, append feedback and start the next. False: over."""
     del live.tokens[attempt.end :], live.logps[attempt.end :]
     attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.answer)
     live.attempts.append(attempt)
@@ -485,9 +484,9 @@ def rollout(
 
     `rules` extract, grade and reward (reward.py:Rules). `config` gives slots, max_new_tokens and
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
-    first_index + i). `progress` labels a progress bar. `engine` is reused; None makes a new one. The model keeps the
-    "engine" attention, also for the update; reference and critic keep that of transformers. ValueError when model,
-    prompts or cache do not fit."""
+    first_index + i). `progress` labels a progress bar on a terminal. `engine` is reused; None makes a new one. The
+    model keeps the "engine" attention, also for the update; reference and critic keep that of transformers. ValueError
+    when model, prompts or cache do not fit."""
     model.set_attn_implementation("engine")
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
@@ -500,8 +499,7 @@ def rollout(
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
     waiting, in_flight, n_finished, n_solved = [], deque(), 0, 0
-    how = dict(desc=progress, unit="dialogue", leave=False)
-    bar = tqdm(total=len(dialogues), disable=None if progress else True, **how)  # None: a bar only on a terminal
+    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=None if progress else True)
     while n_finished < len(dialogues):
         # Free slots take the next questions.
         while queue and None in engine.in_slot:

@@ -22,6 +22,7 @@ All randomness comes from the seed and the number of the step, so a resumed run 
 """
 
 import copy
+import shlex
 import signal
 import sys
 import time
@@ -123,8 +124,7 @@ class Config:
 
 
 # Seeds: (seed, step, d) is for the tokens of dialogue d, (seed, step or pass, 0, one of these) for the order of the
-# questions, the attempts allowed and the minibatches. None of these is 0: numpy draws the same from (seed, step, 0, 0)
-# as from (seed, step, 0).
+# questions, the attempts allowed and the minibatches. None is 0, as numpy takes (seed, step, 0, 0) for (seed, step, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -228,8 +228,7 @@ def validate(run: Run, problems: list[Problem]) -> dict:
 
 # -------------------- The command line
 def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
-    """The options, and the questions by the option that names them. An invalid option ends the program; invalid
-    questions raise ValueError or OSError."""
+    """The options, and the questions by the option that names them. Invalid questions raise ValueError or OSError."""
     config = parse_run(Config, argv, __doc__)
     require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
     require(config, "minibatches", "be at most --dialogues", lambda n: n <= config.dialogues)
@@ -249,8 +248,7 @@ def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
 
 
 def fitting_problems(run: Run, questions: dict[str, list]) -> tuple[list[Problem], int]:
-    """The training questions whose prompts are not too long, and the most tokens that a dialogue may have. ValueError
-    when these do not fit the model."""
+    """The training questions with prompts that are not too long; most tokens of a dialogue. ValueError if none fit."""
     config, training = run.config, questions["data"]
     limit = config.max_prompt_tokens
     problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
@@ -304,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
                 run.restore()
-            resume_hint = f"; resume with: python train.py --resume --out {config.out}"
+            resume_hint = f"; resume with: python train.py --resume --out {shlex.quote(config.out)}"
             with stop_on_signal() as stop_requested:
                 finished = train(run, problems, questions["validation_data"], log, stop_requested)
             reports = ranks.rank() == 0

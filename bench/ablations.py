@@ -1,12 +1,10 @@
 """How fast does each variant learn? The paper's recipe and variants with one or two other options, on riddles.
 
-    python -m bench.ablations --seeds 0 1 2               # make ablations
-    python -m bench.ablations --seeds 0 1 2 --finished    # no runs: tables and plots of those that are finished
+    python -m bench.ablations --seeds 0 1 2    # make ablations
 
 In the end nearly every variant solves the riddles, so they differ in how fast they learn. Every second step, the model
 answers the validation riddles greedily with five attempts allowed. The tables say how much a variant trains on until it
-solves 90%, and what it solves at the end. Steps, dialogues and learning rates were chosen for the paper's recipe.
-What is finished is not repeated. Into --out go summary.json, table.md, and two plots.
+solves 90%, and what it solves at the end. What is finished is not repeated. --out gets summary.json, table.md, plots.
 """
 
 import argparse

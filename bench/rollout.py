@@ -37,8 +37,7 @@ COMMON = dict(tie_word_embeddings=True, max_position_embeddings=4096, eos_token_
 
 
 class Script:
-    """Prompt, attempts allowed and their lengths in every dialogue. An attempt is correct with probability 0.35. Its
-    length is lognormal, within `length`."""
+    """Prompts, attempts allowed, and how long each attempt is (lognormal). It is correct with probability 0.35."""
 
     def __init__(self, dialogues, vocabulary, prompt=(24, 64), length=(8, 160), median=30, attempts=5):
         rng = np.random.default_rng(0)

@@ -37,7 +37,11 @@ class Problem(NamedTuple):
 
 def parse_json(text: bytes):
     """JSON with its numbers as text: 27.0 becomes "27" and 1e-3 "0.001", as a model would write them."""
-    return json.loads(text, parse_int=str, parse_float=lambda digits: format(Decimal(digits), "f").removesuffix(".0"))
+
+    def decimal(digits: str) -> str:  # a huge exponent stays: its zeros would fill the memory
+        return digits if re.search(r"[eE].?\d{4}", digits) else format(Decimal(digits), "f").removesuffix(".0")
+
+    return json.loads(text, parse_int=str, parse_float=decimal)
 
 
 # ---- Row readers: one row of a published file -> (question, answer).
@@ -93,8 +97,7 @@ EASY = ("mawps-easy-train", "mawps-easy-validation", "mawps-easy-test", "svamp-e
 
 
 def load(name: str) -> list[Problem]:
-    """The problems of a set, or of several separated by commas, always in the same order. Whatever is wrong is one
-    sentence in a ValueError or OSError."""
+    """The problems of one set, or of several separated by commas, always in the same order. ValueError or OSError."""
     if "," in name or name == "paper":
         return sum(load_sets(name).values(), [])
     if name.endswith(".jsonl"):
@@ -168,7 +171,7 @@ def your_file(path: str) -> list[Problem]:
         if line.strip():
             try:
                 problems.append(your_problem(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 expected = '{"question": text, "answer": text or a number}'
                 raise ValueError(f"{path}, line {number} is not {expected} ({error})") from None
     if not problems:

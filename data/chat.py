@@ -112,16 +112,19 @@ def own_template(tokenizer) -> ChatTemplate:
             continue
         after = after.lstrip()
         end = special_tokens(tokenizer).match(after)
-        # the dialogue must continue the prompt: a template that rewrites earlier turns is of no use
         whole = "{system}" in prompt and "{question}" in prompt and "{feedback}" in after
-        if whole and end and before.rstrip() == prompt.rstrip():
+        # the dialogue must continue the prompt (some templates rewrite earlier turns), and feedback must open the next
+        # answer turn as the question does (Phi-4 opens one only after a user turn)
+        opened = prompt.rpartition("{question}")[2] == after.rpartition("{feedback}")[2]
+        if whole and end and before.rstrip() == prompt.rstrip() and opened:
             return ChatTemplate(prompt, end[0], after.removeprefix(end[0]))
     raise ValueError("the tokenizer has no chat template of its own that can write a dialogue of several attempts")
 
 
-def special_tokens(tokenizer) -> re.Pattern:
-    """Matches the text of a special token, the longest one."""
-    names = sorted((x.content for x in tokenizer.added_tokens_decoder.values() if x.special), key=len, reverse=True)
+def special_tokens(tokenizer, template: str = "") -> re.Pattern:
+    """Matches the text of a special token, or of another added token that the template has; the longest one."""
+    added = tokenizer.added_tokens_decoder.values()
+    names = sorted((x.content for x in added if x.special or x.content in template), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names)) or "(?!)")
 
 
@@ -142,10 +145,9 @@ class Chat:
         self.turn_end = end[0]
         eos = model.generation_config.eos_token_id
         self.end_tokens = {self.turn_end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-        # A box can only close at a token with a closing brace, so a rollout looks for one only at these. "<0x7D>" is
-        # the byte token of "}".
+        # A box can only close at one of these, so a rollout looks nowhere else. "<0x7D>" is the byte token of "}".
         self.brace_tokens = {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
-        self.special = special_tokens(tokenizer)
+        self.special = special_tokens(tokenizer, "".join(self.template))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without any that the tokenizer would put before or after it."""

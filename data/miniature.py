@@ -4,7 +4,7 @@
 
 The clues leave 2 to 5 candidates (here 5, 17, 29). The hidden number is one of them, drawn at random: each candidate is
 0.7 times as likely as the one before it. So the best possible accuracy is known exactly: k attempts can do no better
-than the first k candidates. (Were all candidates equally likely, single-attempt training would have nothing to prefer.)
+than the first k candidates.
 
 Riddles with a cue end differently: "... leaves 5. It is a large one. What is my number?" For a small number each
 candidate is half as likely as the one before it, for a large number half as likely as the one after it. So there is a
@@ -146,6 +146,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=800, help="steps of the supervised fine-tuning")
     parser.add_argument("--batch", type=int, default=64, help="dialogues in a step")
     args = parser.parse_args(argv)
+    if min(args.steps, args.batch) < 1:
+        fail("--steps and --batch must be greater than 0")
     riddles = draw_riddles("train", args.cue)
     try:
         out = model_folder(args.out)

@@ -45,8 +45,7 @@ def require(options, name: str, words: str, valid: Callable[[object], bool]) -> 
 
 
 def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
-    """The options that a command line (None: that of the process) gives, by name. Whatever is wrong ends the program
-    with one sentence."""
+    """The options that a command line (None: the process's) gives, by name. A mistake ends the program."""
     how = dict(usage="%(prog)s --OPTION VALUE ...", formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser = ArgumentParser(description=about, argument_default=SUPPRESS, **how)
     parser.error = lambda message: fail(message.removeprefix("argument "))
@@ -61,6 +60,7 @@ def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
         groups[title].add_argument(f"--{each.name}", **flag)
     # --max-attempts is --max_attempts
     words = sys.argv[1:] if argv is None else argv
+    sys.stdout.reconfigure(errors="backslashreplace")  # where a terminal lacks a character of a dialogue
     argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in words]
     given, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -78,11 +78,11 @@ def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
 
 
 def converter(kind: type) -> Callable[[str], object]:
-    """From a word to a value of this type; "none" and "auto" are None where the type has it."""
+    """From a word to a value of this type. Where it has None, that is "none", and of a number also "auto"."""
     base, *optional = get_args(kind) or (kind,)
 
     def convert(word: str):
-        if optional and word.lower() in ("none", "auto"):
+        if optional and (word.lower() == "none" or word.lower() == "auto" and base is not str):
             return None
         return bool(("false", "true").index(word.lower())) if base is bool else base(word)
 

@@ -57,7 +57,10 @@ def make_folder(out: str | Path) -> Path:
 
 
 def read_json(path: str | Path) -> dict:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def read_metrics(run: str | Path) -> list[dict]:

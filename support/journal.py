@@ -55,8 +55,7 @@ class Journal:
                 raise ValueError(f"{path} has other settings ({', '.join(other)}): choose another --out, or delete it")
 
     def missing(self, problems: list[tuple], numbers: Sequence[int]) -> list[tuple]:
-        """(problem, attempts allowed) of every dialogue that is not there. A journal that was written with a shorter or
-        longer `numbers` can be used too, as long as one list is the beginning of the other."""
+        """(problem, attempts allowed) of each dialogue that is not there. Earlier `numbers` may be fewer or more."""
         return [(problem, n) for problem in dict.fromkeys(problems) for n in numbers[len(self.finished[problem]) :]]
 
     def records(self, problems: list[tuple], count: int) -> list[list[dict]]:

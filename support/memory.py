@@ -51,8 +51,7 @@ def actions_at_once(vocabulary: int) -> int:
 
 def memory_plan(shape, parameters, element, options, capacity, processes=1, keep_engine=False) -> dict[str, dict]:
     """Bytes on each device, by phase of a step and by what they hold. `shape` is the model's config, `parameters` the
-    actor's, `element` the bytes of a weight. With `keep_engine` the cache stays during the update. Activations are
-    those of layers like Llama's and Qwen2's."""
+    actor's, `element` the bytes of a weight. With `keep_engine` the cache stays for the update. Layers are Llama's."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
     heads, size = kv_heads_and_size(shape)

@@ -23,6 +23,7 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
+        assert name.split(":")[0] in ("cpu", "cuda", "mps"), "expected auto, cpu, cuda or mps"
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
@@ -61,8 +62,9 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype):
 
 def model_folder(folder: Path) -> Path:
     """The folder, if a model may be written in its place. OSError when something else is there: it would be deleted."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "tokenizer_config.json").exists():
-        raise FileExistsError(f"{folder} holds something other than a model: choose another --out")
+    other = folder.is_symlink() or folder.is_file()
+    if other or folder.is_dir() and any(folder.iterdir()) and not (folder / "tokenizer_config.json").exists():
+        raise FileExistsError(f"{folder} is something other than a model folder: choose another --out")
     return folder
 
 
@@ -113,8 +115,7 @@ def by_grad_mode(without: Callable, with_gradients: Callable, *args, **kwargs):
 
 @torch.no_grad()
 def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
-    """Move tensors in place; from a GPU, into pinned host memory. Copies to a GPU are only queued: what is computed
-    there comes after them."""
+    """Move tensors in place; from a GPU, into pinned host memory. Copies to a GPU are queued like its other work."""
     for x in tensors:
         if x.is_cuda and device.type == "cpu":
             x.data = torch.empty_like(x, device=device, pin_memory=True).copy_(x, non_blocking=True)

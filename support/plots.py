@@ -34,8 +34,7 @@ def markdown(lines: list[Sequence[str]]) -> str:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Results of one data set by model name, in %: a column for each model. The gains are from 1 attempt to 2
-    and to the most; gains of independent samples (pass@k) have no interval."""
+    """Results of one data set by model name, in %: a column for each model. Gains of pass@k have no interval."""
     columns = []
     for name, result in results.items():
         rows, cells = result["by_attempts"], {"attempts allowed": name}

@@ -84,8 +84,7 @@ def all_gather(thing) -> list:
 
 
 def on_rank0(function: Callable):
-    """Call function() only on rank 0 and return its result on every rank. If it fails, all ranks end, and only rank 0
-    says why."""
+    """Call function() on rank 0; return its result on every rank. If it fails, all ranks end, and rank 0 says why."""
     result = error = None
     if rank() == 0:
         try:

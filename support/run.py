@@ -160,8 +160,7 @@ class Run:
         ranks.on_rank0(self.cut_metrics)
 
     def cut_metrics(self) -> None:
-        """Drop the metrics after the checkpoint, because those steps are repeated. ValueError when one of the steps
-        before it has no line."""
+        """Drop the metrics of the steps after the checkpoint: they are repeated. ValueError if an earlier one lacks."""
         path = self.folder / "metrics.jsonl"
         path.touch()
         lines = path.read_text().splitlines(keepends=True)[: self.step]
@@ -196,8 +195,8 @@ class Run:
 
 @contextmanager
 def locked_folder(out: str) -> Iterator[None]:
-    """Locks the folder of a run while inside, and deletes it if nothing was written. OSError when another process has
-    locked it, or it cannot be written."""
+    """Locks the folder of a run or an evaluation while inside, and deletes it if nothing was written. OSError when
+    another process has locked it, or it cannot be written."""
     folder = make_folder(out)
     lock = os.open(folder, os.O_RDONLY)
     try:

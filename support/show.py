@@ -35,7 +35,7 @@ def parts(dialogue: dict) -> list[tuple[str, str]]:
     text, attempts, pieces, end = dialogue["text"], dialogue["attempts"], [], 0
     for i, attempt in enumerate(attempts, 1):
         pieces.append(("feedback" if end else "prompt", text[end : attempt["at"]]))
-        end = len(text) if i == len(attempts) else attempt["at"] + len(attempt["text"])  # the last with its end token
+        end = attempt["end"]
         pieces.append(("attempt", text[attempt["at"] : end]))
         verdict = "correct" if attempt["correct"] else "wrong"
         cut = ", cut off by the token budget" if attempt["truncated"] else ""

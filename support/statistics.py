@@ -94,8 +94,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def compare(first: dict[str, list], second: dict[str, list]) -> dict[str, list[dict]]:
-    """Compare two models on the same questions: by data set, and for "all" if there are several, a row for each number
-    of attempts."""
+    """Compare two models on the same questions: a row for each number of attempts, by data set and for "all" sets."""
     if len(first) > 1:
         first, second = ({"all": sum(sets.values(), [])} | sets for sets in (first, second))
     rows = {data: [] for data in first}

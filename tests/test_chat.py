@@ -8,12 +8,17 @@ import pytest
 from conftest import small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AddedToken
+from tokenizers import Tokenizer
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from data import miniature
 from data.chat import CHAT_TEMPLATES, SYSTEM, Chat, feedback_turn, own_template, prompt_text
 
 TOKENIZER = miniature.build_tokenizer(miniature.draw_riddles("train")[:200])  # hypothesis takes no fixture
+SPECIAL = TOKENIZER.backend_tokenizer.to_str()
+NOT_SPECIAL = PreTrainedTokenizerFast(
+    tokenizer_object=Tokenizer.from_str(SPECIAL.replace('"special":true', '"special":false'))
+)
 WRONG = SimpleNamespace(text="So \\boxed{7}", answer="7")
 MODEL = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
 
@@ -53,6 +58,8 @@ MISTRAL = """{% if messages[0].role == "system" %}
 <s>{% for m in rest %}{% if m.role == "user" %}[INST] {{ first if loop.first }}{{ m.content }} [/INST]
 {%- elif m.role == "assistant" %} {{ m.content }} </s>{% else %}{{ raise_exception("only user and assistant") }}
 {%- endif %}{% endfor %}"""
+PHI_4 = """{% for m in messages %}{% if m.role == "assistant" %}{{ m.content }}<|end|>{% else -%}
+<|{{ m.role }}|>{{ m.content }}<|end|>{% if m.role == "user" %}<|assistant|>{% endif %}{% endif %}{% endfor %}"""
 TURNS = (
     """{% for m in messages if m.role != "system" %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"""
 )
@@ -93,7 +100,7 @@ FAMILIES = {
             "<|user|>S\n\nQ<|end|><|assistant|>",
             "<|end|><|user|>F<|end|><|assistant|>",
         )
-        for what, template in (("go to the top", HOISTING), ("are left out", TURNS))
+        for what, template in (("go to the top", HOISTING), ("are left out", TURNS), ("open no answer", PHI_4))
     },
 }
 
@@ -143,11 +150,12 @@ CONTROL = st.sampled_from(["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_
 TEXTS = st.lists(st.one_of(CONTROL, st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=5))).map("".join)
 
 
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, NOT_SPECIAL], ids=["special", "only added"])
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@given(TEXTS)
-def test_special_tokens_in_questions_and_answers_are_text(text):
-    chat = Chat(MODEL, TOKENIZER, "chatml", "It is not {answer}, try again.")
-    special = set(TOKENIZER.all_special_ids)
+@given(text=TEXTS)
+def test_special_tokens_in_questions_and_answers_are_text(tokenizer, text):
+    chat = Chat(MODEL, tokenizer, "chatml", "It is not {answer}, try again.")
+    special = {*tokenizer.all_special_ids, *map(tokenizer.convert_tokens_to_ids, ("<|im_start|>", "<|im_end|>"))}
     wrong = SimpleNamespace(text=text, answer=text)
     for tokens, plain in (
         (chat.prompt(text, 2), chat.prompt("Q", 2)),

@@ -19,12 +19,13 @@ from train import HEADINGS, Config
         ("--max-new-tokens 7 --model a-b --data=c-d", {"max_new_tokens": 7, "model": "a-b", "data": "c-d"}),
         ("--max_attempt_tokens none --eval_data None", {"max_attempt_tokens": None, "eval_data": None}),
         ("--data none", {"data": "none"}),  # an option that cannot be None
+        ("--out auto --slots auto", {"out": "auto", "slots": None}),
         ("--resume --offload --seed 1", {"resume": True, "offload": True, "seed": 1}),
         ("--resume true --offload=False", {"resume": True, "offload": False}),
     ],
 )
 def test_parse_gives_what_was_given(words, given):
-    assert parse(Config, words.split()) == given
+    assert parse(Config, words.split()) == given and sys.stdout.errors == "backslashreplace"
 
 
 @pytest.mark.parametrize(

@@ -185,9 +185,9 @@ def own(tmp_path):
 
 
 def test_numbers_as_answers(own):
-    """No answer has an exponent or a .0, and text keeps its comma."""
-    numbers = ["27.0", "27", "-1.5", "1e20", "1e-7", "0.1", "9" * 400, '" 1,000 "']
-    answers = ["27", "27", "-1.5", "1" + "0" * 20, "0.0000001", "0.1", "9" * 400, "1,000"]
+    """No answer has a .0, nor an exponent that is not huge, and text keeps its comma."""
+    numbers = ["27.0", "27", "-1.5", "1e20", "1e-7", "0.1", "9" * 400, '" 1,000 "', "1e-9999999999"]
+    answers = ["27", "27", "-1.5", "1" + "0" * 20, "0.0000001", "0.1", "9" * 400, "1,000", "1e-9999999999"]
     own.write_text("".join(f'{{"question": "{i}", "answer": {number}}}\n' for i, number in enumerate(numbers)))
     assert [p.answer for p in load(str(own))] == answers
 
@@ -202,6 +202,7 @@ BAD_LINES = [
     (b'{"question": "q", "answer": "  "}', 1, NOT_BOTH),
     (b'{"question": "\\ud800", "answer": 1}', 1, "'utf-8' codec can't encode"),
     (b'"q"', 1, NOT_BOTH),
+    (b"[" * 200_000, 1, "maximum recursion depth exceeded"),
     (GOOD + b'{"question": "r", ', 2, "Expecting property name"),
     (GOOD + b'{"question": "caf\xe9", "answer": 1}', 2, "'utf-8' codec can't decode byte 0xe9 in "),
 ]

@@ -24,6 +24,7 @@ from rollout import rollout, rollout_one
 from support import plots
 from support.files import save_json
 from support.models import load_model
+from support.run import locked_folder
 from train import Config
 
 PROBLEMS = [Problem(f"How much is {i} + {i}?", gold) for i, gold in enumerate(["5", "17", "17", "1717"])]
@@ -64,8 +65,8 @@ def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, opt
         expected["tokens"] = sum(sampled)
         expected |= {"reward": sum(ev.RULES.reward(attempts, problem.answer)), "attempts": []}
         for each in map(vars, attempts):
-            at = len(own.decode(tokens[: each.pop("start")]))
-            expected["attempts"].append({key: each[key] for key in each if key != "end"} | {"at": at})
+            places = {name: len(own.decode(tokens[: each.pop(key)])) for name, key in (("at", "start"), ("end", "end"))}
+            expected["attempts"].append(each | places)
         assert record == expected
 
 
@@ -175,22 +176,24 @@ def test_the_papers_curves_are_drawn_with_its_five_benchmarks(sets, curves, eval
 def test_limit_is_a_seeded_shuffle(evaluation):
     def take(limit, seed):
         options = dict(model="base", data="a.jsonl", limit=limit, seed=seed, max_new_tokens=24)
-        return [problem.answer for problem in ev.prepare(options)[1]["a.jsonl"]]
+        _, sets, paths, out = ev.prepare(options)
+        assert paths == {"base": "base"} and out == Path("runs/evaluate/base-a")  # where --out does not say
+        return [problem.answer for problem in sets["a.jsonl"]]
 
     assert take(None, 0) == ["1", "2", "3"] == sorted(take(9, 0))
     assert take(2, 0) == take(2, 0) == take(3, 0)[:2]
     assert len({tuple(take(3, seed)) for seed in range(8)}) > 1
-    assert os.listdir("runs/evaluate") == ["base-a"]  # where --out does not say
 
 
-def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
+def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation, capsys):
     its_own = dict(max_new_tokens=50, max_attempt_tokens=9, feedback="uncounted", chat_template="llama3")
     for name, config in {"a": Config(**its_own), "b": Config(max_new_tokens=60)}.items():
         shutil.copytree("base", f"runs/{name}/model")
         save_json(asdict(config), f"runs/{name}/config.json")
+    os.symlink("runs/b/model", "link")
 
     def asked(more):
-        evaluation(f"--model runs/a/model,runs/b/model --data a.jsonl --attempts 1 {more}", ask="")
+        evaluation(f"--model runs/a/model,link --data a.jsonl --attempts 1 {more}", ask="")
         for _, own, _, _, _, config, *_ in (call.args for call in evaluation.calls):
             said = own.decode(own.feedback_after(-1, 1, Mock(answer="1"), ""))
             feedback = "paper" if "1 attempts left" in said else "uncounted"
@@ -200,6 +203,16 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation):
     assert json.loads(Path("own/results.json").read_text())["asked_with"]["runs/a/model"] == its_own
     line = "--out said --max_new_tokens 55 --max_attempt_tokens none --feedback paper"
     assert list(asked(line)) == [(55, None, "paper", "<|eot_id|>"), (55, None, "paper", "<|im_end|>")]
+    Path("runs/b/config.json").write_text("{")
+    with pytest.raises(SystemExit, match="2"):
+        list(asked("--out damaged"))
+    assert "runs/b/config.json is not JSON: " in capsys.readouterr().err
+
+
+def test_one_process_at_a_time_writes_to_a_folder(evaluation, capsys):
+    with locked_folder("out"), pytest.raises(SystemExit, match="2"):
+        evaluation()
+    assert "another process writes to out: wait for its end, or choose another --out" in capsys.readouterr().err
 
 
 # -------------------- Started again

@@ -215,6 +215,15 @@ def test_the_command_builds_a_model_folder(tmp_path, monkeypatch, capsys):
     miniature.main(command)
     assert not (out / "old").exists() and (out / "model.safetensors").read_bytes() == weights
 
+    # nothing else is replaced
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(out)
+    for more in (["--out", str(tmp_path / "file")], ["--out", str(tmp_path / "link")], ["--batch", "0"]):
+        with pytest.raises(SystemExit, match="2"):
+            miniature.main([*command, *more])
+    errors = capsys.readouterr().err
+    assert errors.count("something other than a model folder") == 2 and "--batch must be greater than 0" in errors
+
     # one that is interrupted leaves no folder
     monkeypatch.setattr(miniature.PreTrainedTokenizerFast, "save_pretrained", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

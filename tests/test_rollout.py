@@ -220,6 +220,14 @@ def test_equal_prompts_are_prefilled_once_and_copied(model, tokenizer):
     assert_same(copied, computed)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_logits_that_are_not_finite_end_a_rollout(tokenizer, temperature):
+    model = small_model(tokenizer)
+    model.lm_head.weight.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="lower the learning rates"):
+        run(model, tokenizer, temperature)
+
+
 # -------------------- Against the full forward pass
 @pytest.mark.parametrize("slots, schedule, temperature", [(64, None, 1.0), (5, (4, 0), 1.0), (3, None, 0.7)])
 def test_every_logit_equals_the_full_forward_pass(model, tokenizer, slots, schedule, temperature, monkeypatch):

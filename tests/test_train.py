@@ -467,6 +467,7 @@ MISTAKES = """
 --model ./no/such/folder   | there is no model folder ./no/such/folder
 --dtype float16            | --dtype must be one of auto, float32, bfloat16, not float16
 --device abacus            | device 'abacus' is not available here
+--device meta              | device 'meta' is not available here: expected auto, cpu, cuda or mps
 --chat_template llama4     | --chat_template must be one of chatml, llama3, auto, not llama4
 --chat_template llama3     | the tokenizer does not know the token <|eot_id|> of the chat template 'llama3'
 --max_prompt_tokens 5      | has a prompt of at most 5 tokens
