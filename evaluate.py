@@ -181,7 +181,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     prompts = [chat.prompt(problem.question, options.attempts) for problems in sets.values() for problem in problems]
     check_fit(model, max(map(len, prompts)), options.max_new_tokens)
     check_model(model, chat, rollout)
-    settings = journal_settings(model, chat, options)
+    settings = journal_settings(model, chat, options, RULES)
     samples = None
     greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
     if options.samples:  # there is no feedback; fields that nothing reads are left out
@@ -248,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\nstopped{resume_hint}", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
-        fail(f"{(str(error) or repr(error)).splitlines()[0]}{resume_hint}")
+        fail(f"{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", resume_hint and error)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Rules(NamedTuple):
     """The three functions that judge attempts."""
 
     extract: Callable[[str], str | None]  # text of an attempt up to a "}" -> its answer, or None
-    is_equal: Callable[[str, str], bool]  # answer, gold answer -> is it correct?
+    is_equal: Callable[[str, str], bool]  # answer (any text), gold answer -> is it correct? Must not raise
     reward: Callable[..., list[float]]  # attempts, gold answer, options of training by name -> one reward each
 
 
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
         return f"{node[0]}({', '.join(map(show, node[1:]))})" if isinstance(node, tuple) else str(node)
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end without a traceback when `head -1` has seen enough
-    print("equal" if is_equal(*arguments) else "not equal")
+    print("equal" if RULES.is_equal(*arguments) else "not equal")
     for name, text in zip(("answer", "gold"), map(clean, arguments)):
         print(f"{name}: {text}\n    read as {show(read(text))}")
 

@@ -61,7 +61,7 @@ class Dialogues:
     """
 
     tokens_DT: torch.Tensor  # int64, every token exactly as sampled or forced; right-padded with 0
-    sampled_DT: torch.Tensor  # bool, True where the model wrote the token (a sampled end token included)
+    sampled_DT: torch.Tensor  # bool, True where the model wrote the token (an end token too): these enter the losses
     logp_DT: torch.Tensor  # float32, log-probability when it was sampled (greedy: at temperature 1); 0 where forced
     reward_DT: torch.Tensor  # float32, the reward of each attempt at its last token; 0 elsewhere
     length_D: torch.Tensor  # int64, tokens of the dialogue

@@ -100,7 +100,7 @@ class Config:
     drop_uniform_groups: bool = learning(False, "learn only from groups whose dialogues got different rewards")
     calibrated: bool = learning(False, "groups: later rewards count with their mean over the group (CAL-GRPO)")
 
-    steps: int = running(1280, "rollouts with one PPO update each", POSITIVE)
+    steps: int = running(1280, "rollouts with one PPO update each; --resume takes more", POSITIVE)
     seed: int = running(0, "random seed", NOT_NEGATIVE)
     out: str | None = running(None, "folder of the run; none: runs/PRESET-DATE-TIME")
     resume: bool = running(False, "resume the run in --out, with its own options")
@@ -319,7 +319,7 @@ def main(argv: list[str] | None = None) -> None:
         fail(f"step {run.step}: {error}; the checkpoints in {config.out} are older")
     except (ValueError, OSError, torch.OutOfMemoryError) as error:  # a mistake, a full disk, a lost process
         where = f"step {run.step}: " if resume_hint else ""
-        fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{resume_hint}")
+        fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", resume_hint and error)
 
 
 if __name__ == "__main__":

@@ -105,8 +105,7 @@ def table(by_variant: dict[str, dict[str, dict]]) -> str:
 def plot(title: str, by_variant: dict[str, dict[str, dict]], path: Path) -> None:
     """A panel for each variant: the curve of each seed and their mean, over the grey ones of the paper's recipe."""
     names = [name for name, curves in by_variant.items() if curves and name != REFERENCE] or [REFERENCE]
-    names += ["."] * (-len(names) % 3)
-    figure, panels = new_panels(names, 10, 0.6 + 2.2 * len(names) / 3)
+    figure, panels = new_panels(names, 10, 0.6 + 2.2 * np.ceil(len(names) / 3))
     runs = [curve for curves in by_variant.values() for curve in curves.values()]
     lowest = 100 * min(point["accuracy"] for curve in runs for point in curve)
     for name, axes in panels.items():

@@ -3,8 +3,7 @@
     python -m bench.rollout     # make bench-rollout
 
 Every side runs dialogues of the same kind with the same random weights, at temperature 1, in float32, in one thread. A
-script decides prompts, feedback and the length of every attempt, whatever tokens the model samples. The table gives the
-script's sampled tokens per CPU-second: median (lowest to highest) of the turns.
+script decides prompts, feedback and lengths. The table has sampled tokens per CPU-second: median (lowest to highest).
 
     ours        rollout.py; it also stores the log-probability of every token, which the others do not need
     generate    `.generate()` per attempt on the whole dialogue: the unfinished dialogues, sorted by length, left-padded

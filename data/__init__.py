@@ -66,8 +66,7 @@ def last_box(solution: str) -> str:
 
 
 def level3to5(row: dict) -> tuple[str, str]:
-    # Written without having seen this file. The authors' code puts `input` into the chat template, so it should be the
-    # bare question. In the file of their baseline `question` is bare, and `input` is the whole chat text.
+    # Not seen: the authors put its `input` into their template. In the file of their baseline, `question` is bare.
     question = row["question" if "question" in row else "input"]
     if "<|im_start|>" in question:
         raise ValueError("a question of MATH holds chat markup (expected the bare question)")

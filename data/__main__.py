@@ -1,10 +1,7 @@
 """`python -m data`: the table of data sets."""
 
-import signal
-
 from data import EASY, RIDDLES, SETS, SOURCES
 
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when `head` has seen enough
 for name in RIDDLES:
     print(f"{name:24} generated")
 for name in EASY:

@@ -132,8 +132,7 @@ class Chat:
     """A chat template and a feedback for a model's tokenizer: only here does text become tokens, or tokens text.
 
     `template` is a name of CHAT_TEMPLATES or "auto", `feedback` a name of FEEDBACKS, a text, or a function. ValueError
-    for an unknown feedback, or a tokenizer without the template's end token.
-    """
+    for an unknown feedback, or a tokenizer without the template's end token."""
 
     def __init__(self, model, tokenizer, template: str, feedback: Feedback = "paper"):
         self.tokenizer, self.feedback = tokenizer, resolve_feedback(feedback)

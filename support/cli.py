@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 
-def fail(message: object) -> NoReturn:
-    """One sentence on stderr, exit code 2."""
+def fail(message: object, bug: object = None) -> NoReturn:
+    """One sentence on stderr, exit code 2. Before it the traceback of a ValueError that nobody expected (a `bug`)."""
+    if isinstance(bug, ValueError):
+        traceback.print_exception(bug)
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -60,7 +63,6 @@ def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
         groups[title].add_argument(f"--{each.name}", **flag)
     # --max-attempts is --max_attempts
     words = sys.argv[1:] if argv is None else argv
-    sys.stdout.reconfigure(errors="backslashreplace")  # where a terminal lacks a character of a dialogue
     argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in words]
     given, unknown = parser.parse_known_args(argv)
     if unknown:

@@ -7,8 +7,9 @@ a dialogue. A line that a kill left without its end does not count.
 import hashlib
 import json
 import os
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,19 +19,21 @@ from support.models import fingerprint
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def journal_settings(model, chat, options) -> dict:
+def journal_settings(model, chat, options, rules) -> dict:
     """All that decides the answers and the verdicts; not what is asked, nor how fast."""
     # chat template and feedback count by what they write
     feedback = chat.feedback_after(-1, 1, SimpleNamespace(answer="3", text="\\boxed{3}"), "2")
     prompt, feedback = map(chat.decode, (chat.prompt("How much is 1 + 1?", 2), feedback))
     budgets = {name: getattr(options, name) for name in ("max_new_tokens", "max_attempt_tokens")}
-    settings = {"model content": fingerprint(model, chat), "dtype": str(model.dtype), "grader": grader_version()}
+    settings = {"model content": fingerprint(model, chat), "dtype": str(model.dtype)}
+    settings["grader"] = grader_version([*rules, *filter(callable, [chat.feedback])])
     return settings | budgets | {"prompt": prompt, "feedback": feedback}
 
 
-def grader_version() -> str:
-    """A hash of the sources that decide verdicts."""
-    sources = [ROOT / "reward.py", *sorted((ROOT / "support" / "grader").glob("*.py"))]
+def grader_version(functions: Iterable[Callable] = ()) -> str:
+    """A hash of the sources that decide verdicts: of the grader, and of the files with these functions."""
+    files = {Path(sys.modules[function.__module__].__file__) for function in functions}
+    sources = sorted({ROOT / "reward.py", *(ROOT / "support" / "grader").glob("*.py"), *files})
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 

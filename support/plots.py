@@ -71,10 +71,11 @@ def tables(title: str, results: dict[str, dict], paired: dict[str, dict]) -> str
 
 
 def new_panels(names: list[str], width: float, height: float):
-    """A figure of this size in inches with a panel for each name, three in a row; "." leaves a gap."""
+    """A figure of this size in inches with a panel for each name, three in a row."""
     from matplotlib.figure import Figure  # imported late, as it is slow; without pyplot, it needs no display
 
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    names = names + ["."] * (-len(names) % 3 if len(names) > 3 else 0)
     panels = figure.subplot_mosaic([names[i : i + 3] for i in range(0, len(names), 3)])
     for axes in panels.values():
         axes.grid(axis="y", alpha=0.3)
@@ -108,7 +109,7 @@ METRICS = "reward accuracy accuracy_first repeated kl entropy clipfrac explained
 def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
     """Curves of METRICS (docs/metrics.md) by name of the run: dots for steps, lines for running means."""
     validated = any("validation_accuracy" in row for rows in runs.values() for row in rows)
-    figure, panels = new_panels(METRICS + ["validation_accuracy", ".", "."] * validated, 12, 8)
+    figure, panels = new_panels(METRICS + ["validation_accuracy"] * validated, 12, 8)
     for key, axes in panels.items():
         for (name, rows), colour in zip(runs.items(), cycle(COLOURS)):
             rows = [row for row in rows if row.get(key) is not None]

@@ -194,16 +194,6 @@ def test_filled_feedback(feedback, answer, words):
     assert chat.decode(tokens) == expected and tokens == chat.encode(expected)
 
 
-def test_the_same_words_are_encoded_once():
-    chat = Chat(MODEL, TOKENIZER, "chatml", too_high_or_low)
-    before = chat.encode_piece.cache_info().misses
-    found = [chat.feedback_after(-1, 1, SimpleNamespace(answer="7"), gold) for gold in ("5", "6", "5", "9", "8")]
-    assert chat.encode_piece.cache_info().misses - before == 2
-    assert found[0] == found[1] == found[2] != found[3] == found[4]
-    found[0].append(0)  # the caller's own
-    assert chat.feedback_after(-1, 1, SimpleNamespace(answer="7"), "5") == found[1]
-
-
 REFUSED_FEEDBACK = {
     "kind": "unknown feedback 'kind': choose one of paper, uncounted, uninformative, or write a sentence",
     "{attempt} left": "has {attempt}: it may have {attempts} and {answer}",

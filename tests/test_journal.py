@@ -67,7 +67,8 @@ def test_the_grader_version_knows_every_source(tmp_path, monkeypatch):
     for path in tmp_path.rglob("*.py"):
         path.write_bytes(path.read_bytes() + b"#")
         versions.append(grader_version())
-    assert len(set(versions)) == len(versions) > 3
+    versions.append(grader_version([test_what_is_missing]))  # a verifier of one's own may be in any file
+    assert len(set(versions)) == len(versions) > 4
 
 
 def test_files_are_replaced_whole_or_not_at_all(tmp_path):

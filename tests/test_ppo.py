@@ -330,24 +330,6 @@ def test_the_ratio(actor, critic, dialogues):
     assert metrics["ratio"] == pytest.approx(1.5, abs=1e-4) and metrics["clipfrac"] == 1
 
 
-@pytest.mark.parametrize("processes", [1, 8])
-@pytest.mark.parametrize("minibatches", [1, 8], ids=["all at once", "update"])
-def test_little_padding_at_the_papers_shapes(minibatches, processes, monkeypatch):
-    """1024 dialogues of 200 to 4096 tokens, lognormal with a mean of 1500, each rank's share of them."""
-    quantile_D = (torch.arange(1024) + 0.5) / 1024
-    length_D = torch.distributions.Normal(7.2, 0.5).icdf(quantile_D).exp().clamp(200, 4096).long()
-    assert 1490 < length_D.float().mean() < 1510
-    monkeypatch.setattr(ppo.ranks, "world_size", lambda: processes)
-    order, tokens, cells = torch.from_numpy(np.random.default_rng(0).permutation(1024)), 0, 0
-    for rows in order.tensor_split(minibatches):
-        for rank in range(processes):
-            monkeypatch.setattr(ppo.ranks, "rank", lambda: rank)
-            for micro in micro_batches(length_D[rows], 4096):
-                lengths = length_D[rows][micro]
-                tokens, cells = tokens + int(lengths.sum()), cells + len(lengths) * int(lengths.max())
-    assert tokens == length_D.sum() and 1 - tokens / cells < 0.1
-
-
 def test_every_epoch_uses_every_dialogue_once_in_its_own_order(actor, critic, dialogues, monkeypatch):
     seen = []
     monkeypatch.setattr(ppo, "minibatch_step", lambda *args: seen.append(args[-2].tolist()))  # its `indices`

@@ -273,6 +273,7 @@ def test_one_process_at_a_time_writes_to_a_folder(name, options, capsys):
         return work()
 
     first = fork(lambda: launch("", in_call(name, 1, meanwhile)))
+    os.close(tell_ready)
     assert os.read(ready, 1) == b"."
     assert "another process writes to run: wait for its end, or choose another --out" in refused(capsys, options)
     os.write(tell_end, b".")

@@ -140,15 +140,6 @@ def test_dialogues_written_by_hand(tokenizer, allowed, written, answers, value, 
     assert said == [str(allowed - i) for i in range(1, len(written))]
 
 
-def test_feedback_may_depend_on_the_attempt_and_the_gold_answer(tokenizer):
-    def compared(attempts_left, attempt, gold):
-        return "No box." if attempt.answer is None else f"{attempt.answer} is more than {gold}. {attempts_left} left."
-
-    batch, _ = play(tokenizer, 3, ["5, 17. \\boxed{17}", "5<|im_end|>", "\\boxed{5}"], feedback=compared)
-    text = tokenizer.decode(batch.tokens_DT[0])
-    assert "system\n17 is more than 5. 2 left.<|im_end|>" in text and "system\nNo box.<|im_end|>" in text
-
-
 def test_every_attempts_reward_is_at_its_last_token(tokenizer):
     batch, spans = play(tokenizer, 4, BY_HAND["wrong, wrong, right"][1], reward=lambda *_: [0.25, -0.5, 1.0])
     expected_T = torch.zeros(batch.length_D)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -193,9 +191,3 @@ def test_runs_laid_over_each_other(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit, match="2"):
         plots.main(["a", "nowhere"])
     assert "nowhere" in capsys.readouterr().err
-
-
-def test_matplotlib_is_imported_only_to_plot(monkeypatch):
-    for name in ("matplotlib", "matplotlib.figure"):
-        monkeypatch.setitem(sys.modules, name, None)  # importing it fails from here on
-    runpy.run_path(plots.__file__)

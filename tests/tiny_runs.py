@@ -86,7 +86,7 @@ def refused(capsys, options: str, replaced: dict = {}) -> str:
 def metrics(folder: str | Path = "run") -> list[dict]:
     """The lines of metrics.jsonl without the measured times."""
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+    return [{name: x for name, x in row.items() if name != "seconds" and "per_second" not in name} for row in rows]
 
 
 def names(folder: str | Path) -> list[str]:
