@@ -276,7 +276,7 @@ OTHERS = [
     ("--feedback uncounted", None, "feedback"),
     ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback"),
     ("", patch.object(chat, "SYSTEM", "Be quick."), "prompt"),
-    ("", patch("support.journal.grader_version", lambda: "new"), "grader"),
+    ("", patch("support.journal.grader_version", lambda functions: "new"), "grader"),
     ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content"),
 ]
 
