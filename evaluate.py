@@ -157,10 +157,11 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in the tables: folder or hub name}. The first is the label before a "=", or the same as the second."""
-    words = [re.fullmatch("(?:([^/=$]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
-    paths = {path if label is None else label: path for label, path in words}
-    if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(words):
+    """{name in the tables: folder or hub name}. A name is the label before a "=" (without "/", and without "$", which
+    begins a formula in a figure), or the folder itself."""
+    pairs = [re.fullmatch("(?:([^/=$]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
+    paths = {path if label is None else label: path for label, path in pairs}
+    if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):
         raise ValueError(f"--model must name models, each once, separated by commas, not '{models}'")
     return paths
 
@@ -173,7 +174,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     """The model, checked, with its journals. One that train.py wrote is asked as in its run, unless `given` differs."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    own = {key: config[key] for key in FROM_THE_RUN if {"preset", key} <= config.keys()}  # train.py writes a preset
+    own = {key: config[key] for key in FROM_THE_RUN if "preset" in config and key in config}  # train.py writes a preset
     options = Options(**own | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
@@ -182,19 +183,19 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     check_fit(model, max(map(len, prompts)), options.max_new_tokens)
     check_model(model, chat, rollout)
     settings = journal_settings(model, chat, options, RULES)
-    samples = None
-    greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
+    greedy_journal = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
+    sample_journal = None
     if options.samples:  # there is no feedback; fields that nothing reads are left out
         settings = settings | {"feedback": None, "seed": options.seed}
-        samples = Journal(out / f"samples-{file_name(name)}.jsonl", settings, ("text", "attempts", "reward"))
-    return Candidate(name, model.cpu(), chat, options, greedy, samples)
+        sample_journal = Journal(out / f"samples-{file_name(name)}.jsonl", settings, ("text", "attempts", "reward"))
+    return Candidate(name, model.cpu(), chat, options, greedy_journal, sample_journal)
 
 
-def ask(candidate: Candidate, sets: dict[str, list[Problem]], device: torch.device) -> tuple[dict, dict]:
+def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dict]:
     """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any."""
     name, model, chat, options, greedy_journal, sample_journal = candidate
     problems, numbers = sum(sets.values(), []), range(1, options.attempts + 1)
-    model.to(device)
+    model.to(pick_device(options.device))
     evaluate(model, chat, problems, numbers, options, greedy_journal, f"{name}, greedy")
     greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
     samples = {}
@@ -219,9 +220,9 @@ def report(options: Options, sets: dict, candidates: list[Candidate], greedy: di
         most_allowed[name] = [dialogues[-1] for dialogues in by_question]  # with the most attempts allowed
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in FROM_THE_RUN} for each in candidates}
-    result = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
+    summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
     text = tables(", ".join(sets), results, paired)
-    save_json(result, out / "results.json")
+    save_json(summary, out / "results.json")
     save_text(text + "\n", out / "table.md")
     save_text(page(most_allowed), out / "dialogues.html")
     plot_accuracy(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})
@@ -237,18 +238,17 @@ def main(argv: list[str] | None = None) -> None:
     try:
         options, sets, paths, out = prepare(given)
         with locked_folder(out):
-            # all of them before the first is asked: a mistake in the last one shows at once
             candidates = [load_candidate(name, path, given, sets, out) for name, path in paths.items()]
             resume_hint = "; what is finished is kept: repeat the command to resume"
             greedy, samples = {}, {}
             for each in candidates:
-                greedy[each.name], samples[each.name] = ask(each, sets, pick_device(options.device))
+                greedy[each.name], samples[each.name] = ask(each, sets)
             report(options, sets, candidates, greedy, samples, out)
     except KeyboardInterrupt:
         print(f"\nstopped{resume_hint}", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
-        fail(f"{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", resume_hint and error)
+        fail(f"{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", bug=error if resume_hint else None)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def map_actions(function, model, dialogues, config) -> torch.Tensor:
 
 def reference_logps_and_values(dialogues, reference, critic, config):
     """Once per rollout: the reference model's log-probabilities and the critic's values, None without a critic."""
-    ref_logp_DT = map_actions(lambda *batch: action_logps(*batch, config.temperature)[0], reference, dialogues, config)
+    ref_logp_DT = map_actions(lambda *args: action_logps(*args, config.temperature)[0], reference, dialogues, config)
     return ref_logp_DT, None if critic is None else map_actions(action_values, critic, dialogues, config)
 
 
@@ -213,7 +213,7 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     `reference_logps_and_values` gave before. Returns the metrics; `learned` is the share of the step's dialogues that
     were trained on; if it is 0, there are no other metrics."""
     trained_D = trained_dialogues(dialogues, config)
-    # to train on fewer tokens, clear them in dialogues.sampled_DT: trained_DT only scales the advantages
+    # to train on fewer tokens, clear them in dialogues.sampled_DT: outside trained_DT only their advantage is 0
     trained, trained_DT = trained_D.nonzero()[:, 0], dialogues.sampled_DT & trained_D[:, None]
     if len(trained) == 0:
         return {"learned": 0.0}
@@ -247,8 +247,8 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
     the gradients. None where a gradient is not finite: then the step is skipped."""
     weight_B = action_weights(dialogues.sampled_DT[indices].sum(1), config.loss_mean)
     sums = []
-    for b in micro_batches(dialogues.length_D[indices], config.micro_batch_tokens):
-        sums.append(micro_batch_backward(actor, critic, dialogues, per_token, indices[b], weight_B[b], config))
+    for part in micro_batches(dialogues.length_D[indices], config.micro_batch_tokens):
+        sums.append(micro_batch_backward(actor, critic, dialogues, per_token, indices[part], weight_B[part], config))
     norms = [optimizer.reduce_and_clip() for optimizer in optimizers]
     finite = all(map(math.isfinite, norms))
     for optimizer in optimizers:

@@ -18,7 +18,7 @@ Shapes: D dialogues, T tokens of the longest one, V vocabulary
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -136,8 +136,8 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
-    def __init__(self, config, slots: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
-        L, (H, head_size) = config.num_hidden_layers, kv_heads_and_size(config)
+    def __init__(self, model_config, slots: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
+        L, (H, head_size) = model_config.num_hidden_layers, kv_heads_and_size(model_config)
         # flash attention wants the heads of a position side by side; SDPA on the CPU the positions of a head
         shape = (L, 2, slots, capacity, H, head_size) if flash else (L, 2, slots, H, capacity, head_size)
         kv = allocate_cache(shape, dtype, device)
@@ -195,7 +195,7 @@ AttentionInterface.register("engine", engine_attention)
 class LiveDialogue:
     """A dialogue in progress, as the host knows it."""
 
-    index: int  # of its random numbers
+    index: int  # its random numbers are those of (*seed, index)
     problem: Problem
     allowed: int
     tokens: list[int]  # the prompt, finished attempts, feedback, and what the host has seen of the current attempt
@@ -407,7 +407,7 @@ def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Ten
 
 
 # -------------------- 5. The attempt loop
-def find_end(live: LiveDialogue, n_new: int, chat: Chat, extract: Callable[[str], str | None]) -> Attempt | None:
+def find_end(live: LiveDialogue, n_new: int, chat: Chat, rules) -> Attempt | None:
     """The current attempt, if one of the last `n_new` tokens ends it: a closed box, an end token, the end of budget."""
     start, tokens = live.start, live.tokens
     for i in range(len(tokens) - n_new, min(len(tokens), live.attempt_limit)):
@@ -415,7 +415,7 @@ def find_end(live: LiveDialogue, n_new: int, chat: Chat, extract: Callable[[str]
             return Attempt(start, i + 1, chat.decode(tokens[start:i]), None, truncated=False)
         if tokens[i] in chat.brace_tokens:  # only these can close a box
             text = chat.decode(tokens[start : i + 1])
-            if (answer := extract(text)) is not None:
+            if (answer := rules.extract(text)) is not None:
                 return Attempt(start, i + 1, text, answer, truncated=False)
     if len(tokens) >= live.attempt_limit:
         return Attempt(start, live.attempt_limit, chat.decode(tokens[start : live.attempt_limit]), None, truncated=True)
@@ -499,7 +499,7 @@ def rollout(
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
     waiting, in_flight, n_finished, n_solved = [], deque(), 0, 0
-    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=None if progress else True)
+    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=not progress or None)
     while n_finished < len(dialogues):
         # Free slots take the next questions.
         while queue and None in engine.in_slot:
@@ -522,7 +522,7 @@ def rollout(
         for live, tokens, logps in in_flight.popleft():
             live.tokens += tokens
             live.logps += logps
-            if not (attempt := find_end(live, len(tokens), chat, rules.extract)):
+            if not (attempt := find_end(live, len(tokens), chat, rules)):
                 continue
 
             # An attempt has ended. It is graded; feedback follows, or the slot is free for the next question.

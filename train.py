@@ -1,6 +1,6 @@
 """Train: the loop of multi-attempt reinforcement learning. Start reading here: `train` is the algorithm.
 
-    python train.py --preset miniature                  # number riddles on a laptop (see support/presets.py)
+    python train.py --preset miniature                  # number riddles, on the base model that `make train` builds
     python train.py --preset paper                      # Qwen2.5-Math-1.5B on MATH, the paper's settings
     python train.py --resume --out runs/NAME            # resume a stopped run exactly
     python train.py --resume --out runs/NAME --steps N  # extend it: more steps at the last learning rate
@@ -124,7 +124,7 @@ class Config:
 
 
 # Seeds: (seed, step, d) is for the tokens of dialogue d, (seed, step or pass, 0, one of these) for the order of the
-# questions, the attempts allowed and the minibatches. None is 0, as numpy takes (seed, step, 0, 0) for (seed, step, 0).
+# questions, the attempts allowed and minibatches. These start at 1: numpy takes (seed, step, 0, 0) for (seed, step, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -178,7 +178,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             clock.append(time.perf_counter())
 
             # 2. Log-probabilities of the reference model (the frozen base) and values of the critic, before the update.
-            with run.on_device(reference):
+            with run.on_device(reference):  # with --offload it waits in host memory
                 ref_logp_DT, value_DT = reference_logps_and_values(training_set, reference, critic, config)
             clock.append(time.perf_counter())
 
@@ -319,7 +319,7 @@ def main(argv: list[str] | None = None) -> None:
         fail(f"step {run.step}: {error}; the checkpoints in {config.out} are older")
     except (ValueError, OSError, torch.OutOfMemoryError) as error:  # a mistake, a full disk, a lost process
         where = f"step {run.step}: " if resume_hint else ""
-        fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", resume_hint and error)
+        fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", bug=error if resume_hint else None)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ class Recorder(Optimizer):
 
 
 def gradients(actor, critic, dialogues, config, seed=0):
-    """Metrics of an update, and the actor's and the critic's gradients of every minibatch. The reference model finds
-    every action less likely than the actor does."""
+    """Metrics of an update, and the actor's and the critic's gradients of every minibatch. The reference model's
+    log-probabilities are the actor's minus 0.1, so that the KL term has a gradient."""
     actor, critic = copy.deepcopy((actor, critic))
     recorders = [Recorder(model, 1e-3, 0, 10, max_grad_norm=1e9) for model in (actor, critic) if model]
     for recorder in recorders:
@@ -227,10 +227,10 @@ CLIPPED = [  # slope: of the loss in log ratio; outside: of the clip range
 @pytest.mark.parametrize("ratio, advantage, clip_high, loss, slope, outside", CLIPPED)
 def test_policy_loss(ratio, advantage, clip_high, loss, slope, outside):
     logp_A, old_logp_A = torch.tensor([math.log(ratio) - 1.0], requires_grad=True), torch.tensor([-1.0])
-    values = ppo.policy_loss(logp_A, old_logp_A, torch.tensor([advantage]), 0.2, clip_high)
-    values[0].sum().backward()
-    assert values[0].item() == pytest.approx(loss, abs=1e-5) and logp_A.grad.item() == pytest.approx(slope, abs=1e-5)
-    assert values[1].tolist() == [outside]
+    loss_A, outside_A = ppo.policy_loss(logp_A, old_logp_A, torch.tensor([advantage]), 0.2, clip_high)
+    loss_A.sum().backward()
+    assert loss_A.item() == pytest.approx(loss, abs=1e-5) and logp_A.grad.item() == pytest.approx(slope, abs=1e-5)
+    assert outside_A.tolist() == [outside]
 
 
 def test_action_weights():
