@@ -157,8 +157,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in the tables: folder or hub name}. A name is the label before a "=" (without "/", and without "$", which
-    begins a formula in a figure), or the folder itself."""
+    """{name in the tables: folder or hub name}. The first is the label (no /, no $) before a "=", or the second."""
     pairs = [re.fullmatch("(?:([^/=$]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):
@@ -174,7 +173,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     """The model, checked, with its journals. One that train.py wrote is asked as in its run, unless `given` differs."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    own = {key: config[key] for key in FROM_THE_RUN if "preset" in config and key in config}  # train.py writes a preset
+    own = {key: config[key] for key in FROM_THE_RUN if {"preset", key} <= config.keys()}  # only train.py has presets
     options = Options(**own | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
@@ -238,6 +237,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         options, sets, paths, out = prepare(given)
         with locked_folder(out):
+            # all are loaded before the first is asked: a mistake in the last one shows at once
             candidates = [load_candidate(name, path, given, sets, out) for name, path in paths.items()]
             resume_hint = "; what is finished is kept: repeat the command to resume"
             greedy, samples = {}, {}

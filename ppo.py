@@ -213,7 +213,7 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     `reference_logps_and_values` gave before. Returns the metrics; `learned` is the share of the step's dialogues that
     were trained on; if it is 0, there are no other metrics."""
     trained_D = trained_dialogues(dialogues, config)
-    # to train on fewer tokens, clear them in dialogues.sampled_DT: outside trained_DT only their advantage is 0
+    # to train on fewer tokens, clear them in a copy of sampled_DT after `advantages`: GAE drops the rewards of others
     trained, trained_DT = trained_D.nonzero()[:, 0], dialogues.sampled_DT & trained_D[:, None]
     if len(trained) == 0:
         return {"learned": 0.0}

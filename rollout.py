@@ -229,7 +229,7 @@ class Engine:
     flash attention reads each slot up to its own length."""
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
-        """For dialogues of at most `longest` tokens; ValueError when the cache does not fit. `schedule`: how many steps
+        """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`: how many steps
         a call decodes, and how many more calls the host starts before it reads a call's tokens."""
         self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
@@ -337,7 +337,7 @@ class Engine:
             if copied:
                 copied.synchronize()
             if not logp_NR.isfinite().all():
-                raise FloatingPointError("the model's logits are not finite: lower the learning rates")
+                raise FloatingPointError("the model's logits are not finite: in training, lower the learning rates")
             for (live, n_attempts), tokens, logps in zip(writing, token_NR.T.tolist(), logp_NR.T.tolist()):
                 if len(live.attempts) == n_attempts:
                     yield live, tokens, logps
@@ -408,7 +408,7 @@ def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Ten
 
 # -------------------- 5. The attempt loop
 def find_end(live: LiveDialogue, n_new: int, chat: Chat, rules) -> Attempt | None:
-    """The current attempt, if one of the last `n_new` tokens ends it: a closed box, an end token, the end of budget."""
+    """The current attempt, if one of the last `n_new` tokens ends it: closed box, end token or end of its budget."""
     start, tokens = live.start, live.tokens
     for i in range(len(tokens) - n_new, min(len(tokens), live.attempt_limit)):
         if tokens[i] in chat.end_tokens:
@@ -423,7 +423,7 @@ def find_end(live: LiveDialogue, n_new: int, chat: Chat, rules) -> Attempt | Non
 
 
 def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config) -> bool:
-    """Cut off the tokens after this attempt and grade it. If wrong, append feedback and start the next. False: over."""
+    """Cut off later tokens; grade the attempt. If wrong, append feedback, start the next. False if it was the last."""
     del live.tokens[attempt.end :], live.logps[attempt.end :]
     attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.answer)
     live.attempts.append(attempt)
@@ -486,7 +486,7 @@ def rollout(
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
     first_index + i). `progress` labels a progress bar on a terminal. `engine` is reused; None makes a new one. The
     model keeps the "engine" attention, also for the update; reference and critic keep that of transformers. ValueError
-    when model, prompts or cache do not fit."""
+    when model or prompts do not fit, OSError when the cache does not."""
     model.set_attn_implementation("engine")
     dialogues = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):

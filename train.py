@@ -89,7 +89,7 @@ class Config:
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
     gamma: float = learning(1.0, "discount of the reward per token", between(0, 1))
     gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", between(0, 1))
-    normalise: str = learning("std", "of advantages: none, centre (mean 0) or std", one_of("none", "centre", "std"))
+    normalise: str = learning("std", "scaling of advantages: none, centre, std", one_of("none", "centre", "std"))
     clip: float = learning(0.2, "PPO's clip range of the probability ratio", POSITIVE)
     clip_high: float | None = learning(None, "clip range above 1 (Clip-Higher); none: that of --clip", POSITIVE)
     value_clip: float = learning(0.2, "clip range of the change of values", POSITIVE)
@@ -100,7 +100,7 @@ class Config:
     drop_uniform_groups: bool = learning(False, "learn only from groups whose dialogues got different rewards")
     calibrated: bool = learning(False, "groups: later rewards count with their mean over the group (CAL-GRPO)")
 
-    steps: int = running(1280, "rollouts with one PPO update each; --resume takes more", POSITIVE)
+    steps: int = running(1280, "rollouts with one PPO update each; more with --resume", POSITIVE)
     seed: int = running(0, "random seed", NOT_NEGATIVE)
     out: str | None = running(None, "folder of the run; none: runs/PRESET-DATE-TIME")
     resume: bool = running(False, "resume the run in --out, with its own options")
@@ -248,7 +248,7 @@ def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
 
 
 def fitting_problems(run: Run, questions: dict[str, list]) -> tuple[list[Problem], int]:
-    """The training questions with prompts that are not too long; most tokens of a dialogue. ValueError if none fit."""
+    """Training questions with short enough prompts; the most tokens of a dialogue. ValueError when these do not fit."""
     config, training = run.config, questions["data"]
     limit = config.max_prompt_tokens
     problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
@@ -316,7 +316,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"\nstopped{resume_hint}", file=sys.stderr)
         raise SystemExit(130) from None
     except FloatingPointError as error:
-        fail(f"step {run.step}: {error}; the checkpoints in {config.out} are older")
+        fail(f"step {run.step}: {error}; see the checkpoints in {config.out}")
     except (ValueError, OSError, torch.OutOfMemoryError) as error:  # a mistake, a full disk, a lost process
         where = f"step {run.step}: " if resume_hint else ""
         fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", bug=error if resume_hint else None)

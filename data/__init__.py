@@ -66,7 +66,7 @@ def last_box(solution: str) -> str:
 
 
 def level3to5(row: dict) -> tuple[str, str]:
-    # Not seen: the authors put its `input` into their template. In the file of their baseline, `question` is bare.
+    # Never seen: the authors put the `input` of this file into their template. Their baseline's file has `question`.
     question = row["question" if "question" in row else "input"]
     if "<|im_start|>" in question:
         raise ValueError("a question of MATH holds chat markup (expected the bare question)")
@@ -96,7 +96,7 @@ EASY = ("mawps-easy-train", "mawps-easy-validation", "mawps-easy-test", "svamp-e
 
 
 def load(name: str) -> list[Problem]:
-    """The problems of one set, or of several separated by commas, always in the same order. ValueError or OSError."""
+    """The problems of one set, or of several separated by commas, in a fixed order. Mistakes: ValueError, OSError."""
     if "," in name or name == "paper":
         return sum(load_sets(name).values(), [])
     if name.endswith(".jsonl"):

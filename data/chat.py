@@ -113,8 +113,7 @@ def own_template(tokenizer) -> ChatTemplate:
         after = after.lstrip()
         end = special_tokens(tokenizer).match(after)
         whole = "{system}" in prompt and "{question}" in prompt and "{feedback}" in after
-        # the dialogue must continue the prompt (some templates rewrite earlier turns), and feedback must open the next
-        # answer turn as the question does (Phi-4 opens one only after a user turn)
+        # the prompt must stay as it was, and feedback must open an answer turn as the question does (unlike Phi-4's)
         opened = prompt.rpartition("{question}")[2] == after.rpartition("{feedback}")[2]
         if whole and end and before.rstrip() == prompt.rstrip() and opened:
             return ChatTemplate(prompt, end[0], after.removeprefix(end[0]))
@@ -123,7 +122,7 @@ def own_template(tokenizer) -> ChatTemplate:
 
 def special_tokens(tokenizer, template: str = "") -> re.Pattern:
     """Matches the text of a special token, or of another added token that the template has; the longest one."""
-    added = tokenizer.added_tokens_decoder.values()
+    added = [x for x in tokenizer.added_tokens_decoder.values() if not x.content.isspace()]  # such as Gemma's newlines
     names = sorted((x.content for x in added if x.special or x.content in template), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names)) or "(?!)")
 

@@ -15,7 +15,7 @@ from typing import NoReturn, get_args
 
 
 def fail(message: object, bug: object = None) -> NoReturn:
-    """One sentence on stderr, exit code 2. Before it the traceback of a ValueError that nobody expected (a `bug`)."""
+    """One sentence on stderr, exit code 2. If `bug` is a ValueError, its traceback comes first: nobody expected it."""
     if isinstance(bug, ValueError):
         traceback.print_exception(bug)
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
@@ -80,7 +80,7 @@ def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
 
 
 def converter(kind: type) -> Callable[[str], object]:
-    """From a word to a value of this type. Where it has None, that is "none", and of a number also "auto"."""
+    """From a word to a value of this type. "none" is None where the type has it; for a number, "auto" is None too."""
     base, *optional = get_args(kind) or (kind,)
 
     def convert(word: str):

@@ -26,14 +26,14 @@ def journal_settings(model, chat, options, rules) -> dict:
     prompt, feedback = map(chat.decode, (chat.prompt("How much is 1 + 1?", 2), feedback))
     budgets = {name: getattr(options, name) for name in ("max_new_tokens", "max_attempt_tokens")}
     settings = {"model content": fingerprint(model, chat), "dtype": str(model.dtype)}
-    settings["grader"] = grader_version([*rules, *filter(callable, [chat.feedback])])
+    settings["grader"] = grader_version([getattr(f, "func", f) for f in (*rules, chat.feedback) if callable(f)])
     return settings | budgets | {"prompt": prompt, "feedback": feedback}
 
 
 def grader_version(functions: Iterable[Callable] = ()) -> str:
     """A hash of the sources that decide verdicts: of the grader, and of the files with these functions."""
-    files = {Path(sys.modules[function.__module__].__file__) for function in functions}
-    sources = sorted({ROOT / "reward.py", *(ROOT / "support" / "grader").glob("*.py"), *files})
+    files = (getattr(sys.modules.get(getattr(f, "__module__", "")), "__file__", None) for f in functions)
+    sources = sorted({ROOT / "reward.py", *ROOT.glob("support/grader/*.py"), *(Path(f).resolve() for f in files if f)})
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
@@ -58,7 +58,7 @@ class Journal:
                 raise ValueError(f"{path} has other settings ({', '.join(other)}): choose another --out, or delete it")
 
     def missing(self, problems: list[tuple], numbers: Sequence[int]) -> list[tuple]:
-        """(problem, attempts allowed) of each dialogue that is not there. Earlier `numbers` may be fewer or more."""
+        """(problem, attempts allowed) of each dialogue that is not there. Old and new `numbers` must begin alike."""
         return [(problem, n) for problem in dict.fromkeys(problems) for n in numbers[len(self.finished[problem]) :]]
 
     def records(self, problems: list[tuple], count: int) -> list[list[dict]]:

@@ -33,7 +33,7 @@ def device_memory(device: torch.device) -> int:
 
 
 def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros for a key/value cache: a masked NaN would still poison sums. ValueError when memory does not suffice: an
+    """Zeros for a key/value cache: a masked NaN would still poison sums. OSError when memory does not suffice: an
     operating system promises more than it has, and kills the process that uses it."""
     size = math.prod(shape) * dtype.itemsize
     try:
@@ -41,7 +41,7 @@ def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.dev
             return torch.zeros(shape, dtype=dtype, device=device)
     except RuntimeError:  # not only of CUDA
         pass
-    raise ValueError(f"the cache takes {size / 2**30:.3g} GiB, more than is free: lower --slots or --max_new_tokens")
+    raise OSError(f"the cache takes {size / 2**30:.3g} GiB, more than is free: lower --slots or --max_new_tokens")
 
 
 def actions_at_once(vocabulary: int) -> int:
@@ -51,7 +51,7 @@ def actions_at_once(vocabulary: int) -> int:
 
 def memory_plan(shape, parameters, element, options, capacity, processes=1, keep_engine=False) -> dict[str, dict]:
     """Bytes on each device, by phase of a step and by what they hold. `shape` is the model's config, `parameters` the
-    actor's, `element` the bytes of a weight. With `keep_engine` the cache stays for the update. Layers are Llama's."""
+    actor's, `element` the bytes of a weight. With `keep_engine` the cache stays in the update. For Llama's layers."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
     heads, size = kv_heads_and_size(shape)

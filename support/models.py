@@ -23,7 +23,8 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        assert name.split(":")[0] in ("cpu", "cuda", "mps"), "expected auto, cpu, cuda or mps"
+        if name.split(":")[0] not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("expected auto, cpu, cuda or mps")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error

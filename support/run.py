@@ -50,8 +50,8 @@ def saved_options(kind: type, given: dict):
     path = Path(out) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"there is no run to resume in {out}: {path} is missing")
+    saved = read_json(path)
     try:
-        saved = read_json(path)
         del saved["made_with"]  # see Run.write_config
         options = kind(**saved | {"resume": True, "out": out})
     except (ValueError, TypeError, KeyError) as error:
@@ -160,7 +160,7 @@ class Run:
         ranks.on_rank0(self.cut_metrics)
 
     def cut_metrics(self) -> None:
-        """Drop the metrics of the steps after the checkpoint: they are repeated. ValueError if an earlier one lacks."""
+        """Drop the metrics after the checkpoint: those steps are repeated. ValueError if an earlier line is missing."""
         path = self.folder / "metrics.jsonl"
         path.touch()
         lines = path.read_text().splitlines(keepends=True)[: self.step]

@@ -112,7 +112,7 @@ def place(tmp_path_factory, tokenizer):
 
 
 ASK = "--model base --data a.jsonl,b.jsonl --attempts 2 --samples 3 --slots 2 --max_new_tokens 24 --out out --seed 3"
-FULL, LARGE = OSError(errno.ENOSPC, "No space left on device"), ValueError("the key/value cache takes 9 GB")
+FULL, LARGE = OSError(errno.ENOSPC, "No space left on device"), OSError("the key/value cache takes 9 GB")
 ALL = [4, 4, 2, 4, 4, 4, 3]  # dialogues of each rollout: 5 questions with 2 numbers of attempts, and with 3 samples
 
 
@@ -276,7 +276,7 @@ OTHERS = [
     ("--feedback uncounted", None, "feedback"),
     ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback"),
     ("", patch.object(chat, "SYSTEM", "Be quick."), "prompt"),
-    ("", patch("support.journal.grader_version", lambda functions: "new"), "grader"),
+    ("", patch("evaluate.RULES", ev.RULES._replace(is_equal=small_model)), "grader"),
     ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content"),
 ]
 
