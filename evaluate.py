@@ -26,11 +26,10 @@ from reward import RULES
 from rollout import Dialogues, rollout
 from support.check import check_fit, check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, fail, one_of, option, parse, require
-from support.files import read_json, save_json, save_text
+from support.files import locked_folder, read_json, save_json, save_text
 from support.journal import Journal, journal_settings
 from support.models import load_model, pick_device, pick_dtype
 from support.plots import PAPER_CURVES, plot_accuracy, tables
-from support.run import locked_folder
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
@@ -83,10 +82,10 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
 
 # -------------------- 2. Counting: records -> accuracy at k
 def accuracy_at_k(records: Records) -> dict:
-    """Of one data set: the share of questions solved with each number of attempts allowed, its 95% interval and, after
-    the first, its gain over the first. `accuracy_first` is the share that the first attempt alone solves, `repeated`
-    the share of later answers that were given before."""
-    rows, solved_first = [], [dialogues[0]["correct"] for dialogues in records]
+    """Of one data set: the share of questions solved with each number of attempts allowed, its 95% interval and, but
+    for the fewest, its gain over the fewest. `accuracy_first` is the share that the first attempt alone solves,
+    `repeated` the share of later answers that were given before."""
+    rows, solved_with_fewest = [], [dialogues[0]["correct"] for dialogues in records]
     for column in zip(*records):  # every question, with the same number of attempts allowed
         solved = [record["correct"] for record in column]
         answers = [[attempt["answer"] for attempt in record["attempts"]] for record in column]
@@ -103,7 +102,7 @@ def accuracy_at_k(records: Records) -> dict:
             "truncated": fmean(record["truncated"] for record in column),
             "tokens": fmean(record["tokens"] for record in column),
         }
-        rows.append(row | (gain(solved_first, solved) if rows else {}))
+        rows.append(row | (gain(solved_with_fewest, solved) if rows else {}))
     return {"questions": len(records), "by_attempts": rows}
 
 
@@ -173,7 +172,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     """The model, checked, with its journals. One that train.py wrote is asked as in its run, unless `given` differs."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    own = {key: config[key] for key in FROM_THE_RUN if {"preset", key} <= config.keys()}  # only train.py has presets
+    own = {key: config[key] for key in FROM_THE_RUN if "preset" in config and key in config}  # else not of a run
     options = Options(**own | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
@@ -191,7 +190,8 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
 
 
 def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dict]:
-    """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any."""
+    """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any. All sets are
+    asked together, so that slots stay full; the journals then give each set its own records."""
     name, model, chat, options, greedy_journal, sample_journal = candidate
     problems, numbers = sum(sets.values(), []), range(1, options.attempts + 1)
     model.to(pick_device(options.device))

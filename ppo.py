@@ -6,7 +6,7 @@ Differences from textbook PPO; the first three are the paper's (section 4 and th
 - A reward comes at the last action of an attempt; by the paper's rule only of the last attempt (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - A loss is the mean over all actions of its minibatch (or as `action_weights` says), not of a micro-batch.
-- A step in which every action has the same reward-to-go trains nothing (`trained_dialogues`).
+- A step in which every action has the same undiscounted reward-to-go trains nothing (`trained_dialogues`).
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
         E hidden size, Q questions. Entry t of a tensor _DT is about the choice of token t.
@@ -110,7 +110,7 @@ def advantages(dialogues, value_DT: torch.Tensor | None, trained_DT: torch.Tenso
 
 def trained_dialogues(dialogues, config) -> torch.Tensor:
     """(D,), True for those that are trained on: all, or with `drop_truncated` those that did not run out of tokens. All
-    False if every action of these has the same reward-to-go: then advantages would be only the noise of the critic."""
+    False if all their actions have the same undiscounted reward-to-go: at gamma 1 advantages would be critic noise."""
     trained_D = ~(dialogues.truncated_D & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[dialogues.sampled_DT & trained_D[:, None]]
     return trained_D & (to_go_A != to_go_A[:1]).any()
@@ -213,10 +213,10 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     `reference_logps_and_values` gave before. Returns the metrics; `learned` is the share of the step's dialogues that
     were trained on; if it is 0, there are no other metrics."""
     trained_D = trained_dialogues(dialogues, config)
-    # to train on fewer tokens, clear them in a copy of sampled_DT after `advantages`: GAE drops the rewards of others
-    trained, trained_DT = trained_D.nonzero()[:, 0], dialogues.sampled_DT & trained_D[:, None]
+    trained = trained_D.nonzero()[:, 0]  # the same as indices
     if len(trained) == 0:
         return {"learned": 0.0}
+    trained_DT = dialogues.sampled_DT & trained_D[:, None]
     advantage_DT, return_DT = advantages(dialogues, value_DT, trained_DT, config)
     per_token = {"old_logp": dialogues.logp_DT, "ref_logp": ref_logp_DT, "advantage": advantage_DT}
     if critic is not None:

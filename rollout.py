@@ -120,7 +120,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             break
 
         # After a wrong attempt the feedback is forced, in the same context.
-        feedback = chat.feedback_after(token, attempts_left, attempts[-1], problem.answer)
+        feedback = chat.feedback_after(tokens[-1], attempts_left, attempts[-1], problem.answer)
         if len(tokens) + len(feedback) >= dialogue_limit:  # no room for another attempt
             break
         tokens += feedback
@@ -309,7 +309,7 @@ class Engine:
                 each_S[target_R] = each_S[source_R]
             for each_S in (self.cached_S, self.active_S):
                 each_S[target] = each_S[source]
-            for slot, live in zip(target.tolist(), [self.in_slot[slot] for slot in source]):
+            for slot, live in zip(target.tolist(), [self.in_slot[i] for i in source]):
                 self.in_slot[slot] = live
                 if live:
                     live.slot = slot

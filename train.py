@@ -45,11 +45,11 @@ from support import ranks
 from support.check import check_fit, check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, require, stop_on_signal
 from support.cuda import fuse_layers
-from support.files import save_json
+from support.files import locked_folder, save_json
 from support.models import load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
 from support.presets import PRESETS
-from support.run import Run, describe, in_brief, locked_folder, open_log, parse_run, stage_speeds, training_metrics
+from support.run import Run, describe, in_brief, open_log, parse_run, stage_speeds, training_metrics
 
 # task(default, help, valid) is a field of Config that --help lists under "task", with a check. The others are alike.
 HEADINGS = "task", "rollout", "reward", "PPO", "run", "machine"
@@ -302,6 +302,7 @@ def main(argv: list[str] | None = None) -> None:
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
                 run.restore()
+            # from here on an error names its step and how to resume, and a ValueError shows its traceback: it is a bug
             resume_hint = f"; resume with: python train.py --resume --out {shlex.quote(config.out)}"
             with stop_on_signal() as stop_requested:
                 finished = train(run, problems, questions["validation_data"], log, stop_requested)

@@ -1,5 +1,6 @@
-"""Files that are never half-written."""
+"""Files that are never half-written, and folders that one process at a time writes."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -54,6 +55,27 @@ def make_folder(out: str | Path) -> Path:
     except OSError as error:
         raise OSError(f"the output folder {out} cannot be written ({error.strerror}): choose another --out") from None
     return Path(out)
+
+
+@contextmanager
+def locked_folder(out: str) -> Iterator[None]:
+    """Locks the folder of a run or an evaluation while inside, and deletes it if nothing was written. OSError when
+    another process has locked it, or it cannot be written."""
+    folder = make_folder(out)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise OSError(f"another process writes to {out}: wait for its end, or choose another --out") from None
+    except OSError:  # a network file system may have no locks
+        pass
+    try:
+        yield
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        os.close(lock)
 
 
 def read_json(path: str | Path) -> dict:

@@ -1,11 +1,9 @@
 """A run: its folder, checkpoints, metrics and log, and where its models are."""
 
-import fcntl
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -191,27 +189,6 @@ class Run:
             f"{idle} of {len(rows)} steps had nothing to learn from: equal rewards, or all dialogues dropped": idle,
         }
         return [f"warning: {sentence}" for sentence, applies in sentences.items() if applies]
-
-
-@contextmanager
-def locked_folder(out: str) -> Iterator[None]:
-    """Locks the folder of a run or an evaluation while inside, and deletes it if nothing was written. OSError when
-    another process has locked it, or it cannot be written."""
-    folder = make_folder(out)
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise OSError(f"another process writes to {out}: wait for its end, or choose another --out") from None
-    except OSError:  # a network file system may have no locks
-        pass
-    try:
-        yield
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-        os.close(lock)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -56,7 +56,7 @@ def small_model(tokenizer, family: str = "llama", seed: int = 0):
     return model
 
 
-def run(
+def small_rollout(
     model,
     tokenizer,
     temperature=1.0,

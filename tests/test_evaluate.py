@@ -18,13 +18,12 @@ from transformers import PreTrainedTokenizerFast
 
 import data
 import evaluate as ev
-from data import Problem, chat
+from data import Problem
 from data.chat import Chat
 from rollout import rollout, rollout_one
 from support import plots
-from support.files import save_json
+from support.files import locked_folder, save_json
 from support.models import load_model
-from support.run import locked_folder
 from train import Config
 
 PROBLEMS = [Problem(f"How much is {i} + {i}?", gold) for i, gold in enumerate(["5", "17", "17", "1717"])]
@@ -51,21 +50,24 @@ ASKED = [
 
 @pytest.mark.parametrize("allowed, temperature, feedback, options", ASKED)
 def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, options, model, tokenizer):
-    config, own = Config(**options), Chat(model, tokenizer, "chatml", feedback)
+    config, chat = Config(**options), Chat(model, tokenizer, "chatml", feedback)
     draw = dict(temperature=temperature, seed=(5, 0))
-    asked = ev.evaluate(model, own, PROBLEMS + PROBLEMS[:1], allowed, config, **draw)
-    assert asked.pop() == asked[0] and json.loads(json.dumps(asked)) == asked
+    asked = ev.evaluate(model, chat, PROBLEMS + PROBLEMS[:1], allowed, config, **draw)
+    assert asked.pop() == asked[0]  # the first question, given twice, is asked once
+    assert json.loads(json.dumps(asked)) == asked
     records = [(problem, record) for problem, same in zip(PROBLEMS, asked, strict=True) for record in same]
     for i, (problem, record) in enumerate(records):
         n = allowed[i % len(allowed)]
-        tokens, sampled, attempts = rollout_one(model, own, problem, n, ev.RULES, config, **draw, index=i)
-        expected = {"question": problem.question, "gold": problem.answer, "allowed": n, "text": own.decode(tokens)}
+        tokens, sampled, attempts = rollout_one(model, chat, problem, n, ev.RULES, config, **draw, index=i)
+        expected = {"question": problem.question, "gold": problem.answer, "allowed": n, "text": chat.decode(tokens)}
         no_room = len(attempts) < n and not attempts[-1].correct
         expected |= {"correct": attempts[-1].correct, "truncated": attempts[-1].truncated or no_room}
         expected["tokens"] = sum(sampled)
         expected |= {"reward": sum(ev.RULES.reward(attempts, problem.answer)), "attempts": []}
-        for each in map(vars, attempts):
-            places = {name: len(own.decode(tokens[: each.pop(key)])) for name, key in (("at", "start"), ("end", "end"))}
+        for each in map(asdict, attempts):
+            places = {
+                name: len(chat.decode(tokens[: each.pop(key)])) for name, key in (("at", "start"), ("end", "end"))
+            }
             expected["attempts"].append(each | places)
         assert record == expected
 
@@ -194,10 +196,10 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation, capsys):
 
     def asked(more):
         evaluation(f"--model runs/a/model,link --data a.jsonl --attempts 1 {more}", ask="")
-        for _, own, _, _, _, config, *_ in (call.args for call in evaluation.calls):
-            said = own.decode(own.feedback_after(-1, 1, Mock(answer="1"), ""))
+        for _, chat, _, _, _, config, *_ in (call.args for call in evaluation.calls):
+            said = chat.decode(chat.feedback_after(-1, 1, Mock(answer="1"), ""))
             feedback = "paper" if "1 attempts left" in said else "uncounted"
-            yield config.max_new_tokens, config.max_attempt_tokens, feedback, own.template.end
+            yield config.max_new_tokens, config.max_attempt_tokens, feedback, chat.template.end
 
     assert list(asked("--out own")) == [(50, 9, "uncounted", "<|eot_id|>"), (60, None, "paper", "<|im_end|>")]
     assert json.loads(Path("own/results.json").read_text())["asked_with"]["runs/a/model"] == its_own
@@ -217,7 +219,7 @@ def test_one_process_at_a_time_writes_to_a_folder(evaluation, capsys):
 
 # -------------------- Started again
 KEPT = "; what is finished is kept: repeat the command to resume\n"
-ENDS = [  # what ends an evaluation, how, its last words, and what is left to ask
+ENDS = [  # what ends an evaluation, how (DEFAULT: a rollout as it is), its last words, and what is left to ask
     *[("evaluate.rollout", [*[DEFAULT] * n, KeyboardInterrupt], f"\nstopped{KEPT}", ALL[n:]) for n in (0, 2, 5)],
     ("evaluate.load_sets", KeyboardInterrupt, "\nstopped\n", ALL),  # in a download, say
     ("os.fsync", FULL, f": {FULL}{KEPT}", ALL[1:]),
@@ -274,8 +276,8 @@ OTHERS = [
     ("--seed 1", None, "seed"),
     ("--dtype bfloat16", None, "model content, dtype"),
     ("--feedback uncounted", None, "feedback"),
-    ("", patch.dict(chat.FEEDBACKS, paper="Wrong."), "feedback"),
-    ("", patch.object(chat, "SYSTEM", "Be quick."), "prompt"),
+    ("", patch.dict(data.chat.FEEDBACKS, paper="Wrong."), "feedback"),
+    ("", patch.object(data.chat, "SYSTEM", "Be quick."), "prompt"),
     ("", patch("evaluate.RULES", ev.RULES._replace(is_equal=small_model)), "grader"),
     ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content"),
 ]

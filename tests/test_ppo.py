@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PROBLEMS, random_model, run, small_model
+from conftest import PROBLEMS, random_model, small_model, small_rollout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaModel
@@ -43,7 +43,7 @@ def critic(actor):
 
 @pytest.fixture(scope="module")
 def dialogues(actor, tokenizer):
-    return run(actor, tokenizer)
+    return small_rollout(actor, tokenizer)
 
 
 class Recorder(Optimizer):
@@ -352,8 +352,8 @@ def test_drop_truncated_leaves_those_dialogues_out(actor, critic, dialogues):
 
 @pytest.mark.parametrize("broken", ["old_logp", "return"])
 def test_a_step_that_is_not_finite_is_skipped_for_both_models(broken, actor, critic, dialogues, monkeypatch):
-    """Of three minibatches the second is, by the actor's loss or the critic's. The models and the metrics are those of
-    the other two alone."""
+    """The second of three minibatches has a loss that is not finite, the actor's or the critic's. The models and the
+    metrics are those of the other two alone."""
     original, calls = ppo.minibatch_step, []
 
     def step(actor, critic, optimizers, dialogues, per_token, indices, config):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ALLOWED, OPTIONS, PROBLEMS, RULES, run, small_model
+from conftest import ALLOWED, OPTIONS, PROBLEMS, RULES, small_model, small_rollout
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rollout as stage
@@ -51,7 +51,7 @@ def assert_same(a, b) -> None:
 
 @pytest.fixture(scope="module")
 def dialogues(model, tokenizer):
-    return run(model, tokenizer)
+    return small_rollout(model, tokenizer)
 
 
 def test_the_dialogues_cover_what_the_tests_are_about(dialogues):
@@ -169,7 +169,7 @@ def test_a_dialogue_out_of_budget_is_truncated(tokenizer):
 # -------------------- Against the plain loop
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
 def test_the_same_dialogues_as_the_plain_loop(model, tokenizer, temperature):
-    dialogues = run(model, tokenizer, temperature, seed=(3, 1))
+    dialogues = small_rollout(model, tokenizer, temperature, seed=(3, 1))
     model.set_attn_implementation("eager")  # the model's own attention
     one = partial(rollout_one, rules=RULES, config=train.Config(**OPTIONS), temperature=temperature, seed=(3, 1))
     for d, problem in enumerate(PROBLEMS):
@@ -183,16 +183,16 @@ def test_the_plain_loop_shares_no_code_with_the_engine():
 
 @pytest.mark.parametrize("slots, schedule", [(3, None), (3, (4, 0)), (64, (7, 0)), (5, (4, 1)), (64, (3, 2))])
 def test_the_same_dialogues_whatever_the_schedule(model, tokenizer, dialogues, slots, schedule):
-    assert_same(run(model, tokenizer, slots=slots, schedule=schedule), dialogues)
+    assert_same(small_rollout(model, tokenizer, slots=slots, schedule=schedule), dialogues)
 
 
 def test_an_engine_serves_rollout_after_rollout(model, tokenizer, dialogues, graphs):
     """As from step to step of a run. What earlier dialogues left in it is never read."""
     engine = Engine(model, 5, 400, 1.0, (4, 1))
-    others = run(model, tokenizer, seed=(1,), engine=engine)
+    others = small_rollout(model, tokenizer, seed=(1,), engine=engine)
     assert not torch.equal(others.tokens_DT[:, :60], dialogues.tokens_DT[:, :60])
-    assert_same(run(model, tokenizer, engine=engine), dialogues)
-    assert_same(run(model, tokenizer, seed=(1,), engine=engine), others)
+    assert_same(small_rollout(model, tokenizer, engine=engine), dialogues)
+    assert_same(small_rollout(model, tokenizer, seed=(1,), engine=engine), others)
 
 
 def test_equal_prompts_are_prefilled_once_and_copied(model, tokenizer):
@@ -203,9 +203,9 @@ def test_equal_prompts_are_prefilled_once_and_copied(model, tokenizer):
 
     problems, allowed = ([x for x in each[:4] for _ in range(4)] for each in (PROBLEMS, ALLOWED))
     prefilled, hook = [], model.base_model.register_forward_pre_hook(watch, with_kwargs=True)
-    copied = run(model, tokenizer, problems=problems, allowed=allowed, slots=16)
+    copied = small_rollout(model, tokenizer, problems=problems, allowed=allowed, slots=16)
     assert len(prefilled) == 4
-    computed = run(model, tokenizer, problems=problems, allowed=allowed, slots=1)
+    computed = small_rollout(model, tokenizer, problems=problems, allowed=allowed, slots=1)
     assert len(prefilled) == 4 + 16
     hook.remove()
     assert_same(copied, computed)
@@ -216,7 +216,7 @@ def test_logits_that_are_not_finite_end_a_rollout(tokenizer, temperature):
     model = small_model(tokenizer)
     model.lm_head.weight.data.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="lower the learning rates"):
-        run(model, tokenizer, temperature)
+        small_rollout(model, tokenizer, temperature)
 
 
 # -------------------- Against the full forward pass
@@ -231,7 +231,7 @@ def test_every_logit_equals_the_full_forward_pass(model, tokenizer, slots, sched
         return sample(logits_RV, uniform_R, temperature)
 
     monkeypatch.setattr(stage, "sample", keep_logits)
-    batch = run(model, tokenizer, temperature, slots=slots, schedule=schedule)
+    batch = small_rollout(model, tokenizer, temperature, slots=slots, schedule=schedule)
     numbers = []
     for d, (start, attempts) in enumerate(zip(batch.prompt_length_D.tolist(), batch.attempts)):
         uniforms = np.random.default_rng((0, d)).random(OPTIONS["max_new_tokens"], dtype=np.float32).tolist()
@@ -249,7 +249,7 @@ def test_bfloat16_is_the_same_up_to_ties(tokenizer, temperature, path, request):
     if path == "graphs":
         request.getfixturevalue("graphs")
     model = small_model(tokenizer).to(torch.bfloat16)
-    batch = run(model, tokenizer, temperature, slots=12, schedule=(4, 1))
+    batch = small_rollout(model, tokenizer, temperature, slots=12, schedule=(4, 1))
     (logits_AV, expected_A), logp_A = full_forward(model, batch), batch.logp_DT[batch.sampled_DT]
     assert logp_A.dtype == torch.float32 and len(logp_A) > 300
     assert (logp_A - expected_A).abs().mean() < 2e-2
@@ -290,7 +290,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model):
 def test_the_progress_bar_says_the_running_accuracy(model, tokenizer, monkeypatch):
     bar = mock.Mock()
     monkeypatch.setattr(stage, "tqdm", lambda **options: bar)
-    batch = run(model, tokenizer)
+    batch = small_rollout(model, tokenizer)
     said = [call.args[0] for call in bar.set_postfix_str.call_args_list]
     assert len(said) == bar.update.call_count == len(PROBLEMS) and 0 < batch.correct_D.sum() < len(said)
     assert said[-1] == f"{batch.correct_D.float().mean():.1%} solved"
@@ -361,7 +361,7 @@ def graphs(monkeypatch):
 @pytest.mark.parametrize("slots, schedule", [(5, (4, 1)), (64, (3, 2))])
 def test_graphs_write_the_same_dialogues(model, tokenizer, dialogues, graphs, slots, schedule):
     """Few graphs serve all steps. With 64 slots two dialogues wait for each other, while the other rows go on."""
-    assert_same(run(model, tokenizer, slots=slots, schedule=schedule), dialogues)
+    assert_same(small_rollout(model, tokenizer, slots=slots, schedule=schedule), dialogues)
     assert 1 <= len(graphs) <= 1 + np.ceil(np.log2(min(slots, len(PROBLEMS))))
 
 

@@ -405,23 +405,23 @@ def test_drop_uniform_groups_learns_only_from_groups_with_different_rewards():
 
 def test_evaluation_during_training_is_greedy_and_changes_no_bit():
     """Every second step, with the weights after it, about the first two validation questions."""
-    asked, evaluate = [], train.evaluate
+    asked, original = [], train.evaluate
 
     def watched(model, chat, problems, allowed, config):
         asked.append(([problem.question for problem in problems], allowed))
-        return evaluate(model, chat, problems, allowed, config)
+        return original(model, chat, problems, allowed, config)
 
     options = "--steps 4 --max_attempts 3 --eval_attempts 3 --lr 1e-2"
-    plain = launch(f"{options} --out plain")
+    without = launch(f"{options} --out without")
     options += " --eval_every 2 --validation_data held_out.jsonl --eval_limit 2"
     run = launch(options, {"train.evaluate": watched})
     assert asked == [(["Another 0", "Another 1"], [3])] * 2
-    names = [f"validation_{name}" for name in ("accuracy", "accuracy_first", "repeated")]
-    assert [set(names) <= set(row) for row in run.rows] == [False, True, False, True]
+    added = [f"validation_{name}" for name in ("accuracy", "accuracy_first", "repeated")]
+    assert [set(added) <= set(row) for row in run.rows] == [False, True, False, True]
     last = train.validate(run.run, data.load("held_out.jsonl")[:2])
-    assert {name: run.rows[-1][name] for name in names} == last and 0 <= last[names[1]] <= last[names[0]] <= 1
-    assert [{k: v for k, v in row.items() if k not in names} for row in run.rows] == plain.rows
-    assert same(run.run.actor.state_dict(), plain.run.actor.state_dict())
+    assert {name: run.rows[-1][name] for name in added} == last and 0 <= last[added[1]] <= last[added[0]] <= 1
+    assert [{k: v for k, v in row.items() if k not in added} for row in run.rows] == without.rows
+    assert same(run.run.actor.state_dict(), without.run.actor.state_dict())
 
 
 def test_learning_rates_rise_and_fall():
