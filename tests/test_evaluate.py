@@ -65,10 +65,8 @@ def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, opt
         expected["tokens"] = sum(sampled)
         expected |= {"reward": sum(ev.RULES.reward(attempts, problem.answer)), "attempts": []}
         for each in map(asdict, attempts):
-            places = {
-                name: len(chat.decode(tokens[: each.pop(key)])) for name, key in (("at", "start"), ("end", "end"))
-            }
-            expected["attempts"].append(each | places)
+            at, end = (len(chat.decode(tokens[: each.pop(key)])) for key in ("start", "end"))
+            expected["attempts"].append(each | {"at": at, "end": end})
         assert record == expected
 
 
