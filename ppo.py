@@ -168,8 +168,8 @@ def informative_dialogues(dialogues, config) -> torch.Tensor:
 
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
-    """Over the actions of the whole step: "std" gives them mean 0 and standard deviation 1, as in the paper, "centre"
-    only mean 0, "none" leaves them as they are."""
+    """Over the step's actions that are trained on (the mask): "std" gives them mean 0 and standard deviation 1, as in
+    the paper, "centre" only mean 0, "none" leaves them as they are."""
     if how == "none":
         return advantage_DT * mask_DT
     actions = advantage_DT[mask_DT]

@@ -440,14 +440,14 @@ def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config
     return True
 
 
-def prefill_batches(waiting: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]:
+def prefill_batches(to_prefill: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]:
     """The dialogues that need prefill, in batches of bounded size: all prompts or all feedback, of similar length."""
 
     def kind_and_length(live):
         return live.prefill_from > 0, len(live.tokens) - live.prefill_from
 
     batch: list[LiveDialogue] = []
-    for live in sorted(waiting, key=kind_and_length):
+    for live in sorted(to_prefill, key=kind_and_length):
         if batch:
             (kind, length), (first_kind, shortest) = kind_and_length(live), kind_and_length(batch[0])
             if kind != first_kind or length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS:
@@ -498,21 +498,21 @@ def rollout(
     assert engine.temperature == temperature
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
-    waiting, in_flight, n_finished, n_solved = [], deque(), 0, 0
+    to_prefill, in_flight, n_finished, n_solved = [], deque(), 0, 0
     bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=not progress or None)
     while n_finished < len(dialogues):
         # Free slots take the next questions.
         while queue and None in engine.in_slot:
-            waiting.append(live := queue.popleft())
+            to_prefill.append(live := queue.popleft())
             uniforms = np.random.default_rng((*seed, live.index)).random(config.max_new_tokens, dtype=np.float32)
             engine.admit(live, uniforms)
 
         # Prompts and feedback go into the cache. A prefill costs about as much as a decode step, so it waits until a
         # sixteenth of the slots need one, or no slot is active.
-        if waiting and (len(waiting) >= len(engine.in_slot) // 16 or not engine.active_S.any()):
-            for batch in prefill_batches(waiting):
+        if to_prefill and (len(to_prefill) >= len(engine.in_slot) // 16 or not engine.active_S.any()):
+            for batch in prefill_batches(to_prefill):
                 engine.prefill(batch)
-            waiting.clear()
+            to_prefill.clear()
 
         # The model writes. The host reads what it wrote `calls_ahead` calls ago or, when no slot is active, the rest.
         if engine.active_S.any():
@@ -528,7 +528,7 @@ def rollout(
             # An attempt has ended. It is graded; feedback follows, or the slot is free for the next question.
             engine.active_S[live.slot] = False
             if next_attempt(live, attempt, chat, rules, config):
-                waiting.append(live)
+                to_prefill.append(live)
             else:
                 engine.in_slot[live.slot] = None
                 n_finished, n_solved = n_finished + 1, n_solved + attempt.correct

@@ -184,10 +184,10 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
 
             # 3. Clipped PPO on the model-written tokens.
             shuffle_seed = (*seed, 0, SHUFFLE)
-            losses = update(actor, critic, optimizers, training_set, ref_logp_DT, value_DT, config, shuffle_seed)
+            metrics = update(actor, critic, optimizers, training_set, ref_logp_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
-            metrics = {"step": run.step} | training_metrics(dialogues) | losses
+            metrics = {"step": run.step} | training_metrics(dialogues) | metrics
             metrics |= stage_speeds(dialogues, training_set, clock) | run.memory()
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)

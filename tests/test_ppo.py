@@ -212,7 +212,7 @@ def test_explained_variance():
 
 
 # -------------------- Losses
-CLIPPED = [  # slope: of the loss in log ratio; outside: of the clip range
+CLIPPED = [  # ratio, advantage, clip_high, loss, its slope in the log ratio, is the ratio outside the clip range?
     (1.1, 2.0, None, -2.2, -2.2, False),
     (1.5, 2.0, None, -2.4, 0.0, True),  # clipped: no reason to go further up
     (0.5, 2.0, None, -1.0, -1.0, True),  # on the wrong side: the loss is not clipped
@@ -322,7 +322,7 @@ def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues
     assert_same_gradients(found, [torch.autograd.grad(-(ratio_A * advantage_A).mean(), list(actor.parameters()))])
 
 
-def test_the_ratio(actor, critic, dialogues):
+def test_the_ratio_is_new_policy_over_that_of_the_rollout(actor, critic, dialogues):
     metrics, *_ = gradients(actor, critic, dialogues, with_config(micro_batch_tokens=1))
     assert metrics["ratio"] == pytest.approx(1, abs=1e-5)
     moved = replace(dialogues, logp_DT=dialogues.logp_DT - math.log(1.5))
