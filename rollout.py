@@ -136,12 +136,9 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
-    def __init__(self, model_config, slots: int, capacity: int, dtype: torch.dtype, device: torch.device, flash: bool):
+    def __init__(self, model_config, slots: int, capacity: int, dtype: torch.dtype, device: torch.device):
         L, (H, head_size) = model_config.num_hidden_layers, kv_heads_and_size(model_config)
-        # flash attention wants the heads of a position side by side; SDPA on the CPU the positions of a head
-        shape = (L, 2, slots, capacity, H, head_size) if flash else (L, 2, slots, H, capacity, head_size)
-        kv = allocate_cache(shape, dtype, device)
-        self.kv = kv.transpose(3, 4) if flash else kv  # (L, 2, S, H, C, head size)
+        self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
         """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the slots as
@@ -237,9 +234,10 @@ class Engine:
         self.steps_per_call, self.calls_ahead = schedule
         assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS
         self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill
-        self.query_starts = torch.arange(slots + 1, dtype=torch.int32, device=self.device)  # for flash attention
+        self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device)
+        self.kv_heads = self.cache.kv.shape[3]  # for flash attention, each head of a slot is a sequence
+        self.query_starts = torch.arange(slots * self.kv_heads + 1, dtype=torch.int32, device=self.device)
         self.key_starts = self.query_starts * self.capacity
-        self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device, self.flash)
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
@@ -351,7 +349,8 @@ class Engine:
         active_R = slot_R < self.n_active
         lengths = mask = None
         if span is None:  # inactive slots read one position, to save time, and write after their last token
-            lengths = self.query_starts[: R + 1], self.key_starts[: R + 1], (position_R * active_R + 1).int()
+            ends, keys = R * self.kv_heads + 1, (position_R * active_R + 1).int()
+            lengths = self.query_starts[:ends], self.key_starts[:ends], keys.repeat_interleave(self.kv_heads)
         else:
             mask = causal_mask(position_R[:, None], span, self.model.dtype)
         self.cache.set_positions(slot_R, position_R[:, None], (slice(R), span), lengths)

@@ -8,10 +8,11 @@ Without CUDA, or with --small, all sizes are tiny. If a section fails, the other
 
     decode    steps at a fixed context length, against the bound set by the bandwidth of a device copy: a step reads all
               weights, keys and values once, and moves the logits twice
-    step      Qwen2.5-1.5B's shape: the last of two steps of train.py with 128 dialogues, then one with all 1024
-    smollm2   SmolLM2-135M's shape and preset: the last of four steps
-    resume    a small resumed run against an uninterrupted one: the difference in the last metrics
     exact     tokens against those of `rollout_one`, log-probabilities against those of the full forward pass
+    resume    a small resumed run against an uninterrupted one: the difference in the last metrics
+    smollm2   SmolLM2-135M's shape and preset: the last of four steps of train.py
+    minibatch Qwen2.5-1.5B's shape, the paper's settings, but 128 dialogues a step in one minibatch: the last of two steps
+    step      the same, a whole step: 1024 dialogues in 8 minibatches
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
 """
 
@@ -47,16 +48,18 @@ PAPER_STEP = dict(shape=QWEN, script=dict(dialogues=1024, length=(8, 2000), medi
 SMOLLM2_STEP = dict(shape=SMOLLM2, script=dict(dialogues=512, prompt=(10, 24), length=(4, 32), median=9))
 SMALL_STEP = dict(shape=TINY, script=dict(dialogues=24, length=(2, 12), median=5))
 FEW = "--dialogues 128 --minibatches 1"
-FULL = dict(  # the arguments of each section that has some; `runs` are options of train.py
+FULL = dict(  # the arguments of each section that has some; `options` are those of train.py
     decode=dict(shape=QWEN, loads=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)]),
-    step=PAPER_STEP | dict(runs=[f"{FEW} --steps 2", "--dialogues 1024 --minibatches 8 --steps 1"]),
-    smollm2=SMOLLM2_STEP | dict(runs=["--preset smollm2-gpu --steps 4"]),
-    generate=dict(shape=QWEN, script=dict(dialogues=32, prompt=(60, 300), length=(8, 1200), median=450, attempts=1)),
+    smollm2=SMOLLM2_STEP | dict(options="--preset smollm2-gpu --steps 4"),
+    minibatch=PAPER_STEP | dict(options=f"{FEW} --steps 2"),
+    step=PAPER_STEP | dict(options="--steps 1"),
+    generate=dict(shape=QWEN, script=dict(dialogues=32, prompt=(60, 300), length=(8, 400), median=150, attempts=1)),
 )
 SMALL = dict(
     decode=dict(shape=TINY, loads=[(4, 64)]),
-    step=SMALL_STEP | dict(runs=["--dialogues 8 --minibatches 1 --steps 2"]),
-    smollm2=SMALL_STEP | dict(runs=["--preset smollm2-gpu --dialogues 16 --steps 2"]),
+    smollm2=SMALL_STEP | dict(options="--preset smollm2-gpu --dialogues 16 --steps 2"),
+    minibatch=SMALL_STEP | dict(options="--dialogues 8 --minibatches 1 --steps 2"),
+    step=SMALL_STEP | dict(options="--dialogues 24 --minibatches 8 --steps 1"),
     generate=dict(shape=TINY, script=dict(dialogues=4, length=(2, 6), median=4, attempts=1)),
 )
 # dense operations per second, from the data sheets
@@ -114,18 +117,15 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
     return results
 
 
-def step(device: str, dtype: torch.dtype, shape, script: dict, runs: list[str]) -> dict[str, float]:
-    results, compiled = {}, torch._dynamo.utils.counters["stats"]  # by torch.compile in this process
-    for options in runs:
-        before = compiled["unique_graphs"]
-        with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
-            row = run_training(folder, shape, script, f"{options} --eval_data none")
-        row["kernels compiled"] = compiled["unique_graphs"] - before
-        if device == "cuda":
-            row["share of bf16 peak in the update"] = share_of_peak(shape, row)
-        measures = [name for name in row if re.search("second|memory|kernels|share|ratio", name)]
-        results |= {f"{options}, {name}": row[name] for name in measures}
-    return results
+def step(device: str, dtype: torch.dtype, shape, script: dict, options: str) -> dict[str, float]:
+    compiled = torch._dynamo.utils.counters["stats"]  # by torch.compile in this process
+    before = compiled["unique_graphs"]
+    with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
+        row = run_training(folder, shape, script, f"{options} --eval_data none")
+    row["kernels compiled"] = compiled["unique_graphs"] - before
+    if device == "cuda":
+        row["share of bf16 peak in the update"] = share_of_peak(shape, row)
+    return {name: row[name] for name in row if re.search("second|memory|kernels|share|ratio", name)}
 
 
 def run_training(folder: str, shape, script: dict, options: str) -> dict:
@@ -194,7 +194,7 @@ def generate(device: str, dtype: torch.dtype, shape, script: dict) -> dict[str, 
     return {"ours, tokens/s": ours, "generate, tokens/s": theirs, "times as fast as generate": ours / theirs}
 
 
-SECTIONS = dict(decode=decode, step=step, smollm2=step, resume=resume, exact=exact, generate=generate)
+SECTIONS = dict(decode=decode, exact=exact, resume=resume, smollm2=step, minibatch=step, step=step, generate=generate)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
     if cuda and options.memory:
         fraction = USABLE * options.memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(fraction)
-        arguments, options.sections = {"step": PAPER_STEP | {"runs": [SPARING]}}, ["step"]
+        arguments, options.sections = {"minibatch": PAPER_STEP | {"options": SPARING}}, ["minibatch"]
     machine = torch.cuda.get_device_name() if cuda else "CPU, tiny sizes: nothing here says anything about a GPU"
     figures = {"device": machine, "torch": torch.__version__, "transformers": transformers.__version__, "sections": {}}
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}\n")

@@ -1,5 +1,6 @@
 """What only CUDA needs: flash attention for a decode step, graphs, fused kernels, copies while it computes."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,18 +10,23 @@ import torch
 
 from support.models import by_grad_mode, decoder_layers, kv_heads_and_size
 
+# For CUDA's first allocation, unless the user has set it: without it, gaps between tensors took 4 GiB of an H100.
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
     """A decode step in which each row reads as many positions as it holds. Calls the operator below
-    torch.nn.attention.varlen, only with arguments that torch 2.11 has too."""
+    torch.nn.attention.varlen, only with arguments that torch 2.11 has too. Each key/value head of a row is a sequence
+    of its own, which the cache holds in one piece: with more heads the operator would copy queries and output."""
     cu_seqlens_q, cu_seqlens_k, seqused_k = lengths
-    q = query[:, :, 0]  # (R, heads, head size)
-    k, v = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))  # (R * C, heads, head size), a view
-    # 1 query a row, at most C keys; no dropout, no causal mask, no debug mask
+    R, H, C, head_size = key.shape
+    q = query.reshape(R * H, -1, head_size)
+    k, v = (x.view(R * H * C, 1, head_size) for x in (key, value))
+    # 1 query position, at most C keys; no dropout, no causal mask, no debug mask
     out = torch.ops.aten._flash_attention_forward(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, 1, key.shape[2], 0.0, False, False, scale=scaling, seqused_k=seqused_k
+        q, k, v, cu_seqlens_q, cu_seqlens_k, 1, C, 0.0, False, False, scale=scaling, seqused_k=seqused_k
     )[0]
-    return out[:, :, None]
+    return out.view(query.shape)
 
 
 def has_flash(model) -> bool:

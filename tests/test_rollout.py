@@ -284,7 +284,7 @@ def test_sample_agrees_with_float64(vocabulary, temperature):
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model):
     assert cache_bytes(model.config, 24, 177, 4) == Engine(model, 24, 145, 1.0).cache.kv.nbytes
     with pytest.raises(OSError, match="cache takes 1.34e.08 GiB, more than is free: lower --slots or --max_new_tok"):
-        KVCache(SimpleNamespace(**SHAPE), 2**30, 2**20, torch.float32, torch.device("cpu"), flash=False)
+        KVCache(SimpleNamespace(**SHAPE), 2**30, 2**20, torch.float32, torch.device("cpu"))
 
 
 def test_the_progress_bar_says_the_running_accuracy(model, tokenizer, monkeypatch):
@@ -372,9 +372,9 @@ def test_flash_attention_gives_the_operator_what_it_takes():
     first = "query key value cum_seq_q cum_seq_k max_q max_k dropout_p is_causal return_debug_mask"
     assert names[:10] == first.split() and {"scale", "seqused_k"} <= set(names[10:])
     query = torch.empty(8, 12, 1, 128, dtype=torch.bfloat16, device="meta")
-    cache = torch.empty(2, 8, 4096, 2, 128, dtype=torch.bfloat16, device="meta").transpose(2, 3)
-    starts = torch.empty(9, dtype=torch.int32, device="meta")
-    out = flash_attention(query, cache[0], cache[1], (starts, starts, starts[:8]), 0.1)
+    cache = torch.empty(2, 8, 2, 4096, 128, dtype=torch.bfloat16, device="meta")
+    starts = torch.empty(17, dtype=torch.int32, device="meta")
+    out = flash_attention(query, cache[0], cache[1], (starts, starts, starts[:16]), 0.1)
     assert out.shape == query.shape and out.dtype == query.dtype
 
 
