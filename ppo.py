@@ -306,6 +306,13 @@ def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress)) * 0.9 + 0.1
 
 
+def add_gradient(gradients: list[torch.Tensor | None], i: int, weight: torch.Tensor) -> None:
+    """Add weight i's gradient to that of earlier micro-batches as soon as it is computed, then free it."""
+    before = gradients[i]
+    gradients[i] = weight.grad.float() if before is None else before.add_(weight.grad)
+    weight.grad = None
+
+
 class Optimizer:
     """AdamW with `lr_schedule` and gradient clipping, over float32 masters of the weights: at a learning rate of 5e-7 a
     bfloat16 weight would hardly ever change. Gradients are also added up in float32. A float32 weight is its own
@@ -316,7 +323,7 @@ class Optimizer:
         self.weights = list(model.parameters())
         self.gradients: list[torch.Tensor | None] = [None] * len(self.weights)
         for i, weight in enumerate(self.weights):
-            weight.register_post_accumulate_grad_hook(partial(self.add_gradient, i))
+            weight.register_post_accumulate_grad_hook(partial(add_gradient, self.gradients, i))
         self.max_grad_norm, self.offload, self.skipped, self.steps = max_grad_norm, offload, 0, 0
         self.peak_lr, self.warmup_steps, self.total_steps = lr, warmup_steps, total_steps
         # (i, k, shard): shard k of weight i, a flat view of it. Shard n belongs to rank n % world_size, which holds its
@@ -341,12 +348,6 @@ class Optimizer:
         """Tensors of a shard that --offload keeps in host memory: not a float32 master, which is the weight."""
         names = ["exp_avg", "exp_avg_sq"] + ["master"] * (self.shards[n][2].dtype != torch.float32)
         return [self.states[n][name] for name in names if self.offload]
-
-    def add_gradient(self, i: int, weight: torch.Tensor) -> None:
-        """Add the weight's gradient to that of earlier micro-batches as soon as it is computed, then free it."""
-        before = self.gradients[i]
-        self.gradients[i] = weight.grad.float() if before is None else before.add_(weight.grad)
-        weight.grad = None
 
     def reduce_and_clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before clipping."""
@@ -375,12 +376,12 @@ class Optimizer:
                 master.grad = None
         for n, (_, _, shard) in enumerate(self.shards):
             ranks.broadcast(shard, n % ranks.world_size())
-        self.gradients = [None] * len(self.weights)
+        self.gradients[:] = [None] * len(self.weights)  # the list that the hooks know
         self.steps, self.skipped = self.steps + 1, 0
 
     def skip(self) -> None:
         """Drop the gradients. FloatingPointError after MAX_SKIPPED times in a row."""
-        self.gradients = [None] * len(self.weights)
+        self.gradients[:] = [None] * len(self.weights)
         self.skipped += 1
         if self.skipped == MAX_SKIPPED:
             why = "the loss or its gradient was not finite: lower the learning rates or the temperature"

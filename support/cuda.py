@@ -12,6 +12,8 @@ from support.models import by_grad_mode, decoder_layers, kv_heads_and_size
 
 # For CUDA's first allocation, unless the user has set it: without it, gaps between tensors took 4 GiB of an H100.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+# cuDNN plans its attention anew for every shape, in about 0.1 s, and nearly every batch has another shape.
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:

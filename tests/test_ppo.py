@@ -50,8 +50,8 @@ class Recorder(Optimizer):
     """Keeps the gradients of the minibatches instead of stepping."""
 
     def step(self):
-        self.kept.append(self.gradients)
-        self.gradients = [None] * len(self.weights)
+        self.kept.append(list(self.gradients))
+        self.gradients[:] = [None] * len(self.weights)
 
 
 def gradients(actor, critic, dialogues, config, seed=0):
