@@ -235,9 +235,6 @@ class Engine:
         assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS
         self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill
         self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device)
-        self.kv_heads = self.cache.kv.shape[3]  # for flash attention, each head of a slot is a sequence
-        self.query_starts = torch.arange(slots * self.kv_heads + 1, dtype=torch.int32, device=self.device)
-        self.key_starts = self.query_starts * self.capacity
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
@@ -349,8 +346,9 @@ class Engine:
         active_R = slot_R < self.n_active
         lengths = mask = None
         if span is None:  # inactive slots read one position, to save time, and write after their last token
-            ends, keys = R * self.kv_heads + 1, (position_R * active_R + 1).int()
-            lengths = self.query_starts[:ends], self.key_starts[:ends], keys.repeat_interleave(self.kv_heads)
+            H = self.cache.kv.shape[3]  # each head of a row is a sequence
+            starts = torch.arange(R * H + 1, dtype=torch.int32, device=self.device)
+            lengths = starts, starts * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
         else:
             mask = causal_mask(position_R[:, None], span, self.model.dtype)
         self.cache.set_positions(slot_R, position_R[:, None], (slice(R), span), lengths)

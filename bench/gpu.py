@@ -4,15 +4,15 @@
     python -m bench.gpu --memory 24          # as on a card of 24 GB, with the options that the paper's run needs there
 
 Weights are random, in bfloat16. A script decides prompts, feedback and the length of every attempt (bench/rollout.py).
-Without CUDA, or with --small, all sizes are tiny. If a section fails, the others go on; the exit code is 1.
+Without CUDA all sizes are tiny. If a section fails, the others go on; the exit code is 1.
 
     decode    steps at a fixed context length, against the bound set by the bandwidth of a device copy: a step reads all
               weights, keys and values once, and moves the logits twice
     exact     tokens against those of `rollout_one`, log-probabilities against those of the full forward pass
     resume    a small resumed run against an uninterrupted one: the difference in the last metrics
     smollm2   SmolLM2-135M's shape and preset: the last of four steps of train.py
-    minibatch Qwen2.5-1.5B's shape, the paper's settings, but 128 dialogues a step in one minibatch: the last of two steps
-    step      the same, a whole step: 1024 dialogues in 8 minibatches
+    minibatch Qwen2.5-1.5B's shape and the paper's settings: the last of two steps of one minibatch, 128 dialogues
+    step      a whole step of the same: 1024 dialogues
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
 """
 
@@ -47,11 +47,10 @@ TINY = Qwen2Config(**COMMON, **dict(zip(SHAPE, (64, 96, 2, 4, 2, 1024))), head_d
 PAPER_STEP = dict(shape=QWEN, script=dict(dialogues=1024, length=(8, 2000), median=450))
 SMOLLM2_STEP = dict(shape=SMOLLM2, script=dict(dialogues=512, prompt=(10, 24), length=(4, 32), median=9))
 SMALL_STEP = dict(shape=TINY, script=dict(dialogues=24, length=(2, 12), median=5))
-FEW = "--dialogues 128 --minibatches 1"
 FULL = dict(  # the arguments of each section that has some; `options` are those of train.py
     decode=dict(shape=QWEN, loads=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)]),
     smollm2=SMOLLM2_STEP | dict(options="--preset smollm2-gpu --steps 4"),
-    minibatch=PAPER_STEP | dict(options=f"{FEW} --steps 2"),
+    minibatch=PAPER_STEP | dict(options="--dialogues 128 --minibatches 1 --steps 2"),
     step=PAPER_STEP | dict(options="--steps 1"),
     generate=dict(shape=QWEN, script=dict(dialogues=32, prompt=(60, 300), length=(8, 400), median=150, attempts=1)),
 )
@@ -62,9 +61,8 @@ SMALL = dict(
     step=SMALL_STEP | dict(options="--dialogues 24 --minibatches 8 --steps 1"),
     generate=dict(shape=TINY, script=dict(dialogues=4, length=(2, 6), median=4, attempts=1)),
 )
-# dense operations per second, from the data sheets
-BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-SPARING = f"{FEW} --steps 1 --offload --gradient_checkpointing --micro_batch_tokens 4096"
+BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense operations a second, from the data sheets
+SPARING = "--dialogues 128 --minibatches 1 --steps 2 --offload --gradient_checkpointing --micro_batch_tokens 4096"
 
 
 def timed(run) -> float:
@@ -131,7 +129,6 @@ def step(device: str, dtype: torch.dtype, shape, script: dict, options: str) -> 
 def run_training(folder: str, shape, script: dict, options: str) -> dict:
     """train.py with a random model of this shape, on the script's prompts and attempts. Returns the last step's
     metrics; what the run prints goes to stderr."""
-    clear()
     tokenizer, script = build_tokenizer(draw_riddles("train")), Script(vocabulary=shape.vocab_size, **script)
     problems = [Problem(" ".join(map(str, prompt)), "5") for prompt in script.prompts]
     ours = dict(load=lambda name: problems, load_model=lambda name, *how: (random_model(shape, *how), tokenizer))
@@ -200,7 +197,6 @@ SECTIONS = dict(decode=decode, exact=exact, resume=resume, smollm2=step, minibat
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, as without CUDA")
     parser.add_argument("--memory", type=float, help="GB of the card to use: only a step, with the options that help")
     parser.add_argument("--profile", action="store_true", help="print the kernels that take the most time")
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
@@ -208,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     transformers.logging.set_verbosity_error()
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
-    arguments = FULL if cuda and not options.small else SMALL
+    arguments = FULL if cuda else SMALL
     if cuda and options.memory:
         fraction = USABLE * options.memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(fraction)
@@ -231,8 +227,7 @@ def main(argv: list[str] | None = None) -> int:
             shown = value if measure == "failed" else f"{value:g}"
             print(f"| {section} | {measure} | {shown} |", flush=True)
         if options.profile:
-            kernels = profiler.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=25)
-            print(kernels, file=sys.stderr)
+            print(profiler.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=25), file=sys.stderr)
         if options.json:
             save_json(figures, options.json)
     return int(any("failed" in results for results in figures["sections"].values()))

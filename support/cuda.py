@@ -17,16 +17,15 @@ torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
-    """A decode step in which each row reads as many positions as it holds. Calls the operator below
-    torch.nn.attention.varlen, only with arguments that torch 2.11 has too. Each key/value head of a row is a sequence
-    of its own, which the cache holds in one piece: with more heads the operator would copy queries and output."""
+    """A decode step in which each row reads as many positions as it holds. Each key/value head of a row is a sequence
+    of its own: with more heads in one, the operator would copy queries and output. It is the one below
+    torch.nn.attention.varlen, called only with arguments that torch 2.11 has too."""
     cu_seqlens_q, cu_seqlens_k, seqused_k = lengths
-    R, H, C, head_size = key.shape
-    q = query.reshape(R * H, -1, head_size)
-    k, v = (x.view(R * H * C, 1, head_size) for x in (key, value))
-    # 1 query position, at most C keys; no dropout, no causal mask, no debug mask
+    q = query.reshape(len(seqused_k), -1, query.shape[-1])  # (sequences, query heads of each, head size)
+    k, v = (x.view(-1, 1, x.shape[-1]) for x in (key, value))  # (positions of all sequences, 1, head size)
+    # 1 query position, at most this many keys; no dropout, no causal mask, no debug mask
     out = torch.ops.aten._flash_attention_forward(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, 1, C, 0.0, False, False, scale=scaling, seqused_k=seqused_k
+        q, k, v, cu_seqlens_q, cu_seqlens_k, 1, key.shape[2], 0.0, False, False, scale=scaling, seqused_k=seqused_k
     )[0]
     return out.view(query.shape)
 

@@ -15,9 +15,8 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the numbers a
 
 def test_all_sections_in_small(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("support.run.plot_training", lambda *_: None)  # slow
-    assert gpu.main(["--small", "--json", str(tmp_path / "figures.json")]) == 0
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    sections = figures["sections"]
+    assert gpu.main(["--json", str(tmp_path / "figures.json")]) == 0
+    sections = json.loads((tmp_path / "figures.json").read_text())["sections"]
     assert list(sections) == list(gpu.SECTIONS)
     assert [value for name, value in sections["exact"].items() if "that differ" in name] == [0, 0]
     assert all(value < 1e-4 for name, value in sections["exact"].items() if "of a log-probability" in name)
@@ -37,8 +36,7 @@ def test_exact_notices_a_token_that_is_not_what_the_model_says(monkeypatch):
         return (real(logits_RV, *rest)[0] + 1) % logits_RV.shape[1], real(logits_RV, *rest)[1]
 
     monkeypatch.setattr(gpu.rollout, "sample", off_by_one)
-    found = gpu.exact("cpu", torch.float32)
-    assert [value for name, value in found.items() if "that differ" in name] == [8, 8]
+    assert [value for name, value in gpu.exact("cpu", torch.float32).items() if "that differ" in name] == [8, 8]
 
 
 def test_a_section_that_fails_is_named_and_the_others_run(monkeypatch, capsys):
@@ -46,7 +44,7 @@ def test_a_section_that_fails_is_named_and_the_others_run(monkeypatch, capsys):
         raise RuntimeError("CUDA error: of some kind\nand more")
 
     monkeypatch.setitem(gpu.SECTIONS, "decode", broken)
-    assert gpu.main(["--small", "--sections", "decode", "generate"]) == 1
+    assert gpu.main(["--sections", "decode", "generate"]) == 1
     out, err = capsys.readouterr()
     assert "| decode | failed | RuntimeError: CUDA error: of some kind |" in out and "Traceback" in err
     assert "| generate | ours, tokens/s | " in out

@@ -1,8 +1,10 @@
 """PPO against hand-computed cases, closed forms, and itself with other batches."""
 
 import copy
+import gc
 import itertools
 import math
+import weakref
 from dataclasses import replace
 from functools import partial
 from shutil import which
@@ -346,8 +348,8 @@ def test_drop_truncated_leaves_those_dialogues_out(actor, critic, dialogues):
     _, dropped, _ = gradients(actor, critic, dialogues, with_config(drop_truncated=True))
     _, expected, _ = gradients(actor, critic, dialogues.select(kept), CONFIG)
     assert_same_gradients(dropped, expected)
-    everything = replace(dialogues, truncated_D=torch.ones_like(dialogues.truncated_D))
-    assert gradients(actor, critic, everything, with_config(drop_truncated=True)) == ({"learned": 0.0}, [], [])
+    none = replace(dialogues, truncated_D=torch.ones_like(dialogues.truncated_D))
+    assert gradients(actor, critic, none, with_config(drop_truncated=True)) == ({"learned": 0.0}, [], [])
 
 
 @pytest.mark.parametrize("broken", ["old_logp", "return"])
@@ -412,6 +414,12 @@ def test_optimizer_is_adamw_over_float32_masters_with_and_without_offload(dtype,
     assert optimizer.states.keys() == offloaded.states.keys() == {0, 1, 2}
     for n, state in optimizer.states.items():
         assert all(torch.equal(x, offloaded.states[n][name]) for name, x in state.items())
+
+
+def test_the_memory_of_a_trained_model_is_freed():
+    weight = weakref.ref(linear(torch.bfloat16)[0].weight)
+    gc.collect()
+    assert weight() is None
 
 
 # -------------------- Fused layers

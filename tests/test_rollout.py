@@ -366,8 +366,7 @@ def test_graphs_write_the_same_dialogues(model, tokenizer, dialogues, graphs, sl
 
 
 def test_flash_attention_gives_the_operator_what_it_takes():
-    """On the meta device: its arguments, which are not documented, and the shapes of Qwen2.5-1.5B in the cache's own
-    layout."""
+    """On the meta device: its arguments, which are not documented, and the cache's layout for Qwen2.5-1.5B."""
     names = [argument.name for argument in torch.ops.aten._flash_attention_forward.default._schema.arguments]
     first = "query key value cum_seq_q cum_seq_k max_q max_k dropout_p is_causal return_debug_mask"
     assert names[:10] == first.split() and {"scale", "seqused_k"} <= set(names[10:])
