@@ -236,8 +236,8 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
     micro_sums = sum(ranks.all_gather([each for sums, _ in taken for each in sums]), [])
     if taken:
-        n_actions = sum(each.pop("actions") for each in micro_sums)
-        metrics |= {name: sum(each[name] for each in micro_sums) / n_actions for name in micro_sums[0]}
+        totals = {name: sum(each[name] for each in micro_sums) for name in micro_sums[0]}
+        metrics |= {name: total / totals["actions"] for name, total in totals.items() if name != "actions"}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean([norms for _, norms in taken], axis=0).tolist()))
     return metrics
 

@@ -406,16 +406,16 @@ def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Ten
 # -------------------- 5. The attempt loop
 def find_end(live: LiveDialogue, n_new: int, chat: Chat, rules) -> Attempt | None:
     """The current attempt, if one of the last `n_new` tokens ends it: closed box, end token or end of its budget."""
-    start, tokens = live.start, live.tokens
-    for i in range(len(tokens) - n_new, min(len(tokens), live.attempt_limit)):
+    start, tokens, limit = live.start, live.tokens, live.attempt_limit
+    for i in range(len(tokens) - n_new, min(len(tokens), limit)):
         if tokens[i] in chat.end_tokens:
             return Attempt(start, i + 1, chat.decode(tokens[start:i]), None, truncated=False)
         if tokens[i] in chat.brace_tokens:  # only these can close a box
             text = chat.decode(tokens[start : i + 1])
             if (answer := rules.extract(text)) is not None:
                 return Attempt(start, i + 1, text, answer, truncated=False)
-    if len(tokens) >= live.attempt_limit:
-        return Attempt(start, live.attempt_limit, chat.decode(tokens[start : live.attempt_limit]), None, truncated=True)
+    if len(tokens) >= limit:
+        return Attempt(start, limit, chat.decode(tokens[start:limit]), None, truncated=True)
     return None
 
 
