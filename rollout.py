@@ -228,7 +228,8 @@ class Engine:
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
         """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`: how many steps
         a call decodes, and how many more calls the host starts before it reads a call's tokens."""
-        self.model, self.temperature, self.device, self.flash = model, temperature, model.device, has_flash(model)
+        self.model, self.temperature, self.device = model, temperature, model.device
+        self.flash = has_flash(model, slots)
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
         schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
         self.steps_per_call, self.calls_ahead = schedule

@@ -1,4 +1,4 @@
-"""What only a GPU can show, in one run of about five minutes: is our code exact there, and how fast?
+"""What only a GPU can show, in one run of about eight minutes: is our code exact there, and how fast?
 
     python -m bench.gpu [--json FILE]        # make bench-gpu
     python -m bench.gpu --memory 24          # as on a card of 24 GB, with the options that the paper's run needs there
@@ -9,7 +9,7 @@ Without CUDA all sizes are tiny. If a section fails, the others go on; the exit 
     decode    steps at a fixed context length, against the bound set by the bandwidth of a device copy: a step reads all
               weights, keys and values once, and moves the logits twice
     exact     tokens against those of `rollout_one`, log-probabilities against those of the full forward pass
-    resume    a small resumed run against an uninterrupted one: the difference in the last metrics
+    resume    a small resumed run against an uninterrupted one: the difference in the last metrics, only rounding
     smollm2   SmolLM2-135M's shape and preset: the last of four steps of train.py
     minibatch Qwen2.5-1.5B's shape and the paper's settings: the last of two steps of one minibatch, 128 dialogues
     step      a whole step of the same: 1024 dialogues
@@ -197,7 +197,7 @@ SECTIONS = dict(decode=decode, exact=exact, resume=resume, smollm2=step, minibat
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--memory", type=float, help="GB of the card to use: only a step, with the options that help")
+    parser.add_argument("--memory", type=float, help="GB of the card to use: only minibatch, with options that help")
     parser.add_argument("--profile", action="store_true", help="print the kernels that take the most time")
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args(argv)

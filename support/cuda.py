@@ -12,14 +12,14 @@ from support.models import by_grad_mode, decoder_layers, kv_heads_and_size
 
 # For CUDA's first allocation, unless the user has set it: without it, gaps between tensors took 4 GiB of an H100.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-# cuDNN plans its attention anew for every shape, in about 0.1 s, and nearly every batch has another shape.
+# cuDNN plans its attention on the CPU, anew for every shape, and nearly every batch has another shape (docs/scale.md).
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
-    """A decode step in which each row reads as many positions as it holds. Each key/value head of a row is a sequence
-    of its own: with more heads in one, the operator would copy queries and output. It is the one below
-    torch.nn.attention.varlen, called only with arguments that torch 2.11 has too."""
+    """A decode step in which each row reads as many positions as it holds. The operator is the one below
+    torch.nn.attention.varlen; its arguments are those that torch 2.11 has too. Each key/value head of a row is a
+    sequence of its own: with more heads in one, the operator would copy grouped queries and their output."""
     cu_seqlens_q, cu_seqlens_k, seqused_k = lengths
     q = query.reshape(len(seqused_k), -1, query.shape[-1])  # (sequences, query heads of each, head size)
     k, v = (x.view(-1, 1, x.shape[-1]) for x in (key, value))  # (positions of all sequences, 1, head size)
@@ -30,12 +30,13 @@ def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scalin
     return out.view(query.shape)
 
 
-def has_flash(model) -> bool:
-    """Whether flash attention runs on this device, in this precision, with heads of this size (flash_api.cpp)."""
+def has_flash(model, slots: int) -> bool:
+    """Whether flash attention runs on this device, in this precision, with these heads and slots (flash_api.cpp)."""
     if model.device.type != "cuda" or torch.version.hip or not torch.backends.cuda.is_flash_attention_available():
         return False
-    size, half = kv_heads_and_size(model.config)[1], model.dtype in (torch.float16, torch.bfloat16)
-    return half and size % 8 == 0 and size <= 256 and torch.cuda.get_device_capability(model.device) >= (8, 0)
+    (heads, size), half = kv_heads_and_size(model.config), model.dtype in (torch.float16, torch.bfloat16)
+    possible = half and size % 8 == 0 and size <= 256 and slots * heads < 2**16  # the most sequences in a launch
+    return possible and torch.cuda.get_device_capability(model.device) >= (8, 0)
 
 
 def capture(run: Callable[[], None], other: torch.cuda.CUDAGraph | None) -> torch.cuda.CUDAGraph:

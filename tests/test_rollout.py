@@ -352,7 +352,7 @@ def graphs(monkeypatch):
 
     library = torch.library.Library("aten", "IMPL")
     library.impl("_flash_attention_forward", flash_in_words, "CPU")
-    monkeypatch.setattr(stage, "has_flash", lambda model: True)
+    monkeypatch.setattr(stage, "has_flash", lambda *_: True)
     monkeypatch.setattr(stage, "capture", capture)
     yield made
     library._destroy()
@@ -378,13 +378,13 @@ def test_flash_attention_gives_the_operator_what_it_takes():
 
 
 def test_where_flash_attention_runs(monkeypatch):
-    usual = dict(device="cuda", dtype=torch.bfloat16, capability=(9, 0), head_dim=128, built=True)
+    usual = dict(slots=64, device="cuda", dtype=torch.bfloat16, capability=(9, 0), head_dim=128, built=True)
     runs = [{}, dict(dtype=torch.float16), dict(capability=(8, 0)), dict(head_dim=256)]
     does_not = [dict(device="mps"), dict(device="cpu"), dict(dtype=torch.float32), dict(capability=(7, 5))]
-    does_not += [dict(head_dim=264), dict(head_dim=12), dict(built=False)]
+    does_not += [dict(head_dim=264), dict(head_dim=12), dict(built=False), dict(slots=2**15)]
     for changes in runs + does_not:
         case = SimpleNamespace(num_attention_heads=2, **usual | changes)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: case.capability)
         monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: case.built)
         model = SimpleNamespace(device=torch.device(case.device), dtype=case.dtype, config=case)
-        assert has_flash(model) is (changes in runs), changes
+        assert has_flash(model, case.slots) is (changes in runs), changes
