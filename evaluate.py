@@ -156,7 +156,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in the tables: folder or hub name}: LABEL of LABEL=FOLDER (it has no / and no $), else FOLDER itself."""
+    """{name in the tables: folder or hub name}: LABEL of LABEL=FOLDER (no / or $ in it), else FOLDER itself."""
     pairs = [re.fullmatch("(?:([^/=$]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):

@@ -35,7 +35,8 @@ def reward(
         outcome = -0.5 if any(answer is not None for answer in answers) else unboxed_reward
     rewards = [0.0 if attempt.correct else wrong_reward for attempt in attempts]
     for i, answer in enumerate(answers):
-        rewards[i] -= repeat_penalty * (answer is not None and answer in answers[:i])
+        if answer is not None and answer in answers[:i]:
+            rewards[i] -= repeat_penalty
     rewards[-1] += outcome
     return rewards
 

@@ -312,9 +312,9 @@ class Engine:
         return active
 
     def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
-        """Start this many decode steps of the active slots. The iterator that it returns waits for them and yields the
-        new tokens and log-probabilities of each dialogue, except where an earlier call has shown by then that the
-        attempt has ended."""
+        """Start this many decode steps of the active slots. The iterator that it returns waits for them and yields each
+        dialogue, its new tokens and their log-probabilities. It leaves out a dialogue whose attempt has ended in an
+        earlier call: these tokens are past that end."""
         active = self.compact_slots()
         cuda = self.device.type == "cuda"
         span = int(self.cached_S[:active].max()) + steps
@@ -405,7 +405,7 @@ def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Ten
 
 
 # -------------------- 5. The attempt loop
-def find_end(live: LiveDialogue, n_new: int, chat: Chat, rules) -> Attempt | None:
+def ended_attempt(live: LiveDialogue, n_new: int, chat: Chat, rules) -> Attempt | None:
     """The current attempt, if one of the last `n_new` tokens ends it: closed box, end token or end of its budget."""
     start, tokens, limit = live.start, live.tokens, live.attempt_limit
     for i in range(len(tokens) - n_new, min(len(tokens), limit)):
@@ -468,10 +468,9 @@ def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
             reward_DT[d, attempt.end - 1] = reward
         last, more_allowed = live.attempts[-1], len(live.attempts) < live.allowed
         truncated_D[d] = last.truncated or (more_allowed and not last.correct)
-    counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
-    length_D, prompt_length_D, allowed_D, used_D = torch.tensor(counts).T
-    per_dialogue = length_D, prompt_length_D, allowed_D, used_D, truncated_D, [live.attempts for live in finished]
-    return Dialogues(tokens_DT, sampled_DT, logp_DT, reward_DT, *per_dialogue)
+    counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]  # length_D .. used_D
+    attempts = [live.attempts for live in finished]
+    return Dialogues(tokens_DT, sampled_DT, logp_DT, reward_DT, *torch.tensor(counts).T, truncated_D, attempts)
 
 
 @torch.no_grad()
@@ -520,7 +519,7 @@ def rollout(
         for live, tokens, logps in in_flight.popleft():
             live.tokens += tokens
             live.logps += logps
-            if not (attempt := find_end(live, len(tokens), chat, rules)):
+            if not (attempt := ended_attempt(live, len(tokens), chat, rules)):
                 continue
 
             # An attempt has ended. It is graded; feedback follows, or the slot is free for the next question.

@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -78,7 +78,7 @@ class Config:
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
     unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
-    wrong_reward: float = rewards(0.0, "added at the end of every wrong attempt", between(-1, 0))
+    wrong_reward: float = rewards(0.0, "added for each wrong attempt, besides the dialogue's reward", between(-1, 0))
     repeat_penalty: float = rewards(0.0, "taken from an attempt that gives an earlier answer again", NOT_NEGATIVE)
 
     lr: float = learning(5e-7, "peak learning rate of the actor", POSITIVE)
@@ -157,8 +157,7 @@ def build_run(config: Config) -> Run:
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
-    options = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
-    options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
+    options = {each.name: getattr(config, each.name) for each in fields(config) if each.metadata["group"] == "reward"}
     rules = RULES._replace(reward=partial(RULES.reward, **options))
     stopping, quiet = False, ranks.rank() > 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:  # None: terminals only
@@ -296,7 +295,7 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if ranks.rank() == 0:
                 print(describe(config, run.actor, len(problems)))
-            if slots := run.plan_memory(longest):  # above 0 where memory allows one engine for all rollouts
+            if slots := run.plan_memory(longest):  # sets config.slots; above 0: one engine for all rollouts fits
                 run.engine = Engine(run.actor, slots, longest, config.temperature)
             log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))

@@ -57,20 +57,20 @@ class Script:
 @contextmanager
 def scripted(script: Script) -> Iterator[None]:
     """Rollouts play the script's attempts. An attempt ends where its budget does, which is its scripted length;
-    `find_end` then gives it an answer, right for a dialogue's last one."""
+    `ended_attempt` then gives it an answer, right for a dialogue's last one."""
     started = rollout.LiveDialogue.start_attempt
 
     def start_attempt(live, config) -> None:
         started(live, SimpleNamespace(max_attempt_tokens=script.lengths[live.index][len(live.attempts)]))
 
-    def find_end(live, *_) -> rollout.Attempt | None:
+    def ended_attempt(live, *_) -> rollout.Attempt | None:
         if len(live.tokens) >= live.attempt_limit:
             last = len(live.attempts) + 1 == len(script.lengths[live.index])
             answer = live.problem.answer if last else "wrong"
             return rollout.Attempt(live.start, live.attempt_limit, "", answer, truncated=False)
 
     start_scripted = mock.patch.object(rollout.LiveDialogue, "start_attempt", start_attempt)
-    with start_scripted, mock.patch.object(rollout, "find_end", find_end):
+    with start_scripted, mock.patch.object(rollout, "ended_attempt", ended_attempt):
         yield
 
 
