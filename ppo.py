@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from support import ranks
 from support.cuda import streams
 from support.memory import actions_at_once
-from support.models import logits_of, move
+from support.models import logits_of, move, to_device
 
 
 # -------------------- Log-probabilities and values of the actions
@@ -37,27 +37,34 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     backward pass. `logits_of` applies the output layer, and whatever scale or soft cap the model has after it."""
     outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
-    hidden_AE = outputs.last_hidden_state[:, :-1][sampled_BT[:, 1:]]
-    action_A = tokens_BT[:, 1:][sampled_BT[:, 1:]]
+    b_A, t_A = to_device(sampled_BT[:, 1:].nonzero().T, model.device)
+    hidden_AE, action_A = outputs.last_hidden_state[b_A, t_A], tokens_BT[b_A, t_A + 1]
 
     def chunk(hidden, action):
-        logp_AV = (logits_of(model, outputs, hidden).float() / temperature).log_softmax(-1)
-        return logp_AV.gather(-1, action[:, None])[:, 0], -(logp_AV.exp() * logp_AV).sum(-1).detach()
+        return logps_and_entropies(logits_of(model, outputs, hidden), action, temperature)
 
-    at_once = actions_at_once(model.get_output_embeddings().weight.shape[0])
+    chunks = math.ceil(len(action_A) / actions_at_once(model.get_output_embeddings().weight.shape[0]))
     parts = [
         checkpoint(chunk, hidden, action, use_reentrant=False, preserve_rng_state=False)
-        for hidden, action in zip(hidden_AE.split(at_once), action_A.split(at_once))
+        for hidden, action in zip(hidden_AE.tensor_split(chunks), action_A.tensor_split(chunks))
     ]
     logps, entropies = zip(*parts)
     return torch.cat(logps), torch.cat(entropies)
+
+
+@torch.compile  # in use after `fuse_layers`
+def logps_and_entropies(logits_AV: torch.Tensor, action_A: torch.Tensor, temperature: float):
+    logp_AV = (logits_AV.float() / temperature).log_softmax(-1)
+    detached_AV = logp_AV.detach()
+    return logp_AV.gather(-1, action_A[:, None])[:, 0], -detached_AV.exp().mul_(detached_AV).sum(-1)
 
 
 def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> torch.Tensor:
     """The critic's value of the state before every action, (A,) float32 even where its weights are bfloat16."""
     hidden_BTE = critic(input_ids=tokens_BT, use_cache=False).last_hidden_state
     value_BT = F.linear(hidden_BTE.float(), critic.score.weight.float(), critic.score.bias.float())[..., 0]
-    return value_BT[:, :-1][sampled_BT[:, 1:]]
+    b_A, t_A = to_device(sampled_BT[:, 1:].nonzero().T, critic.device)
+    return value_BT[b_A, t_A]
 
 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
@@ -74,7 +81,7 @@ def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.
     """Tokens of these dialogues, without needless padding, on the device. Their sampled mask stays on the CPU, where
     counting actions does not wait for the device."""
     longest = int(dialogues.length_D[indices].max())
-    return dialogues.tokens_DT[indices, :longest].to(device), dialogues.sampled_DT[indices, :longest]
+    return to_device(dialogues.tokens_DT[indices, :longest], device), dialogues.sampled_DT[indices, :longest]
 
 
 @torch.no_grad()
@@ -260,9 +267,9 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
 def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: torch.Tensor, weight_B, config) -> dict:
     """Gradients of the losses; `weight_B` weighs each dialogue's actions. Returns sums over actions, on the device."""
     tokens_BT, sampled_BT = trim(dialogues, indices, actor.device)
-    stored = {key: x_DT[indices, : tokens_BT.shape[1]][sampled_BT].to(actor.device) for key, x_DT in per_token.items()}
-    dialogue_A = sampled_BT.nonzero()[:, 0].to(actor.device)
-    weight_A = weight_B.to(actor.device)[dialogue_A]
+    per_token = {key: x_DT[indices, : tokens_BT.shape[1]] for key, x_DT in per_token.items()}
+    stored = {key: to_device(x_BT[sampled_BT], actor.device) for key, x_BT in per_token.items()}
+    weight_A = to_device(weight_B[sampled_BT.nonzero()[:, 0]], actor.device)
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
     surrogate_A, clipped_A = policy_loss(logp_A, stored["old_logp"], stored["advantage"], config.clip, config.clip_high)
@@ -276,7 +283,7 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: tor
         "approx_kl": kl_k3(stored["old_logp"], logp_A.detach()).sum(),
         "clipfrac": clipped_A.sum(),
         "ratio": (logp_A.detach() - stored["old_logp"]).exp().sum(),
-        "actions": len(dialogue_A),
+        "actions": len(weight_A),
     }
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
@@ -334,9 +341,10 @@ class Optimizer:
         self.adamws, self.states = {}, {}
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
             master = self.shards[n][2].float()
-            adamw = torch.optim.AdamW([master], betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
+            cuda = dict(foreach=False, fused=master.is_cuda)  # one kernel in place of about ten
+            adamw = torch.optim.AdamW([master], betas=(0.9, 0.95), weight_decay=0.0, **cuda)
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
-            adamw.state[master] = {"step": torch.tensor(0.0), **moments}
+            adamw.state[master] = {"step": torch.zeros((), device=master.device), **moments}
             self.adamws[n], self.states[n] = adamw, {"master": master, **adamw.state[master]}
             move(self.offloaded(n), torch.device("cpu"))
 

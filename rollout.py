@@ -34,7 +34,7 @@ from data.chat import Chat
 from support.check import check_fit
 from support.cuda import capture, flash_attention, has_flash
 from support.memory import PREFILL_TOKENS, SURPLUS, allocate_cache
-from support.models import kv_heads_and_size
+from support.models import kv_heads_and_size, to_device
 
 
 # -------------------- 1. The contract: what a rollout returns
@@ -229,6 +229,7 @@ class Engine:
         """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`: how many steps
         a call decodes, and how many more calls the host starts before it reads a call's tokens."""
         self.model, self.temperature, self.device = model, temperature, model.device
+        self.to_device = partial(to_device, device=model.device)
         self.flash = has_flash(model, slots)
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
         schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
@@ -245,10 +246,6 @@ class Engine:
         self.in_slot: list[LiveDialogue | None] = [None] * slots
         self.cached_S = np.zeros(slots, dtype=np.int64)  # tokens in the cache: `position_S`, as the host knows it
         self.active_S = np.zeros(slots, dtype=bool)
-
-    def to_device(self, values) -> torch.Tensor:
-        """To the device, without waiting for what runs there."""
-        return torch.as_tensor(values).to(self.device, non_blocking=True)
 
     def admit(self, live: LiveDialogue, uniforms: np.ndarray) -> None:
         """Give a free slot to a dialogue. Uniform number i is for the i-th token after the prompt."""

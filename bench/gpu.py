@@ -214,6 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     print("| section | measure | value |\n|---|---|---|")
     for section in options.sections:
         clear()
+        torch.compiler.set_stance("force_eager")  # until this section calls `fuse_layers`
         start = time.perf_counter()
         with torch.profiler.profile() if options.profile else nullcontext() as profiler:
             try:

@@ -14,6 +14,7 @@ from support.models import by_grad_mode, decoder_layers, kv_heads_and_size
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 # cuDNN plans its attention on the CPU, anew for every shape, and nearly every batch has another shape (docs/scale.md).
 torch.backends.cuda.enable_cudnn_sdp(False)
+torch.compiler.set_stance("force_eager")  # functions under @torch.compile run as they are, until `fuse_layers`
 
 
 def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
@@ -58,6 +59,7 @@ def fuse_layers(*models) -> None:
 
     Without gradients, a whole layer is compiled, around its attention. With gradients, only its norms and its MLP are:
     the rest would gain 4% and take minutes to compile. All layers share the same code, for every size from 2 on."""
+    torch.compiler.set_stance("default")
     torch._dynamo.config.recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False  # sizes that are equal by chance would be taken as one
     for layer in decoder_layers(*models):

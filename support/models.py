@@ -114,6 +114,11 @@ def by_grad_mode(without: Callable, with_gradients: Callable, *args, **kwargs):
     return (with_gradients if torch.is_grad_enabled() else without)(*args, **kwargs)
 
 
+def to_device(values, device: torch.device) -> torch.Tensor:
+    """A copy on the device. The host does not wait for what runs there."""
+    return torch.as_tensor(values).to(device, non_blocking=True)
+
+
 @torch.no_grad()
 def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
     """Move tensors in place; from a GPU, into pinned host memory. Copies to a GPU are queued like its other work."""
