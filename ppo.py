@@ -29,12 +29,10 @@ from support.models import logits_of, move, to_device
 
 # -------------------- Log-probabilities and values of the actions
 def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, temperature: float):
-    """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`. The entropy is
-    for the log, and has no gradient.
+    """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`.
 
-    The distribution is that of sampling: softmax(logits / temperature). The rows are right-padded, so causal attention
-    needs no mask. Logits are the largest tensor: they are computed only for actions, in chunks, and again in the
-    backward pass. `logits_of` applies the output layer, and whatever scale or soft cap the model has after it."""
+    Rows are right-padded, so causal attention needs no mask. Logits are the largest tensor: they are computed only for
+    actions, in chunks, and again in the backward pass. `logits_of` includes a model's scale or soft cap of them."""
     outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
     b_A, t_A = to_device(sampled_BT[:, 1:].nonzero().T, model.device)
@@ -48,12 +46,12 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
         checkpoint(chunk, hidden, action, use_reentrant=False, preserve_rng_state=False)
         for hidden, action in zip(hidden_AE.tensor_split(chunks), action_A.tensor_split(chunks))
     ]
-    logps, entropies = zip(*parts)
-    return torch.cat(logps), torch.cat(entropies)
+    return tuple(torch.cat(each) for each in zip(*parts))
 
 
-@torch.compile  # in use after `fuse_layers`
+@torch.compile  # only after `fuse_layers` (support/cuda.py)
 def logps_and_entropies(logits_AV: torch.Tensor, action_A: torch.Tensor, temperature: float):
+    """Of the distribution of sampling, softmax(logits / temperature). The entropy, for the log, has no gradient."""
     logp_AV = (logits_AV.float() / temperature).log_softmax(-1)
     detached_AV = logp_AV.detach()
     return logp_AV.gather(-1, action_A[:, None])[:, 0], -detached_AV.exp().mul_(detached_AV).sum(-1)
@@ -63,8 +61,7 @@ def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> 
     """The critic's value of the state before every action, (A,) float32 even where its weights are bfloat16."""
     hidden_BTE = critic(input_ids=tokens_BT, use_cache=False).last_hidden_state
     value_BT = F.linear(hidden_BTE.float(), critic.score.weight.float(), critic.score.bias.float())[..., 0]
-    b_A, t_A = to_device(sampled_BT[:, 1:].nonzero().T, critic.device)
-    return value_BT[b_A, t_A]
+    return value_BT[*to_device(sampled_BT[:, 1:].nonzero().T, critic.device)]
 
 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
@@ -78,8 +75,7 @@ def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.T
 
 
 def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens of these dialogues, without needless padding, on the device. Their sampled mask stays on the CPU, where
-    counting actions does not wait for the device."""
+    """Tokens of these dialogues without needless padding, on the device; their sampled mask, which stays on the CPU."""
     longest = int(dialogues.length_D[indices].max())
     return to_device(dialogues.tokens_DT[indices, :longest], device), dialogues.sampled_DT[indices, :longest]
 
@@ -216,9 +212,8 @@ def kl_k3(logp_A, other_logp_A) -> torch.Tensor:
 
 # -------------------- One PPO update
 def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, config, seed) -> dict:
-    """`config.epochs` passes over the dialogues in `config.minibatches` optimiser steps each, with the numbers that
-    `reference_logps_and_values` gave before. Returns the metrics; `learned` is the share of the step's dialogues that
-    were trained on; if it is 0, there are no other metrics."""
+    """`config.epochs` passes over the dialogues, in `config.minibatches` optimiser steps each. Returns the metrics;
+    `learned` is the share of the step's dialogues that were trained on, and 0 comes without other metrics."""
     trained_D = trained_dialogues(dialogues, config)
     trained = trained_D.nonzero()[:, 0]  # the same as indices
     if len(trained) == 0:
@@ -341,8 +336,7 @@ class Optimizer:
         self.adamws, self.states = {}, {}
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
             master = self.shards[n][2].float()
-            cuda = dict(foreach=False, fused=master.is_cuda)  # one kernel in place of about ten
-            adamw = torch.optim.AdamW([master], betas=(0.9, 0.95), weight_decay=0.0, **cuda)
+            adamw = torch.optim.AdamW([master], betas=(0.9, 0.95), weight_decay=0.0, fused=master.is_cuda)
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
             adamw.state[master] = {"step": torch.zeros((), device=master.device), **moments}
             self.adamws[n], self.states[n] = adamw, {"master": master, **adamw.state[master]}
@@ -392,8 +386,7 @@ class Optimizer:
         self.gradients[:] = [None] * len(self.weights)
         self.skipped += 1
         if self.skipped == MAX_SKIPPED:
-            why = "the loss or its gradient was not finite: lower the learning rates or the temperature"
-            raise FloatingPointError(f"in {MAX_SKIPPED} optimiser steps in a row {why}")
+            raise FloatingPointError(f"{self.skipped} gradients in a row were not finite: lower the learning rates")
 
     def state_dict(self) -> dict:
         """Whole on rank 0, whatever the number of ranks; elsewhere without the other ranks' masters and moments."""

@@ -74,14 +74,6 @@ def timed(run) -> float:
     return time.perf_counter() - start
 
 
-def clear() -> None:
-    """Return unused memory to the device, and reset the peak."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
 # -------------------- The sections: each returns {measure: value}
 def copy_bandwidth(device: str) -> float:
     """Bytes read and written per second by a device copy."""
@@ -94,8 +86,7 @@ def copy_bandwidth(device: str) -> float:
 
 @torch.no_grad()
 def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]]) -> dict[str, float]:
-    bandwidth = copy_bandwidth(device)
-    results = {"device copy, bytes/s": bandwidth}
+    results = {"device copy, bytes/s": copy_bandwidth(device)}
     model = random_model(shape, device, dtype)
     model.set_attn_implementation("engine")
     if device == "cuda":
@@ -109,7 +100,7 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
             engine.position_S.fill_(context - 32)
             seconds = timed(lambda: list(engine.decode_async(count))) / count
         moved = dtype.itemsize * (model.num_parameters() + 2 * slots * shape.vocab_size)
-        bound = (moved + cache_bytes(shape, slots, context, dtype.itemsize)) / bandwidth
+        bound = (moved + cache_bytes(shape, slots, context, dtype.itemsize)) / results["device copy, bytes/s"]
         results[f"{slots} slots, {context} tokens of context: tokens/s"] = slots / seconds
         results[f"{slots} slots, {context} tokens of context: share of the bound"] = bound / seconds
     return results
@@ -213,7 +204,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}\n")
     print("| section | measure | value |\n|---|---|---|")
     for section in options.sections:
-        clear()
+        gc.collect()
+        if cuda:  # unused memory goes back to the device
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         torch.compiler.set_stance("force_eager")  # until this section calls `fuse_layers`
         start = time.perf_counter()
         with torch.profiler.profile() if options.profile else nullcontext() as profiler:

@@ -431,12 +431,11 @@ def test_fused_layers_compute_the_same(tokenizer):
     batches = [(torch.randint(len(tokenizer), size), torch.rand(size) < 0.5) for size in ((2, 11), (3, 17), (4, 13))]
 
     def results(batch) -> list[torch.Tensor]:
-        with torch.no_grad():
-            without = action_logps(model, *batch, 1.0)
+        without = torch.no_grad()(action_logps)(model, *batch, 1.0)
         logp_A, entropy_A = action_logps(model, *batch, 1.0)
         return [*without, logp_A, entropy_A, *torch.autograd.grad(logp_A.sum(), list(model.parameters()))]
 
-    expected, stats, compiled = [results(batch) for batch in batches], torch._dynamo.utils.counters["stats"], []
+    expected, stats, compiled = [*map(results, batches)], torch._dynamo.utils.counters["stats"], []
     with torch.compiler.set_stance("force_eager"):  # restored at the end
         fuse_layers(model)
         for batch, eager in zip(batches, expected):
