@@ -41,7 +41,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     def chunk(hidden, action):
         return logps_and_entropies(logits_of(model, outputs, hidden), action, temperature)
 
-    chunks = math.ceil(len(action_A) / actions_at_once(model.get_output_embeddings().weight.shape[0]))
+    chunks = 1 + len(action_A) // actions_at_once(model.get_output_embeddings().weight.shape[0])
     parts = [
         checkpoint(chunk, hidden, action, use_reentrant=False, preserve_rng_state=False)
         for hidden, action in zip(hidden_AE.tensor_split(chunks), action_A.tensor_split(chunks))
@@ -338,7 +338,7 @@ class Optimizer:
             master = self.shards[n][2].float()
             adamw = torch.optim.AdamW([master], betas=(0.9, 0.95), weight_decay=0.0, fused=master.is_cuda)
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
-            adamw.state[master] = {"step": torch.zeros((), device=master.device), **moments}
+            adamw.state[master] = {"step": master.new_zeros(()) if master.is_cuda else torch.zeros(()), **moments}
             self.adamws[n], self.states[n] = adamw, {"master": master, **adamw.state[master]}
             move(self.offloaded(n), torch.device("cpu"))
 

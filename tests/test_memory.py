@@ -53,7 +53,7 @@ SHAPES = {  # in each, something else takes the most memory: layers, logits, the
 def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeypatch):
     """Two micro-batches: in the second one all gradients are there."""
     for module in (ppo, memory):
-        monkeypatch.setattr(module, "actions_at_once", lambda vocabulary: 225)
+        monkeypatch.setattr(module, "actions_at_once", lambda vocabulary: 226)
     torch.manual_seed(0)
     config, count, length, dtype = LlamaConfig(**SHAPES[kind]), 2, 300, getattr(torch, dtype)
     actor = AutoModelForCausalLM.from_config(config).to(dtype).eval()
