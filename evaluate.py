@@ -54,27 +54,27 @@ def evaluate(model, chat, problems, numbers, config, journal=None, progress=None
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
         draw = dict(temperature=temperature, seed=seed, first_index=journal.count)  # later samples are new draws
-        batch = rollout(model, chat, asked, allowed, RULES, config, **draw, progress=label)
-        journal.append([dialogue_record(batch, d, problem, chat) for d, problem in enumerate(asked)])
+        dialogues = rollout(model, chat, asked, allowed, RULES, config, **draw, progress=label)
+        journal.append([dialogue_record(dialogues, d, problem, chat) for d, problem in enumerate(asked)])
     return journal.records(problems, len(numbers))
 
 
-def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> dict:
+def dialogue_record(dialogues: Dialogues, d: int, problem: Problem, chat: Chat) -> dict:
     """Dialogue d, for people to read and for programs that compare models question by question. What the model wrote in
     an attempt is text[at:end] of the dialogue."""
-    tokens, attempts = batch.tokens_DT[d, : batch.length_D[d]].tolist(), []
-    for attempt in batch.attempts[d]:
+    tokens, attempts = dialogues.tokens_DT[d, : dialogues.length_D[d]].tolist(), []
+    for attempt in dialogues.attempts[d]:
         record = {key: getattr(attempt, key) for key in ("text", "answer", "correct", "truncated")}
         at, end = (len(chat.decode(tokens[:place])) for place in (attempt.start, attempt.end))
         attempts.append(record | {"at": at, "end": end})
     return {
         "question": problem.question,
         "gold": problem.answer,
-        "allowed": int(batch.allowed_D[d]),
+        "allowed": int(dialogues.allowed_D[d]),
         "correct": attempts[-1]["correct"],
-        "reward": batch.reward_DT[d].sum().item(),
-        "truncated": bool(batch.truncated_D[d]),
-        "tokens": int(batch.sampled_DT[d].sum()),
+        "reward": dialogues.reward_DT[d].sum().item(),
+        "truncated": bool(dialogues.truncated_D[d]),
+        "tokens": int(dialogues.sampled_DT[d].sum()),
         "text": chat.decode(tokens),
         "attempts": attempts,
     }
@@ -82,8 +82,8 @@ def dialogue_record(batch: Dialogues, d: int, problem: Problem, chat: Chat) -> d
 
 # -------------------- 2. Counting: records -> accuracy at k
 def accuracy_at_k(records: Records) -> dict:
-    """Of one data set: the share of questions solved with each number of attempts allowed, its 95% interval and, but
-    for the fewest, its gain over the fewest. `accuracy_first` is the share that the first attempt alone solves,
+    """Of one data set: the share of questions solved with each number of attempts allowed, its 95% interval and, from
+    the second number on, its gain over the first. `accuracy_first` is the share that the first attempt alone solves,
     `repeated` the share of later answers that were given before."""
     rows, solved_with_fewest = [], [dialogues[0]["correct"] for dialogues in records]
     for column in zip(*records):  # every question, with the same number of attempts allowed
@@ -172,7 +172,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     """The model, checked, with its journals. One that train.py wrote is asked as in its run, unless `given` differs."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    own = {key: config[key] for key in FROM_THE_RUN if "preset" in config and key in config}  # else not of a run
+    own = {key: config[key] for key in FROM_THE_RUN if "preset" in config and key in config}  # only a run has a preset
     options = Options(**own | given)
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))

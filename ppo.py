@@ -262,8 +262,8 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
 def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: torch.Tensor, weight_B, config) -> dict:
     """Gradients of the losses; `weight_B` weighs each dialogue's actions. Returns sums over actions, on the device."""
     tokens_BT, sampled_BT = trim(dialogues, indices, actor.device)
-    per_token = {key: x_DT[indices, : tokens_BT.shape[1]] for key, x_DT in per_token.items()}
-    stored = {key: to_device(x_BT[sampled_BT], actor.device) for key, x_BT in per_token.items()}
+    longest = tokens_BT.shape[1]
+    stored = {key: to_device(x_DT[indices, :longest][sampled_BT], actor.device) for key, x_DT in per_token.items()}
     weight_A = to_device(weight_B[sampled_BT.nonzero()[:, 0]], actor.device)
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)

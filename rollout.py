@@ -101,7 +101,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
         start, answer, ended = len(tokens), None, False
         attempt_limit = min(dialogue_limit, start + (config.max_attempt_tokens or config.max_new_tokens))
         while not ended and len(tokens) < attempt_limit:
-            logits_V = model(torch.tensor([tokens], device=model.device)).logits[0, -1].double()
+            logits_V = model(torch.tensor([tokens], device=model.device)).logits[0, -1].cpu().double()
             if temperature == 0:
                 token = int(logits_V.argmax())
             else:  # the first token at which the cumulative probability exceeds the uniform number
@@ -226,8 +226,8 @@ class Engine:
     flash attention reads each slot up to its own length."""
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
-        """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`: how many steps
-        a call decodes, and how many more calls the host starts before it reads a call's tokens."""
+        """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`, given by tests:
+        steps that a call decodes, and how many more calls the host starts before it reads a call's tokens."""
         self.model, self.temperature, self.device = model, temperature, model.device
         self.to_device = partial(to_device, device=model.device)
         self.flash = has_flash(model, slots)
@@ -459,15 +459,15 @@ def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
     sampled_DT, reward_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
     truncated_D = torch.zeros(len(finished), dtype=torch.bool)
     for d, live in enumerate(finished):
-        rewards = rules.reward(live.attempts, live.problem.answer)
-        for attempt, reward in zip(live.attempts, rewards, strict=True):
+        for attempt, reward in zip(live.attempts, rules.reward(live.attempts, live.problem.answer), strict=True):
             sampled_DT[d, attempt.start : attempt.end] = True
             reward_DT[d, attempt.end - 1] = reward
         last, more_allowed = live.attempts[-1], len(live.attempts) < live.allowed
         truncated_D[d] = last.truncated or (more_allowed and not last.correct)
-    counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]  # length_D .. used_D
-    attempts = [live.attempts for live in finished]
-    return Dialogues(tokens_DT, sampled_DT, logp_DT, reward_DT, *torch.tensor(counts).T, truncated_D, attempts)
+    counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
+    length_D, prompt_length_D, allowed_D, used_D = torch.tensor(counts).T
+    tensors = tokens_DT, sampled_DT, logp_DT, reward_DT, length_D, prompt_length_D, allowed_D, used_D, truncated_D
+    return Dialogues(*tensors, attempts=[live.attempts for live in finished])
 
 
 @torch.no_grad()
@@ -482,19 +482,19 @@ def rollout(
     model keeps the "engine" attention, also for the update; reference and critic keep that of transformers. ValueError
     when model or prompts do not fit, OSError when the cache does not."""
     model.set_attn_implementation("engine")
-    dialogues = []
+    all_live = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
         prompt = chat.prompt(problem.question, n)
-        dialogues.append(LiveDialogue(index, problem, n, prompt, dialogue_limit=len(prompt) + config.max_new_tokens))
-        dialogues[-1].start_attempt(config)
-    longest = check_fit(model, max(live.start for live in dialogues), config.max_new_tokens)
-    engine = engine or Engine(model, min(config.slots or len(dialogues), len(dialogues)), longest, temperature)
+        all_live.append(LiveDialogue(index, problem, n, prompt, dialogue_limit=len(prompt) + config.max_new_tokens))
+        all_live[-1].start_attempt(config)
+    longest = check_fit(model, max(live.start for live in all_live), config.max_new_tokens)
+    engine = engine or Engine(model, min(config.slots or len(all_live), len(all_live)), longest, temperature)
     assert engine.temperature == temperature
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
-    queue = deque(sorted(dialogues, key=lambda live: -live.allowed))
+    queue = deque(sorted(all_live, key=lambda live: -live.allowed))
     to_prefill, in_flight, n_finished, n_solved = [], deque(), 0, 0
-    bar = tqdm(total=len(dialogues), desc=progress, unit="dialogue", leave=False, disable=not progress or None)
-    while n_finished < len(dialogues):
+    bar = tqdm(total=len(all_live), desc=progress, unit="dialogue", leave=False, disable=not progress or None)
+    while n_finished < len(all_live):
         # Free slots take the next questions.
         while queue and None in engine.in_slot:
             to_prefill.append(live := queue.popleft())
@@ -529,4 +529,4 @@ def rollout(
                 bar.set_postfix_str(f"{n_solved / n_finished:.1%} solved", refresh=False)
                 bar.update()
     bar.close()
-    return to_dialogues(dialogues, rules)
+    return to_dialogues(all_live, rules)
