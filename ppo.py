@@ -213,7 +213,7 @@ def kl_k3(logp_A, other_logp_A) -> torch.Tensor:
 # -------------------- One PPO update
 def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, config, seed) -> dict:
     """`config.epochs` passes over the dialogues, in `config.minibatches` optimiser steps each. Returns the metrics;
-    `learned` is the share of the step's dialogues that were trained on, and 0 comes without other metrics."""
+    `learned` is the share of the step's dialogues that were trained on. If it is 0, there are no other metrics."""
     trained_D = trained_dialogues(dialogues, config)
     trained = trained_D.nonzero()[:, 0]  # the same as indices
     if len(trained) == 0:
@@ -262,9 +262,9 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
 def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: torch.Tensor, weight_B, config) -> dict:
     """Gradients of the losses; `weight_B` weighs each dialogue's actions. Returns sums over actions, on the device."""
     tokens_BT, sampled_BT = trim(dialogues, indices, actor.device)
-    longest = tokens_BT.shape[1]
-    stored = {key: to_device(x_DT[indices, :longest][sampled_BT], actor.device) for key, x_DT in per_token.items()}
-    weight_A = to_device(weight_B[sampled_BT.nonzero()[:, 0]], actor.device)
+    b_A, t_A = sampled_BT.nonzero().T
+    stored = {key: to_device(x_DT[indices[b_A], t_A], actor.device) for key, x_DT in per_token.items()}
+    weight_A = to_device(weight_B[b_A], actor.device)
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
     surrogate_A, clipped_A = policy_loss(logp_A, stored["old_logp"], stored["advantage"], config.clip, config.clip_high)
@@ -386,7 +386,7 @@ class Optimizer:
         self.gradients[:] = [None] * len(self.weights)
         self.skipped += 1
         if self.skipped == MAX_SKIPPED:
-            raise FloatingPointError(f"{self.skipped} gradients in a row were not finite: lower the learning rates")
+            raise FloatingPointError(f"{self.skipped} steps in a row had no finite gradient: lower the learning rates")
 
     def state_dict(self) -> dict:
         """Whole on rank 0, whatever the number of ranks; elsewhere without the other ranks' masters and moments."""

@@ -148,6 +148,7 @@ def build_run(config: Config) -> Run:
         torch.nn.init.zeros_(critic.score.weight)
         torch.nn.init.zeros_(critic.score.bias)
         critic_optimizer = Optimizer(critic, config.critic_lr, **settings)
+    torch.compiler.set_stance("force_eager")  # until `fuse_layers`, also where a run before this one called it
     if config.compile and device.type == "cuda":
         fuse_layers(*filter(None, (actor, critic, reference)))
     check_model(actor, chat, rollout, action_logps)

@@ -208,7 +208,6 @@ def main(argv: list[str] | None = None) -> int:
         if cuda:  # unused memory goes back to the device
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        torch.compiler.set_stance("force_eager")  # until this section calls `fuse_layers`
         start = time.perf_counter()
         with torch.profiler.profile() if options.profile else nullcontext() as profiler:
             try:

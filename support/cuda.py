@@ -55,7 +55,7 @@ def capture(run: Callable[[], None], other: torch.cuda.CUDAGraph | None) -> torc
 
 
 def fuse_layers(*models) -> None:
-    """Let torch.compile fuse the element-wise operations of the decoder layers: norms, rotary embedding, gated product.
+    """Let torch.compile fuse element-wise operations: in functions under @torch.compile, and in the decoder layers.
 
     Without gradients, a whole layer is compiled, around its attention. With gradients, only its norms and its MLP are:
     the rest would gain 4% and take minutes to compile. All layers share the same code, for every size from 2 on."""

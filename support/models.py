@@ -115,8 +115,8 @@ def by_grad_mode(without: Callable, with_gradients: Callable, *args, **kwargs):
 
 
 def to_device(values, device: torch.device) -> torch.Tensor:
-    """A copy on the device. The host does not wait for what runs there."""
-    return torch.as_tensor(values).to(device, non_blocking=True)
+    """The values on the device. On CUDA, the host does not wait for what runs there; on MPS, that would not be safe."""
+    return torch.as_tensor(values).to(device, non_blocking=device.type == "cuda")
 
 
 @torch.no_grad()

@@ -189,7 +189,7 @@ def test_gradients_that_stay_infinite_end_the_run(capsys):
 
     with pytest.raises(SystemExit, match="2"):
         launch("--steps 9", in_call("train.reference_logps_and_values", 3, infinite, last=9))
-    assert "step 5: 5 gradients in a row were not finite" in capsys.readouterr().err
+    assert "step 5: 5 steps in a row had no finite gradient" in capsys.readouterr().err
     assert [row["skipped"] for row in metrics()] == [0, 0, 2, 2]
     assert all(weight.isfinite().all() for weight in torch.load("run/checkpoint-000004.pt")["actor"].values())
 
