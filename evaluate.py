@@ -82,9 +82,9 @@ def dialogue_record(dialogues: Dialogues, d: int, problem: Problem, chat: Chat) 
 
 # -------------------- 2. Counting: records -> accuracy at k
 def accuracy_at_k(records: Records) -> dict:
-    """Of one data set: the share of questions solved with each number of attempts allowed, its 95% interval and, from
-    the second number on, its gain over the first. `accuracy_first` is the share that the first attempt alone solves,
-    `repeated` the share of later answers that were given before."""
+    """The results of one data set: the share of questions solved with each number of attempts allowed, its 95% interval
+    and, from the second number on, its gain over the first. `accuracy_first` is the share that the first attempt alone
+    solves, `repeated` the share of later answers that were given before."""
     rows, solved_with_fewest = [], [dialogues[0]["correct"] for dialogues in records]
     for column in zip(*records):  # every question, with the same number of attempts allowed
         solved = [record["correct"] for record in column]

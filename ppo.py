@@ -51,7 +51,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
 
 @torch.compile  # only after `fuse_layers` (support/cuda.py)
 def logps_and_entropies(logits_AV: torch.Tensor, action_A: torch.Tensor, temperature: float):
-    """Of the distribution of sampling, softmax(logits / temperature). The entropy, for the log, has no gradient."""
+    """Log-probabilities of the actions under softmax(logits / temperature), and its entropies, without a gradient."""
     logp_AV = (logits_AV.float() / temperature).log_softmax(-1)
     detached_AV = logp_AV.detach()
     return logp_AV.gather(-1, action_A[:, None])[:, 0], -detached_AV.exp().mul_(detached_AV).sum(-1)
@@ -93,7 +93,7 @@ def map_actions(function, model, dialogues, config) -> torch.Tensor:
     return ranks.all_reduce_sum(x_DT)  # each rank has filled in its own dialogues
 
 
-def reference_logps_and_values(dialogues, reference, critic, config):
+def reference_logps_and_values(reference, critic, dialogues, config):
     """Once per rollout: the reference model's log-probabilities and the critic's values, None without a critic."""
     ref_logp_DT = map_actions(lambda *args: action_logps(*args, config.temperature)[0], reference, dialogues, config)
     return ref_logp_DT, None if critic is None else map_actions(action_values, critic, dialogues, config)

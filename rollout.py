@@ -111,9 +111,8 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             sampled.append(True)
             ended = token in chat.end_tokens
             text = chat.decode(tokens[start:-1] if ended else tokens[start:])
-            if not ended:
-                answer = rules.extract(text)
-                ended = answer is not None
+            answer = None if ended else rules.extract(text)
+            ended = ended or answer is not None
         correct = answer is not None and rules.is_equal(answer, problem.answer)
         attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))
         if correct or attempts_left == 0:
@@ -292,8 +291,8 @@ class Engine:
 
     def compact_slots(self) -> int:
         """Swap active slots at the back with inactive ones at the front. Returns the number of active slots."""
-        active = int(self.active_S.sum())
-        gaps, late = np.flatnonzero(~self.active_S[:active]), active + np.flatnonzero(self.active_S[active:])
+        n_active = int(self.active_S.sum())
+        gaps, late = np.flatnonzero(~self.active_S[:n_active]), n_active + np.flatnonzero(self.active_S[n_active:])
         if len(gaps):
             source, target = np.concatenate([late, gaps]), np.concatenate([gaps, late])
             source_R, target_R = self.to_device(source), self.to_device(target)
@@ -306,25 +305,25 @@ class Engine:
                 self.in_slot[slot] = live
                 if live:
                     live.slot = slot
-        return active
+        return n_active
 
     def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
         """Start this many decode steps of the active slots. The iterator that it returns waits for them and yields each
         dialogue, its new tokens and their log-probabilities. It leaves out a dialogue whose attempt has ended in an
         earlier call: these tokens are past that end."""
-        active = self.compact_slots()
+        n_active = self.compact_slots()
         cuda = self.device.type == "cuda"
-        span = int(self.cached_S[:active].max()) + steps
-        step = self.graph(active).replay if self.flash else partial(self.step, active, span)
-        self.n_active.fill_(active)  # only now: capturing a graph sets it to 0
+        span = int(self.cached_S[:n_active].max()) + steps
+        step = self.graph(n_active).replay if self.flash else partial(self.step, n_active, span)
+        self.n_active.fill_(n_active)  # only now: capturing a graph sets it to 0
         written = []
         for _ in range(steps):
             step()
-            written.append((self.token_S[:active].clone(), self.logp_S[:active].clone()))
-        self.cached_S[:active] += steps
+            written.append((self.token_S[:n_active].clone(), self.logp_S[:n_active].clone()))
+        self.cached_S[:n_active] += steps
         token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        writing = [(live, len(live.attempts)) for live in self.in_slot[:active]]  # which attempt of which dialogue
+        writing = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # which attempt of which dialogue
 
         def read():
             if copied:
@@ -356,11 +355,11 @@ class Engine:
         self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])
         self.position_S[:R] += active_R
 
-    def graph(self, active: int) -> torch.cuda.CUDAGraph:
+    def graph(self, n_active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It covers
         all slots, half of them, a quarter ...: few sizes mean few graphs."""
         R = len(self.in_slot)
-        while R > 1 and (R + 1) // 2 >= active:
+        while R > 1 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
         if R not in self.graphs:
             self.n_active.zero_()  # no slot moves on in the run before the capture: the next step writes it all again

@@ -179,7 +179,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
 
             # 2. Log-probabilities of the reference model (the frozen base) and values of the critic, before the update.
             with run.on_device(reference):  # with --offload it waits in host memory
-                ref_logp_DT, value_DT = reference_logps_and_values(training_set, reference, critic, config)
+                ref_logp_DT, value_DT = reference_logps_and_values(reference, critic, training_set, config)
             clock.append(time.perf_counter())
 
             # 3. Clipped PPO on the model-written tokens.

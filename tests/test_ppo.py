@@ -63,7 +63,7 @@ def gradients(actor, critic, dialogues, config, seed=0):
     recorders = [Recorder(model, 1e-3, 0, 10, max_grad_norm=1e9) for model in (actor, critic) if model]
     for recorder in recorders:
         recorder.kept = []
-    reference_DT, value_DT = reference_logps_and_values(dialogues, actor, critic, config)
+    reference_DT, value_DT = reference_logps_and_values(actor, critic, dialogues, config)
     metrics = update(actor, critic, recorders, dialogues, reference_DT - 0.1, value_DT, config, seed)
     return metrics, *(recorder.kept for recorder in recorders)
 
@@ -76,7 +76,7 @@ def plain_logps(actor, dialogues) -> torch.Tensor:
 
 # -------------------- Log-probabilities and values
 def test_every_number_of_reference_and_critic_is_at_its_action(actor, critic, dialogues):
-    reference_DT, value_DT = reference_logps_and_values(dialogues, actor, critic, with_config(micro_batch_tokens=300))
+    reference_DT, value_DT = reference_logps_and_values(actor, critic, dialogues, with_config(micro_batch_tokens=300))
     torch.testing.assert_close(reference_DT, dialogues.logp_DT, atol=1e-5, rtol=0)
     for d in (0, 7):  # without padding, one dialogue at a time: the value before action t is read at token t - 1
         n = dialogues.length_D[d]
@@ -287,7 +287,7 @@ def test_gradient_of_the_update_is_that_of_the_plain_formula(loss_mean, actor, c
         return x_A.mean() if loss_mean == "tokens" else torch.stack([part.mean() for part in parts]).mean()
 
     mask = dialogues.sampled_DT
-    reference_DT, value_DT = reference_logps_and_values(dialogues, actor, critic, CONFIG)
+    reference_DT, value_DT = reference_logps_and_values(actor, critic, dialogues, CONFIG)
     advantage_DT, return_DT = gae(dialogues.reward_DT, value_DT, mask, 1.0, 0.95)
     advantage_A = advantage_DT[mask]
     advantage_A = (advantage_A - advantage_A.mean()) / advantage_A.std(correction=0)
@@ -365,7 +365,7 @@ def test_a_step_that_is_not_finite_is_skipped_for_both_models(broken, actor, cri
 
     models, twins = ([copy.deepcopy(model) for model in (actor, critic)] for _ in range(2))
     optimizers, twin_optimizers = ([Optimizer(model, 1e-3, 0, 10, 1.0) for model in each] for each in (models, twins))
-    known = reference_logps_and_values(dialogues, actor, critic, CONFIG)
+    known = reference_logps_and_values(actor, critic, dialogues, CONFIG)
     monkeypatch.setattr(ppo, "minibatch_step", step)
     metrics = update(*models, optimizers, dialogues, *known, with_config(minibatches=3), seed=0)
     assert metrics["skipped"] == 1

@@ -118,7 +118,7 @@ def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=re
 BY_HAND = {  # attempts allowed, what the model writes, the answers, the reward
     "wrong, wrong, right": (4, ["5, 17. \\boxed{17}", "\\boxed{29}", "5. \\boxed{5}"], ["17", "29", "5"], 1.0),
     "the last attempt is wrong": (2, ["\\boxed{17}", "\\boxed{29}"], ["17", "29"], -0.5),
-    "the first of two boxes counts": (1, ["\\boxed{17}"], ["17"], -0.5),
+    "the first of two boxes counts": (1, ["\\boxed{17}"], ["17"], -0.5),  # the script goes on with a right one
     "an end token is sampled, not forced again": (2, ["5, 17<|im_end|>", "17<|im_end|>"], [None, None], -1.0),
     "any box counts": (3, ["\\boxed{17}", "5<|im_end|>", "17<|im_end|>"], ["17", None, None], -0.5),
 }

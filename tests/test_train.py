@@ -393,7 +393,7 @@ def test_a_step_whose_rewards_are_all_equal_trains_nothing_and_is_noted(options)
 
 def test_drop_uniform_groups_learns_only_from_groups_with_different_rewards():
     seen = []
-    watched = in_call("train.reference_logps_and_values", 1, lambda work: seen.append(work.args[0]) or work(), last=9)
+    watched = in_call("train.reference_logps_and_values", 1, lambda work: seen.append(work.args[2]) or work(), last=9)
     result = launch("--group_size 2 --drop_uniform_groups --steps 3", watched)
     for row, written, training_set in zip(result.rows, result.rollouts, seen, strict=True):
         kept = [d for d in range(8) if written.reward_D[d] != written.reward_D[d ^ 1]]
