@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PRESET ?= miniature
+# BENCHMARKS=paper is the same as DATA=paper.
 DATA ?= $(BENCHMARKS)
 ARGS ?=
 PY := .venv/bin/python

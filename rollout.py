@@ -65,7 +65,7 @@ class Dialogues:
     logp_DT: torch.Tensor  # float32, log-probability when it was sampled (greedy: at temperature 1); 0 where forced
     reward_DT: torch.Tensor  # float32, the reward of each attempt at its last token; 0 elsewhere
     length_D: torch.Tensor  # int64, tokens of the dialogue
-    prompt_length_D: torch.Tensor  # int64
+    prompt_length_D: torch.Tensor  # int64; for analyses and forks, no stage reads it
     allowed_D: torch.Tensor  # int64, attempts that the prompt allowed
     used_D: torch.Tensor  # int64, attempts written
     truncated_D: torch.Tensor  # bool, ended because a token budget ran out, or left no room for another attempt
