@@ -199,8 +199,8 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dic
     greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
     samples = {}
     if sample_journal:
-        ones, draw = [1] * options.samples, dict(temperature=1.0, seed=(options.seed, 0))  # 0: no step of training
-        evaluate(model, chat, problems, ones, options, sample_journal, f"{name}, samples", **draw)
+        draw = dict(temperature=1.0, seed=(options.seed, 0))  # 0: no step of training
+        evaluate(model, chat, problems, [1] * options.samples, options, sample_journal, f"{name}, samples", **draw)
         samples = {data: sample_journal.records(asked, options.samples) for data, asked in sets.items()}
     model.cpu()
     return greedy, samples

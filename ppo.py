@@ -35,8 +35,8 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     actions, in chunks, and again in the backward pass. `logits_of` includes a model's scale or soft cap of them."""
     outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
-    b_A, t_A = to_device(sampled_BT[:, 1:].nonzero().T, model.device)
-    hidden_AE, action_A = outputs.last_hidden_state[b_A, t_A], tokens_BT[b_A, t_A + 1]
+    b_A, t_A = to_device(sampled_BT.nonzero().T, model.device)
+    hidden_AE, action_A = outputs.last_hidden_state[b_A, t_A - 1], tokens_BT[b_A, t_A]
 
     def chunk(hidden, action):
         return logps_and_entropies(logits_of(model, outputs, hidden), action, temperature)
@@ -61,7 +61,7 @@ def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> 
     """The critic's value of the state before every action, (A,) float32 even where its weights are bfloat16."""
     hidden_BTE = critic(input_ids=tokens_BT, use_cache=False).last_hidden_state
     value_BT = F.linear(hidden_BTE.float(), critic.score.weight.float(), critic.score.bias.float())[..., 0]
-    return value_BT[*to_device(sampled_BT[:, 1:].nonzero().T, critic.device)]
+    return value_BT[*to_device(sampled_BT[:, 1:].nonzero().T, critic.device)]  # each at the token before its action
 
 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
@@ -236,7 +236,7 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-    micro_sums = sum(ranks.all_gather([each for sums, _ in taken for each in sums]), [])
+    micro_sums = sum(ranks.all_gather([each for sums, _ in taken for each in sums]), [])  # of all ranks
     if taken:
         totals = {name: sum(each[name] for each in micro_sums) for name in micro_sums[0]}
         metrics |= {name: total / totals["actions"] for name, total in totals.items() if name != "actions"}

@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
     def show(node) -> str:
         return f"{node[0]}({', '.join(map(show, node[1:]))})" if isinstance(node, tuple) else str(node)
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end without a traceback when `head -1` has seen enough
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end without a traceback when the reader of a pipe has gone
     print("equal" if RULES.is_equal(*arguments) else "not equal")
     for name, text in zip(("answer", "gold"), map(clean, arguments)):
         print(f"{name}: {text}\n    read as {show(read(text))}")

@@ -239,7 +239,7 @@ class Engine:
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
-        self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # slots that move on in a step
+        self.n_moving = torch.zeros((), dtype=torch.long, device=self.device)  # slots that move on in a step
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         # the host's side
         self.in_slot: list[LiveDialogue | None] = [None] * slots
@@ -315,7 +315,7 @@ class Engine:
         cuda = self.device.type == "cuda"
         span = int(self.cached_S[:n_active].max()) + steps
         step = self.graph(n_active).replay if self.flash else partial(self.step, n_active, span)
-        self.n_active.fill_(n_active)  # only now: capturing a graph sets it to 0
+        self.n_moving.fill_(n_active)  # only now: capturing a graph sets it to 0
         written = []
         for _ in range(steps):
             step()
@@ -340,7 +340,7 @@ class Engine:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
         reads `span` positions of each slot; None, in a graph: up to the slot's own position, which the device knows."""
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
-        active_R = slot_R < self.n_active
+        active_R = slot_R < self.n_moving
         lengths = mask = None
         if span is None:  # inactive slots read one position, to save time, and write after their last token
             H = self.cache.kv.shape[3]  # each head of a row is a sequence
@@ -362,7 +362,7 @@ class Engine:
         while R > 1 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
         if R not in self.graphs:
-            self.n_active.zero_()  # no slot moves on in the run before the capture: the next step writes it all again
+            self.n_moving.zero_()  # no slot moves on in the run before the capture: the next step writes it all again
             self.graphs[R] = capture(partial(self.step, R, None), next(iter(self.graphs.values()), None))
         return self.graphs[R]
 

@@ -148,7 +148,7 @@ def build_run(config: Config) -> Run:
         torch.nn.init.zeros_(critic.score.weight)
         torch.nn.init.zeros_(critic.score.bias)
         critic_optimizer = Optimizer(critic, config.critic_lr, **settings)
-    torch.compiler.set_stance("force_eager")  # until `fuse_layers`, also where a run before this one called it
+    torch.compiler.set_stance("force_eager")  # until `fuse_layers`; an earlier run of this process may have called it
     if config.compile and device.type == "cuda":
         fuse_layers(*filter(None, (actor, critic, reference)))
     check_model(actor, chat, rollout, action_logps)
@@ -159,7 +159,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
     options = {each.name: getattr(config, each.name) for each in fields(config) if each.metadata["group"] == "reward"}
-    rules = RULES._replace(reward=partial(RULES.reward, **options))
+    rules = RULES._replace(reward=partial(RULES.reward, **options))  # the group's names are the rule's parameters
     stopping, quiet = False, ranks.rank() > 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:  # None: terminals only
         while run.step < config.steps and not stopping:

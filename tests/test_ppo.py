@@ -297,9 +297,10 @@ def test_gradient_of_the_update_is_that_of_the_plain_formula(loss_mean, actor, c
     log_ratio_A = reference_DT[mask] - 0.1 - logp_A
     kl_A = log_ratio_A.exp() - 1 - log_ratio_A
     value_A = critic.score(critic(input_ids=dialogues.tokens_DT).last_hidden_state)[:, :-1, 0][mask[:, 1:]]
-    value_loss_A, loss = 0.5 * (value_A - return_DT[mask]) ** 2, mean(surrogate_A + 0.05 * kl_A)
-    assert_same_gradients(actor_gradients, [torch.autograd.grad(loss, list(actor.parameters()))])
-    assert_same_gradients(critic_gradients, [torch.autograd.grad(mean(value_loss_A), list(critic.parameters()))])
+    value_loss_A = 0.5 * (value_A - return_DT[mask]) ** 2  # not clipped: the values are still the old ones
+    actor_loss, critic_loss = mean(surrogate_A + 0.05 * kl_A), mean(value_loss_A)
+    assert_same_gradients(actor_gradients, [torch.autograd.grad(actor_loss, list(actor.parameters()))])
+    assert_same_gradients(critic_gradients, [torch.autograd.grad(critic_loss, list(critic.parameters()))])
     expected = dict(policy_loss=surrogate_A, kl=kl_A, value_loss=value_loss_A)  # means over actions in any case
     expected = {name: x_A.mean().item() for name, x_A in expected.items()} | dict(approx_kl=0, clipfrac=0)
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-5)
@@ -307,9 +308,8 @@ def test_gradient_of_the_update_is_that_of_the_plain_formula(loss_mean, actor, c
 
 def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues):
     config = with_config(group_size=4, kl_coef=0.0)
-    metrics, found = gradients(actor, None, dialogues, config)
-    names = "learned policy_loss kl entropy approx_kl clipfrac ratio skipped grad_norm lr"
-    assert set(metrics) == set(names.split())  # none of the critic's
+    metrics, found = gradients(actor, None, dialogues, config)  # no metrics of the critic
+    assert set(metrics) == set("learned policy_loss kl entropy approx_kl clipfrac ratio skipped grad_norm lr".split())
 
     reward, advantages = dialogues.reward_D.tolist(), []
     for d, attempts in enumerate(dialogues.attempts):
