@@ -123,8 +123,8 @@ class Config:
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
 
-# Seeds: (seed, step, d) is for the tokens of dialogue d, (seed, step or pass, 0, one of these) for the order of the
-# questions, the attempts allowed and minibatches. These start at 1: numpy takes (seed, step, 0, 0) for (seed, step, 0).
+# Seeds of numpy. (seed, step, d): the tokens of dialogue d. (seed, step or pass, 0, one of these): the order of the
+# questions, the attempts allowed, minibatches. These start at 1: numpy takes (seed, step, 0, 0) for (seed, step, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -160,8 +160,8 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
     options = {each.name: getattr(config, each.name) for each in fields(config) if each.metadata["group"] == "reward"}
     rules = RULES._replace(reward=partial(RULES.reward, **options))  # the group's names are the rule's parameters
-    stopping, quiet = False, ranks.rank() > 0
-    with tqdm(total=config.steps, initial=run.step, unit="step", disable=quiet or None) as bar:  # None: terminals only
+    stopping, writes = False, ranks.rank() == 0
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=not writes or None) as bar:  # terminals only
         while run.step < config.steps and not stopping:
             run.step += 1
             seed = config.seed, run.step
@@ -191,7 +191,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             metrics |= stage_speeds(dialogues, training_set, clock) | run.memory()
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)
-            if not quiet:
+            if writes:
                 d = int((dialogues.used_D > 1).byte().argmax())  # the first with feedback, if any
                 run.record(metrics, dialogue_record(dialogues, d, asked[d], run.chat))
                 log(metrics)
@@ -262,7 +262,7 @@ def fitting_problems(run: Run, questions: dict[str, list]) -> tuple[list[Problem
     return problems, check_fit(run.actor, longest, config.max_new_tokens)
 
 
-def report(run: Run, held_out: list[Problem]) -> None:
+def finish(run: Run, held_out: list[Problem]) -> None:
     """Save the trained model, evaluate it and the base model, print a dialogue, the table and what went wrong."""
     config = run.config
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
@@ -296,7 +296,8 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if ranks.rank() == 0:
                 print(describe(config, run.actor, len(problems)))
-            if slots := run.plan_memory(longest):  # sets config.slots; above 0: one engine for all rollouts fits
+            slots, engine_fits = run.plan_memory(longest)  # sets config.slots too
+            if engine_fits:  # beside the update: one engine serves all rollouts
                 run.engine = Engine(run.actor, slots, longest, config.temperature)
             log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))
@@ -306,12 +307,12 @@ def main(argv: list[str] | None = None) -> None:
             resume_hint = f"; resume with: python train.py --resume --out {shlex.quote(config.out)}"
             with stop_on_signal() as stop_requested:
                 finished = train(run, problems, questions["validation_data"], log, stop_requested)
-            reports = ranks.rank() == 0
-            ranks.leave()  # nobody waits for the report; from here on every process is rank 0 of 1
+            first = ranks.rank() == 0
+            ranks.leave()  # nobody waits for the evaluation; from here on every process is rank 0 of 1
             if not finished:
                 raise KeyboardInterrupt
-            if reports:
-                report(run, questions["eval_data"])
+            if first:
+                finish(run, questions["eval_data"])
     except KeyboardInterrupt:
         if resume_hint:  # else there is nothing yet to save
             print(f"\nstopped{resume_hint}", file=sys.stderr)

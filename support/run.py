@@ -86,9 +86,9 @@ class Run:
         yield
         move(model.parameters(), self.home)
 
-    def plan_memory(self, longest: int) -> int:
+    def plan_memory(self, longest: int) -> tuple[int, bool]:
         """Choose the slots, if the options leave that open, and on CUDA print the plan. Returns how many slots an
-        engine has that can stay in memory during the update, 0 if none can."""
+        engine has, and whether one can stay in memory during the update."""
         config, model, available = self.config, self.actor, device_memory(self.actor.device)
         cuda = model.device.type == "cuda"
         options = asdict(config) | {"compile": config.compile and cuda}
@@ -103,7 +103,7 @@ class Run:
         self.planned_memory = needed(memory_plan(**settings)) - RESERVE  # torch counts only tensors
         if cuda and ranks.rank() == 0:
             print(explain_memory(available, **settings))
-        return options["slots"] if settings["keep_engine"] else 0
+        return options["slots"], settings["keep_engine"]
 
     def memory(self) -> dict:
         """On CUDA the peak bytes of tensors so far, and what the plan said."""

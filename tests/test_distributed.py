@@ -90,7 +90,7 @@ def test_one_process_reports():
         with open("reports", "a") as file:
             file.write(f"rank {os.environ['RANK']} ")
 
-    assert launch_on_ranks("--steps 1", {"train.report": report}) == [0, 0]
+    assert launch_on_ranks("--steps 1", {"train.finish": report}) == [0, 0]
     assert Path("reports").read_text() == "rank 0 "
 
 

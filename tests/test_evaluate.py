@@ -123,7 +123,7 @@ def evaluation(place, tmp_path, monkeypatch):
     for path in place.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ev, "CHUNK_CPU", 2)
+    monkeypatch.setattr(ev, "PER_SLOT_CPU", 2)
     drawn = Mock()  # drawing is slow
     monkeypatch.setattr(ev, "plot_accuracy", drawn, raising=False)
 

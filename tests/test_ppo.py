@@ -142,11 +142,13 @@ def grouped(rewards: list[list[float]]) -> SimpleNamespace:
 
 
 def test_group_advantages_by_hand():
-    """Three questions, three dialogues each, of 1, 2 and 3 attempts. First question: the first attempts have the mean
-    0, the second ones -0.5, the third one is compared with itself. Second one: every attempt has a reward; the
-    rewards-to-go are 0.5 | 0.5, 0 | -1, -1, -1.5. Third one: all fail alike."""
-    rewards = [[1], [0, 0], [0, 0, -1], [0.5], [0.5, 0], [0, 0.5, -1.5], [-0.5], [0, -0.5], [0, 0, -0.5]]
-    advantages = [[1], [0, 0.5], [-1, -0.5, 0], [0.5], [0.5, 0.5], [-1, -0.5, 0], [0], [0, 0], [0, 0, 0]]
+    """Three questions, three dialogues each, of 1, 2 and 3 attempts."""
+    groups = [  # the rewards of the attempts of each dialogue, and their advantages
+        ([[1], [0, 0], [0, 0, -1]], [[1], [0, 0.5], [-1, -0.5, 0]]),  # means: 0 of the first attempts, -0.5, -1
+        ([[0.5], [0.5, 0], [0, 0.5, -1.5]], [[0.5], [0.5, 0.5], [-1, -0.5, 0]]),  # to go: 0.5 | 0.5, 0 | -1, -1, -1.5
+        ([[-0.5], [0, -0.5], [0, 0, -0.5]], [[0], [0, 0], [0, 0, 0]]),  # all fail alike
+    ]
+    rewards, advantages = (sum(each, []) for each in zip(*groups))
     dialogues, expected_DT = grouped(rewards), torch.zeros(9, 9)
     for d in range(9):
         for attempt, advantage in zip(dialogues.attempts[d], advantages[d], strict=True):
@@ -156,8 +158,7 @@ def test_group_advantages_by_hand():
 
 def test_groups_equal_inside_have_no_advantage_at_all():
     """Not even one of 1e-8, which normalisation would blow up: 3 x 0.1 / 3 is not 0.1 in float32."""
-    rewards = [[0.1, 0.2, 0.3]] * 3 + [[0.9], [-0.1, 0.9], [0.9]]
-    dialogues = grouped(rewards)
+    dialogues = grouped([[0.1, 0.2, 0.3]] * 3 + [[0.9], [-0.1, 0.9], [0.9]])
     dialogues.reward_DT = F.pad(dialogues.reward_DT, (0, 40))
     advantage_DT = ppo.group_advantages(dialogues, group_size=3)
     assert (advantage_DT[:3] == 0).all() and (advantage_DT[3:, 1:3] != 0).all()
@@ -197,9 +198,7 @@ def test_group_advantages_give_the_gradient_of_success_within_k_attempts(calibra
     assert found[0] < 0.8 * (comparisons * own_success)[0]
 
 
-@pytest.mark.parametrize(
-    "how, shift, scale", [("std", 3, math.sqrt((4 + 1 + 0 + 9) / 4)), ("centre", 3, 1), ("none", 0, 1)]
-)
+@pytest.mark.parametrize("how, shift, scale", [("std", 3, math.sqrt(14 / 4)), ("centre", 3, 1), ("none", 0, 1)])
 def test_advantages_are_normalised_over_the_actions_alone(how, shift, scale):
     mask = torch.tensor([[True, False, True], [False, True, True]])
     advantage = torch.tensor([[1.0, 99.0, 2.0], [99.0, 3.0, 6.0]])

@@ -335,7 +335,7 @@ def test_the_memory_plan_of_a_run(capsys, monkeypatch):
     for gigabytes, longest, slots, keeps in ((3, 100, 500, True), (4, 100_000, 137, True), (1, 100_000, 64, False)):
         run = train.build_run(read_config("--dialogues 500 --slots auto"))
         monkeypatch.setattr("support.run.device_memory", lambda device: gigabytes * 1e9)
-        assert (run.plan_memory(longest), run.config.slots) == (slots if keeps else 0, slots)
+        assert (run.plan_memory(longest), run.config.slots) == ((slots, keeps), slots)
 
 
 def test_rewards_of_a_run():

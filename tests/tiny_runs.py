@@ -41,7 +41,7 @@ def launch(options: str = "", replaced: dict = {}, report: bool = False) -> Simp
     """train.py with these options, and with some names replaced, as in {"train.update": ...}. Returns its folder,
     metrics, printed output, rollouts and Run. The report at the end, and plots, are left out unless asked for."""
     seen = SimpleNamespace(rollouts=[], run=None)
-    rollout, whole_report, output, before = train.rollout, train.report, io.StringIO(), signal.getsignal(signal.SIGTERM)
+    rollout, whole_report, output, before = train.rollout, train.finish, io.StringIO(), signal.getsignal(signal.SIGTERM)
 
     def watched_rollout(*args, **kwargs):
         dialogues = rollout(*args, **kwargs)
@@ -56,7 +56,7 @@ def launch(options: str = "", replaced: dict = {}, report: bool = False) -> Simp
 
     try:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
-            ours = {"train.report": watched_report, "train.rollout": watched_rollout}
+            ours = {"train.finish": watched_report, "train.rollout": watched_rollout}
             if not report:
                 ours["support.run.plot_training"] = lambda *_: None
             for name, value in (ours | replaced).items():
