@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PRESET ?= miniature
-# BENCHMARKS=paper is the same as DATA=paper.
+# Some commands in use say BENCHMARKS=paper, which is the same as DATA=paper.
 DATA ?= $(BENCHMARKS)
 ARGS ?=
 PY := .venv/bin/python

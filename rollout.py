@@ -109,10 +109,10 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
                 token = int(torch.searchsorted(cumulative_V, uniforms[len(tokens) - prompt_length].item(), right=True))
             tokens.append(token)
             sampled.append(True)
-            ended = token in chat.end_tokens
-            text = chat.decode(tokens[start:-1] if ended else tokens[start:])
-            answer = None if ended else rules.extract(text)
-            ended = ended or answer is not None
+            ends_turn = token in chat.end_tokens
+            text = chat.decode(tokens[start:-1] if ends_turn else tokens[start:])
+            answer = None if ends_turn else rules.extract(text)
+            ended = ends_turn or answer is not None
         correct = answer is not None and rules.is_equal(answer, problem.answer)
         attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))
         if correct or attempts_left == 0:
@@ -221,8 +221,8 @@ class Engine:
     `prefill` rolls back a slot that wrote past the end of its attempt, by resetting its position: what the cache holds
     after it is never read.
 
-    Attention reads as far as the longest slot, under a mask. On CUDA with 16-bit weights a step is a CUDA graph, and
-    flash attention reads each slot up to its own length."""
+    A slot is active from its prefill until the host sees its attempt end. Else it is free (None in `in_slot`) or waits
+    for a prefill. On CUDA, where flash attention runs, a step is a CUDA graph, which may include inactive slots."""
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
         """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`, given by tests:

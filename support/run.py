@@ -211,22 +211,22 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def training_metrics(batch) -> dict:
+def training_metrics(dialogues) -> dict:
     """The numbers of a step's Dialogues (rollout.py). accuracy_by_attempt[k - 1]: of the dialogues that were allowed k
     attempts or more, the share that was solved within k."""
-    numbers = range(1, int(batch.allowed_D.max()) + 1)
-    by_attempt = [(batch.correct_D & (batch.used_D <= k))[batch.allowed_D >= k].float().mean().item() for k in numbers]
+    correct_D, used_D, allowed_D = dialogues.correct_D, dialogues.used_D, dialogues.allowed_D
+    shares = [(correct_D & (used_D <= k))[allowed_D >= k].float().mean().item() for k in range(1, 1 + allowed_D.max())]
     per_dialogue = {
-        "reward": batch.reward_D,
-        "accuracy": batch.correct_D,
-        "attempts_used": batch.used_D,
-        "truncated": batch.truncated_D,
-        "tokens_sampled": batch.sampled_DT.sum(1),
-        "tokens_total": batch.length_D,
+        "reward": dialogues.reward_D,
+        "accuracy": correct_D,
+        "attempts_used": used_D,
+        "truncated": dialogues.truncated_D,
+        "tokens_sampled": dialogues.sampled_DT.sum(1),
+        "tokens_total": dialogues.length_D,
     }
     means = {name: values_D.float().mean().item() for name, values_D in per_dialogue.items()}
-    repeated = repeated_share([[attempt.answer for attempt in attempts] for attempts in batch.attempts])
-    return means | {"accuracy_first": by_attempt[0], "accuracy_by_attempt": by_attempt, "repeated": repeated}
+    repeated = repeated_share([[attempt.answer for attempt in attempts] for attempts in dialogues.attempts])
+    return means | {"accuracy_first": shares[0], "accuracy_by_attempt": shares, "repeated": repeated}
 
 
 def stage_speeds(dialogues, training_set, clock: list[float]) -> dict:
