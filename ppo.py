@@ -1,6 +1,6 @@
 """PPO: Dialogues (rollout.py) + models -> one update of actor and critic. `config` is the Config of train.py.
 
-Differences from textbook PPO; the first three are the paper's (section 4 and the authors' settings):
+What textbook PPO leaves open or does otherwise; the first three are the paper's (section 4, the authors' settings):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
 - A reward comes at the last action of an attempt; by the paper's rule only of the last attempt (+1, -0.5 or -1).
@@ -96,7 +96,7 @@ def map_actions(function, model, dialogues, config) -> torch.Tensor:
 def reference_logps_and_values(reference, critic, dialogues, config):
     """Once per rollout: the reference model's log-probabilities and the critic's values, None without a critic."""
     ref_logp_DT = map_actions(lambda *args: action_logps(*args, config.temperature)[0], reference, dialogues, config)
-    return ref_logp_DT, None if critic is None else map_actions(action_values, critic, dialogues, config)
+    return ref_logp_DT, (None if critic is None else map_actions(action_values, critic, dialogues, config))
 
 
 # -------------------- Advantages
@@ -116,7 +116,7 @@ def trained_dialogues(dialogues, config) -> torch.Tensor:
     False if all their actions have the same undiscounted reward-to-go: at gamma 1 advantages would be critic noise."""
     trained_D = ~(dialogues.truncated_D & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[dialogues.sampled_DT & trained_D[:, None]]
-    return trained_D & (to_go_A != to_go_A[:1]).any()
+    return trained_D & (len(to_go_A.unique()) > 1)
 
 
 def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tensor, gamma: float, lam: float):
@@ -348,8 +348,8 @@ class Optimizer:
 
     def offloaded(self, n: int) -> list[torch.Tensor]:
         """Tensors of a shard that --offload keeps in host memory: not a float32 master, which is the weight."""
-        names = ["exp_avg", "exp_avg_sq"] + ["master"] * (self.shards[n][2].dtype != torch.float32)
-        return [self.states[n][name] for name in names if self.offload]
+        names = ["exp_avg", "exp_avg_sq"] + ([] if self.shards[n][2].dtype == torch.float32 else ["master"])
+        return [self.states[n][name] for name in names] if self.offload else []
 
     def reduce_and_clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before clipping."""

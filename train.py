@@ -247,7 +247,7 @@ def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
     return config, questions
 
 
-def fitting_problems(run: Run, questions: dict[str, list]) -> tuple[list[Problem], int]:
+def fitting_problems(run: Run, questions: dict[str, list[Problem]]) -> tuple[list[Problem], int]:
     """Training questions with short enough prompts; the most tokens of a dialogue. ValueError when these do not fit."""
     config, training = run.config, questions["data"]
     limit = config.max_prompt_tokens

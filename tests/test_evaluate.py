@@ -85,8 +85,8 @@ def test_counts_by_hand():
     ]
     found = ev.accuracy_at_k(asked)
     one, two, three = found["by_attempts"]
-    for k, (row, correct, used) in enumerate(zip((one, two, three), (1, 3, 2), (1, 8 / 5, 12 / 5)), 1):
-        assert (row["attempts"], row["questions"], row["accuracy_first"]) == (k, 5, (1, 2, 1)[k - 1] / 5)
+    for k, (row, first, correct, used) in enumerate(zip((one, two, three), (1, 2, 1), (1, 3, 2), (1, 1.6, 2.4)), 1):
+        assert (row["attempts"], row["questions"], row["accuracy_first"]) == (k, 5, first / 5)
         assert (row["accuracy"], row["low"], row["high"]) == (correct / 5, *ev.wilson(correct, 5))
         assert (row["attempts_used"], row["tokens"], row["truncated"]) == pytest.approx((used, 10 * used, 1 / 5))
     # later answers with 3 allowed: 7, twice 5 again, twice 3 again
