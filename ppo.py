@@ -61,7 +61,8 @@ def action_values(critic, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor) -> 
     """The critic's value of the state before every action, (A,) float32 even where its weights are bfloat16."""
     hidden_BTE = critic(input_ids=tokens_BT, use_cache=False).last_hidden_state
     value_BT = F.linear(hidden_BTE.float(), critic.score.weight.float(), critic.score.bias.float())[..., 0]
-    return value_BT[*to_device(sampled_BT[:, 1:].nonzero().T, critic.device)]  # each at the token before its action
+    b_A, t_A = to_device(sampled_BT.nonzero().T, critic.device)
+    return value_BT[b_A, t_A - 1]  # at the token before the action, as in `action_logps`
 
 
 def micro_batches(length_D: torch.Tensor, token_budget: int) -> Iterator[torch.Tensor]:
@@ -144,9 +145,8 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     A group is the `group_size` neighbours that answer the same question. The mean over all of them would be biased for
     later attempts, because it includes the dialogues that were solved before. Nothing is divided by the group's
     standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
-    2503.20783). With n dialogues the advantage is (n - 1) / n times that of RLOO (arXiv 2402.14740). By default
-    `normalise` then shifts all advantages by their mean over the step: in a group of equal rewards they do not stay 0.
-    `calibrated`: the rewards after a wrong attempt are replaced by their group mean (CAL-GRPO, docs/forking.md)."""
+    2503.20783). By default `normalise` then shifts all advantages by their mean over the step: in a group of equal
+    rewards they do not stay 0. `calibrated`: rewards after a wrong attempt count with their group mean (CAL-GRPO)."""
     advantage_DT = torch.zeros_like(dialogues.reward_DT)
     to_go_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)
     for group in torch.arange(len(to_go_D)).split(group_size):

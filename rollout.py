@@ -139,10 +139,10 @@ class KVCache:
         L, (H, head_size) = model_config.num_hidden_layers, kv_heads_and_size(model_config)
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
 
-    def set_positions(self, slot_R, position_RN, reads: tuple | None, lengths: tuple | None = None) -> None:
+    def set_positions(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
         """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the slots as
-        indices or a slice; None for prompts. `lengths`, for flash attention: starts of queries and keys, keys read."""
-        self.slot_R, self.position_RN, self.reads, self.lengths = slot_R, position_RN, reads, lengths
+        indices or a slice; None for prompts. `flash_reads`: starts of queries and keys, keys read."""
+        self.slot_R, self.position_RN, self.reads, self.flash_reads = slot_R, position_RN, reads, flash_reads
 
     def update(self, key, value, layer_index: int):
         """Store the layer's new keys and values, (R, H, N, head size) each. Returns what its attention reads."""
@@ -168,8 +168,8 @@ def engine_attention(module, query, key, value, attention_mask, scaling, cache: 
     size). A `cache` given to the model arrives here unchanged; transformers uses none of its own and adds no mask."""
     if cache is not None:
         key, value = cache.update(key, value, module.layer_idx)
-    if cache is not None and cache.lengths is not None:  # a decode step on CUDA: each slot up to its own length
-        out = flash_attention(query, key, value, cache.lengths, scaling)
+    if cache is not None and cache.flash_reads is not None:  # a decode step on CUDA: each slot up to its own length
+        out = flash_attention(query, key, value, cache.flash_reads, scaling)
     elif attention_mask is not None:  # any other decode step, and feedback: the cache under a mask
         # The G query heads that share a key are treated as more queries, so that the key is read once. Otherwise CUDA
         # would copy it G times: flash attention takes no mask, memory-efficient attention no groups of heads.
@@ -341,14 +341,14 @@ class Engine:
         reads `span` positions of each slot; None, in a graph: up to the slot's own position, which the device knows."""
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
         active_R = slot_R < self.n_moving
-        lengths = mask = None
+        flash_reads = mask = None
         if span is None:  # inactive slots read one position, to save time, and write after their last token
             H = self.cache.kv.shape[3]  # each head of a row is a sequence
             starts = torch.arange(R * H + 1, dtype=torch.int32, device=self.device)
-            lengths = starts, starts * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
+            flash_reads = starts, starts * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
         else:
             mask = causal_mask(position_R[:, None], span, self.model.dtype)
-        self.cache.set_positions(slot_R, position_R[:, None], (slice(R), span), lengths)
+        self.cache.set_positions(slot_R, position_R[:, None], (slice(R), span), flash_reads)
         inputs = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
         logits_RV = self.model(**inputs, cache=self.cache, use_cache=False).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[slot_R, position_R + 1], self.temperature)

@@ -83,14 +83,14 @@ def test_counts_by_hand():
         [record(1, "1"), record(2, "7"), record(3, "3", "3", "3")],
         [record(1, None), record(2, None, None), record(3, None, None, None)],
     ]
-    found = ev.accuracy_at_k(asked)
-    one, two, three = found["by_attempts"]
-    for k, (row, first, correct, used) in enumerate(zip((one, two, three), (1, 2, 1), (1, 3, 2), (1, 1.6, 2.4)), 1):
+    one, two, three = rows = ev.accuracy_at_k(asked)["by_attempts"]
+    # attempts allowed, right at first, right at all, attempts used, share of the later answers that repeat one
+    by_hand = (1, 1, 1, 1.0, None), (2, 2, 3, 1.6, 1 / 2), (3, 1, 2, 2.4, 4 / 5)
+    for row, (k, first, correct, used, repeated) in zip(rows, by_hand, strict=True):
         assert (row["attempts"], row["questions"], row["accuracy_first"]) == (k, 5, first / 5)
         assert (row["accuracy"], row["low"], row["high"]) == (correct / 5, *ev.wilson(correct, 5))
         assert (row["attempts_used"], row["tokens"], row["truncated"]) == pytest.approx((used, 10 * used, 1 / 5))
-    # later answers with 3 allowed: 7, twice 5 again, twice 3 again
-    assert (one["repeated"], two["repeated"], three["repeated"]) == (None, 1 / 2, 4 / 5)
+        assert row["repeated"] == repeated  # with 3 allowed, the later answers are 7, twice 5 again, twice 3 again
     assert "gain" not in one and (two["gain"], three["gain"]) == pytest.approx((2 / 5, 1 / 5))  # over the first
     assert three["gain_low"] == ev.gain([1, 0, 0, 0, 0], [1, 1, 0, 0, 0])["gain_low"]
 
