@@ -51,7 +51,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
 
 @torch.compile  # only after `fuse_layers` (support/cuda.py)
 def logps_and_entropies(logits_AV: torch.Tensor, action_A: torch.Tensor, temperature: float):
-    """Log-probabilities of the actions under softmax(logits / temperature), and its entropies, without a gradient."""
+    """Log-probabilities of the actions under softmax(logits / temperature); that distribution's entropies, detached."""
     logp_AV = (logits_AV.float() / temperature).log_softmax(-1)
     detached_AV = logp_AV.detach()
     return logp_AV.gather(-1, action_A[:, None])[:, 0], -detached_AV.exp().mul_(detached_AV).sum(-1)
@@ -139,8 +139,8 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
 
 
 def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
-    """Without a critic: an action of attempt i gets r_i + r_{i+1} + ... of its dialogue, minus the mean of this sum
-    over the dialogues of its group that have an attempt i, (D, T).
+    """Without a critic: an action of attempt i gets r_i + r_{i+1} + ..., without gamma, minus the mean of this sum over
+    the dialogues of its group that have an attempt i, (D, T).
 
     A group is the `group_size` neighbours that answer the same question. The mean over all of them would be biased for
     later attempts, because it includes the dialogues that were solved before. Nothing is divided by the group's

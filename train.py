@@ -51,7 +51,7 @@ from support.plots import plot_accuracy, table
 from support.presets import PRESETS
 from support.run import Run, describe, in_brief, open_log, parse_run, stage_speeds, training_metrics
 
-# task(default, help, valid) is a field of Config that --help lists under "task", with a check. The others are alike.
+# task(default, help, valid) is a field of Config with a check; --help lists it under the heading at the same place.
 HEADINGS = "task", "rollout", "reward", "PPO", "run", "machine"
 task, sampling, rewards, learning, running, machine = (partial(option, group=heading) for heading in HEADINGS)
 
@@ -87,7 +87,7 @@ class Config:
     lr_steps: int | None = learning(None, "length of the learning rate schedule in steps; none: all steps", POSITIVE)
     minibatches: int = learning(8, "minibatches in each epoch, one optimiser step each", POSITIVE)
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
-    gamma: float = learning(1.0, "discount of the reward per token", between(0, 1))
+    gamma: float = learning(1.0, "discount of the reward per token; groups (--group_size) have none", between(0, 1))
     gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", between(0, 1))
     normalise: str = learning("std", "scaling of advantages: none, centre, std", one_of("none", "centre", "std"))
     clip: float = learning(0.2, "PPO's clip range of the probability ratio", POSITIVE)
@@ -160,8 +160,8 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
     options = {each.name: getattr(config, each.name) for each in fields(config) if each.metadata["group"] == "reward"}
     rules = RULES._replace(reward=partial(RULES.reward, **options))  # the group's names are the rule's parameters
-    stopping, writes = False, ranks.rank() == 0
-    with tqdm(total=config.steps, initial=run.step, unit="step", disable=not writes or None) as bar:  # terminals only
+    stopping, first = False, ranks.rank() == 0
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=not first or None) as bar:  # terminals only
         while run.step < config.steps and not stopping:
             run.step += 1
             seed = config.seed, run.step
@@ -191,7 +191,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             metrics |= stage_speeds(dialogues, training_set, clock) | run.memory()
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)
-            if writes:
+            if first:
                 d = int((dialogues.used_D > 1).byte().argmax())  # the first with feedback, if any
                 run.record(metrics, dialogue_record(dialogues, d, asked[d], run.chat))
                 log(metrics)
@@ -288,18 +288,19 @@ def main(argv: list[str] | None = None) -> None:
     run, resume_hint = None, ""
     try:
         ranks.join()
+        first = ranks.rank() == 0  # asked now: after `ranks.leave` every process is
         config, questions = ranks.on_rank0(partial(prepare, argv))
         with ExitStack() as until_the_end:
             # from now on no other process writes to the folder of the run
             ranks.on_rank0(lambda: until_the_end.enter_context(locked_folder(config.out)))
             run = build_run(config)
             problems, longest = fitting_problems(run, questions)
-            if ranks.rank() == 0:
+            if first:
                 print(describe(config, run.actor, len(problems)))
             slots, engine_fits = run.plan_memory(longest)  # sets config.slots too
             if engine_fits:  # beside the update: one engine serves all rollouts
                 run.engine = Engine(run.actor, slots, longest, config.temperature)
-            log = open_log(config.log_to if ranks.rank() == 0 else None, config.out, run.options)
+            log = open_log(config.log_to if first else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
                 run.restore()
@@ -307,7 +308,6 @@ def main(argv: list[str] | None = None) -> None:
             resume_hint = f"; resume with: python train.py --resume --out {shlex.quote(config.out)}"
             with stop_on_signal() as stop_requested:
                 finished = train(run, problems, questions["validation_data"], log, stop_requested)
-            first = ranks.rank() == 0
             ranks.leave()  # nobody waits for the evaluation; from here on every process is rank 0 of 1
             if not finished:
                 raise KeyboardInterrupt

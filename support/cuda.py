@@ -17,11 +17,11 @@ torch.backends.cuda.enable_cudnn_sdp(False)
 torch.compiler.set_stance("force_eager")  # functions under @torch.compile run as they are, until `fuse_layers`
 
 
-def flash_attention(query, key, value, lengths: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
+def flash_attention(query, key, value, flash_reads: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
     """A decode step in which each row reads as many positions as it holds. The operator is the one below
     torch.nn.attention.varlen; its arguments are those that torch 2.11 has too. Each key/value head of a row is a
     sequence of its own: with more heads in one, the operator would copy grouped queries and their output."""
-    cu_seqlens_q, cu_seqlens_k, seqused_k = lengths
+    cu_seqlens_q, cu_seqlens_k, seqused_k = flash_reads
     q = query.reshape(len(seqused_k), -1, query.shape[-1])  # (sequences, query heads of each, head size)
     k, v = (x.view(-1, 1, x.shape[-1]) for x in (key, value))  # (positions of all sequences, 1, head size)
     # 1 query position, at most this many keys; no dropout, no causal mask, no debug mask
