@@ -23,7 +23,7 @@ help:  ## list the commands
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-runs/miniature/base runs/cue/base: data/miniature.py data/sft.py data/chat.py | .venv/ready
+runs/miniature/base runs/cue/base: data/miniature.py data/sft.py | .venv/ready
 	$(PY) -m data.miniature --out $@ $(if $(filter runs/cue/base,$@),--cue)
 
 runs/smollm2/base: | .venv/ready

@@ -40,23 +40,23 @@ Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i
 
 
 # -------------------- 1. Asking: model + questions -> records
-def evaluate(model, chat, problems, numbers, config, journal=None, progress=None, temperature=0, seed=(0,)) -> Records:
-    """Ask every problem once for each number of attempts in `numbers`, each time anew: the prompt states the number.
+def evaluate(model, chat, problems, allowed, config, journal=None, progress=None, temperature=0, seed=(0,)) -> Records:
+    """Ask every problem once for each number of attempts in `allowed`, each time anew: the prompt states that number.
 
     range(1, K + 1) gives the paper's curve (section 4, greedy); [1] * n with temperature 1 gives n independent samples,
     its control. What the journal has is not asked again. `config` gives slots and token budgets."""
     journal = journal or Journal()
-    missing = journal.missing(problems, numbers)
+    missing = journal.missing(problems, allowed)
     chunk = (config.slots or len(problems)) * (PER_SLOT_CPU if model.device.type == "cpu" else PER_SLOT)
     for start in range(0, len(missing), chunk):
-        asked, allowed = zip(*missing[start : start + chunk])
+        asked, allowed_each = zip(*missing[start : start + chunk])
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
         draw = dict(temperature=temperature, seed=seed, first_index=journal.count)  # later samples are new draws
-        dialogues = rollout(model, chat, asked, allowed, RULES, config, **draw, progress=label)
+        dialogues = rollout(model, chat, asked, allowed_each, RULES, config, **draw, progress=label)
         journal.append([dialogue_record(dialogues, d, problem, chat) for d, problem in enumerate(asked)])
-    return journal.records(problems, len(numbers))
+    return journal.records(problems, len(allowed))
 
 
 def dialogue_record(dialogues: Dialogues, d: int, problem: Problem, chat: Chat) -> dict:
@@ -156,8 +156,8 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in the tables: folder or hub name}: LABEL of LABEL=FOLDER (no / or $ in it), else FOLDER itself."""
-    pairs = [re.fullmatch("(?:([^/=$]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
+    """{name in the tables: folder or hub name}: LABEL of LABEL=FOLDER, else FOLDER itself. A label has no /."""
+    pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):
         raise ValueError(f"--model must name models, each once, separated by commas, not '{models}'")
@@ -193,9 +193,9 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dic
     """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any. All sets are
     asked together, so that slots stay full; the journals then give each set its own records."""
     name, model, chat, options, greedy_journal, sample_journal = candidate
-    problems, numbers = sum(sets.values(), []), range(1, options.attempts + 1)
+    problems, allowed = sum(sets.values(), []), range(1, options.attempts + 1)
     model.to(pick_device(options.device))
-    evaluate(model, chat, problems, numbers, options, greedy_journal, f"{name}, greedy")
+    evaluate(model, chat, problems, allowed, options, greedy_journal, f"{name}, greedy")
     greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
     samples = {}
     if sample_journal:
@@ -209,14 +209,14 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dic
 def report(options: Options, sets: dict, candidates: list[Candidate], greedy: dict, samples: dict, out: Path) -> None:
     """Write all files, and print tables and dialogues. `greedy` and `samples` hold {model: {data set: records}}."""
     results, most_allowed = {}, {}
-    for name, curves in greedy.items():
-        results[name] = mean_over({data: accuracy_at_k(records) for data, records in curves.items()})
+    for name, by_data in greedy.items():
+        results[name] = mean_over({data: accuracy_at_k(records) for data, records in by_data.items()})
         if options.samples:
             control = {data: pass_at_k(records, options.attempts) for data, records in samples[name].items()}
             results[f"{name}, pass@k of independent samples"] = mean_over(control)
-        by_question = sum(curves.values(), [])
-        save_json(sum(by_question, []), out / f"dialogues-{file_name(name)}.json")
-        most_allowed[name] = [dialogues[-1] for dialogues in by_question]  # with the most attempts allowed
+        records = sum(by_data.values(), [])
+        save_json(sum(records, []), out / f"dialogues-{file_name(name)}.json")
+        most_allowed[name] = [dialogues[-1] for dialogues in records]  # with the most attempts allowed
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in FROM_THE_RUN} for each in candidates}
     summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}

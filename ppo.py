@@ -32,7 +32,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`.
 
     Rows are right-padded, so causal attention needs no mask. Logits are the largest tensor: they are computed only for
-    actions, in chunks, and again in the backward pass. `logits_of` includes a model's scale or soft cap of them."""
+    actions, in chunks, and again in the backward pass. `logits_of` runs the model's own head, without its layers."""
     outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
     b_A, t_A = to_device(sampled_BT.nonzero().T, model.device)
@@ -49,7 +49,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     return tuple(torch.cat(each) for each in zip(*parts))
 
 
-@torch.compile  # only after `fuse_layers` (support/cuda.py)
+@torch.compile  # runs as it is written until `fuse_layers` turns compilation on (support/cuda.py)
 def logps_and_entropies(logits_AV: torch.Tensor, action_A: torch.Tensor, temperature: float):
     """Log-probabilities of the actions under softmax(logits / temperature); that distribution's entropies, detached."""
     logp_AV = (logits_AV.float() / temperature).log_softmax(-1)
@@ -83,7 +83,7 @@ def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.
 
 @torch.no_grad()
 def map_actions(function, model, dialogues, config) -> torch.Tensor:
-    """Apply function(model, tokens_BT, sampled_BT) -> x_A to all dialogues: x of every action, (D, T) on the CPU."""
+    """function(model, tokens_BT, sampled_BT) gives a number per action, (A,). Returns those of all actions, (D, T)."""
     x_DT, computed = torch.zeros_like(dialogues.logp_DT), []
     for indices in micro_batches(dialogues.length_D, config.micro_batch_tokens):
         tokens_BT, sampled_BT = trim(dialogues, indices, model.device)
@@ -139,14 +139,12 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
 
 
 def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
-    """Without a critic: an action of attempt i gets r_i + r_{i+1} + ..., without gamma, minus the mean of this sum over
-    the dialogues of its group that have an attempt i, (D, T).
+    """Without a critic, (D, T): an action of attempt i gets r_i + r_{i+1} + ... minus the mean of this sum over the
+    dialogues of its group that have an attempt i. `calibrated` (CAL-GRPO) takes the group's mean of r_{i+1} + ...
 
-    A group is the `group_size` neighbours that answer the same question. The mean over all of them would be biased for
-    later attempts, because it includes the dialogues that were solved before. Nothing is divided by the group's
-    standard deviation, which would favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv
-    2503.20783). By default `normalise` then shifts all advantages by their mean over the step: in a group of equal
-    rewards they do not stay 0. `calibrated`: rewards after a wrong attempt count with their group mean (CAL-GRPO)."""
+    A group is the `group_size` neighbours that answer the same question. Dialogues that were solved before
+    attempt i would bias the mean. There is no gamma, and no division by the group's standard deviation, which would
+    favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv 2503.20783)."""
     advantage_DT = torch.zeros_like(dialogues.reward_DT)
     to_go_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)
     for group in torch.arange(len(to_go_D)).split(group_size):
@@ -159,7 +157,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
             for d, attempt, advantage in zip(reached, attempts, to_go - mean):
                 advantage_DT[d, attempt.start : attempt.end] = advantage
             if calibrated:
-                to_go_D[reached] = mean
+                to_go_D[reached] = mean  # what the attempt before gets
     return advantage_DT
 
 
@@ -172,7 +170,7 @@ def informative_dialogues(dialogues, config) -> torch.Tensor:
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
     """Over the step's actions that are trained on (the mask): "std" gives them mean 0 and standard deviation 1, as in
-    the paper, "centre" only mean 0, "none" leaves them as they are."""
+    the paper, "centre" only mean 0, "none" leaves them as they are. Afterwards groups of equal rewards are not at 0."""
     if how == "none":
         return advantage_DT * mask_DT
     actions = advantage_DT[mask_DT]
@@ -215,8 +213,8 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     """`config.epochs` passes over the dialogues, in `config.minibatches` optimiser steps each. Returns the metrics;
     `learned` is the share of the step's dialogues that were trained on. If it is 0, there are no other metrics."""
     trained_D = trained_dialogues(dialogues, config)
-    trained = trained_D.nonzero()[:, 0]  # the same as indices
-    if len(trained) == 0:
+    trained_indices = trained_D.nonzero()[:, 0]
+    if len(trained_indices) == 0:
         return {"learned": 0.0}
     trained_DT = dialogues.sampled_DT & trained_D[:, None]
     advantage_DT, return_DT = advantages(dialogues, value_DT, trained_DT, config)
@@ -227,12 +225,13 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     results = []
     rng = np.random.default_rng(seed)
     for _ in range(config.epochs):
-        order = torch.from_numpy(rng.permutation(trained.numpy()))
+        order = torch.from_numpy(rng.permutation(trained_indices.numpy()))
         for indices in order.tensor_split(min(config.minibatches, len(order))):
             results.append(minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config))
 
-    taken = [result for result in results if result]
-    metrics = {"learned": len(trained) / config.dialogues, "skipped": len(results) - len(taken), "lr": optimizers[0].lr}
+    taken = [result for result in results if result]  # (sums of each micro-batch, norms of gradients) of each step
+    metrics = {"learned": len(trained_indices) / config.dialogues, "skipped": len(results) - len(taken)}
+    metrics["lr"] = optimizers[0].lr
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
@@ -240,7 +239,8 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     if taken:
         totals = {name: sum(each[name] for each in micro_sums) for name in micro_sums[0]}
         metrics |= {name: total / totals["actions"] for name, total in totals.items() if name != "actions"}
-        metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean([norms for _, norms in taken], axis=0).tolist()))
+        mean_norms = np.mean([norms for _, norms in taken], axis=0).tolist()
+        metrics |= dict(zip(("grad_norm", "critic_grad_norm"), mean_norms))  # without a critic only the first
     return metrics
 
 
@@ -262,7 +262,7 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
 def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: torch.Tensor, weight_B, config) -> dict:
     """Gradients of the losses; `weight_B` weighs each dialogue's actions. Returns sums over actions, on the device."""
     tokens_BT, sampled_BT = trim(dialogues, indices, actor.device)
-    b_A, t_A = sampled_BT.nonzero().T
+    b_A, t_A = sampled_BT.nonzero().T  # as in `action_logps`
     stored = {key: to_device(x_DT[indices[b_A], t_A], actor.device) for key, x_DT in per_token.items()}
     weight_A = to_device(weight_B[b_A], actor.device)
 
@@ -330,7 +330,7 @@ class Optimizer:
         self.peak_lr, self.warmup_steps, self.total_steps = lr, warmup_steps, total_steps
         # (i, k, shard): shard k of weight i, a flat view of it. Shard n belongs to rank n % world_size, which holds its
         # master and an AdamW of its own, so that one shard can be on the device while the others wait in host memory.
-        # AdamW's state is made here and not in its first step, because offloading and load_state_dict need it before.
+        # AdamW's state is made here: offloading and load_state_dict need it. `step` is on the CPU, unless it is fused.
         flat = [weight.detach().view(-1).split(SHARD_SIZE) for weight in self.weights]
         self.shards = [(i, k, shard) for i, shards in enumerate(flat) for k, shard in enumerate(shards)]
         self.adamws, self.states = {}, {}

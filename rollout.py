@@ -140,8 +140,8 @@ class KVCache:
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `reads` is (slots, span), the slots as
-        indices or a slice; None for prompts. `flash_reads`: starts of queries and keys, keys read."""
+        """Before a forward pass: where it writes, and what its attention reads. `reads`: slots, span; None for prompts.
+        `flash_reads`, by head of a slot: starts of queries, starts of keys in the cache, how many keys it reads."""
         self.slot_R, self.position_RN, self.reads, self.flash_reads = slot_R, position_RN, reads, flash_reads
 
     def update(self, key, value, layer_index: int):
@@ -239,7 +239,7 @@ class Engine:
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
-        self.n_moving = torch.zeros((), dtype=torch.long, device=self.device)  # slots that move on in a step
+        self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # as a step reads it, also in a graph
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         # the host's side
         self.in_slot: list[LiveDialogue | None] = [None] * slots
@@ -312,25 +312,25 @@ class Engine:
         dialogue, its new tokens and their log-probabilities. It leaves out a dialogue whose attempt has ended in an
         earlier call: these tokens are past that end."""
         n_active = self.compact_slots()
+        self.n_active.fill_(n_active)
         cuda = self.device.type == "cuda"
         span = int(self.cached_S[:n_active].max()) + steps
         step = self.graph(n_active).replay if self.flash else partial(self.step, n_active, span)
-        self.n_moving.fill_(n_active)  # only now: capturing a graph sets it to 0
-        written = []
+        sampled = []
         for _ in range(steps):
             step()
-            written.append((self.token_S[:n_active].clone(), self.logp_S[:n_active].clone()))
+            sampled.append((self.token_S[:n_active].clone(), self.logp_S[:n_active].clone()))
         self.cached_S[:n_active] += steps
-        token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*written))
+        token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*sampled))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        writing = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # which attempt of which dialogue
+        writers = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and which attempt they are on
 
         def read():
             if copied:
                 copied.synchronize()
             if not logp_NR.isfinite().all():
                 raise FloatingPointError("the model's logits are not finite: in training, lower the learning rates")
-            for (live, n_attempts), tokens, logps in zip(writing, token_NR.T.tolist(), logp_NR.T.tolist()):
+            for (live, n_attempts), tokens, logps in zip(writers, token_NR.T.tolist(), logp_NR.T.tolist()):
                 if len(live.attempts) == n_attempts:
                     yield live, tokens, logps
 
@@ -340,9 +340,9 @@ class Engine:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
         reads `span` positions of each slot; None, in a graph: up to the slot's own position, which the device knows."""
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
-        active_R = slot_R < self.n_moving
+        active_R = slot_R < self.n_active
         flash_reads = mask = None
-        if span is None:  # inactive slots read one position, to save time, and write after their last token
+        if span is None:  # an inactive slot reads only one position; what it samples and writes is never used
             H = self.cache.kv.shape[3]  # each head of a row is a sequence
             starts = torch.arange(R * H + 1, dtype=torch.int32, device=self.device)
             flash_reads = starts, starts * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
@@ -362,15 +362,16 @@ class Engine:
         while R > 1 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
         if R not in self.graphs:
-            self.n_moving.zero_()  # no slot moves on in the run before the capture: the next step writes it all again
+            self.n_active.zero_()  # so that no slot moves on in the run before the capture
             self.graphs[R] = capture(partial(self.step, R, None), next(iter(self.graphs.values()), None))
+            self.n_active.fill_(n_active)
         return self.graphs[R]
 
 
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One token from each of R distributions, by inverting the cumulative distribution at `uniform_R`, and its
     log-probability (float32). Temperature 0 takes the most probable token and its log-probability at temperature 1.
-    A large vocabulary has B blocks of W tokens."""
+    A large vocabulary is searched in two stages: B blocks, then the W tokens of one."""
     if temperature not in (0, 1):
         logits_RV = logits_RV.float() / temperature
     p_RV = logits_RV.softmax(-1, dtype=torch.float32)
@@ -417,7 +418,7 @@ def ended_attempt(live: LiveDialogue, n_new: int, chat: Chat, rules) -> Attempt 
 
 
 def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config) -> bool:
-    """Cut off later tokens; grade the attempt. If wrong, append feedback, start the next. False if it was the last."""
+    """Grade an ended attempt and drop later tokens. Append the feedback and start the next one, or return False."""
     del live.tokens[attempt.end :], live.logps[attempt.end :]
     attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.answer)
     live.attempts.append(attempt)
@@ -477,10 +478,9 @@ def rollout(
 
     `rules` extract, grade and reward (reward.py:Rules). `config` gives slots, max_new_tokens and
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
-    first_index + i). `progress` labels a progress bar on a terminal. `engine` is reused; None makes a new one. The
-    model keeps the "engine" attention, also for the update; reference and critic keep that of transformers. ValueError
-    when model or prompts do not fit, OSError when the cache does not."""
-    model.set_attn_implementation("engine")
+    first_index + i). `progress` labels a progress bar on a terminal. `engine`: one to use again. ValueError when model
+    or prompts do not fit, OSError when the cache does not."""
+    model.set_attn_implementation("engine")  # it stays, for the update too; reference and critic have transformers' own
     all_live = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
         prompt = chat.prompt(problem.question, n)
@@ -491,7 +491,8 @@ def rollout(
     assert engine.temperature == temperature
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(all_live, key=lambda live: -live.allowed))
-    to_prefill, in_flight, n_finished, n_solved = [], deque(), 0, 0
+    to_prefill, n_finished, n_solved = [], 0, 0
+    in_flight = deque()  # calls that the host has not read, oldest first
     bar = tqdm(total=len(all_live), desc=progress, unit="dialogue", leave=False, disable=not progress or None)
     while n_finished < len(all_live):
         # Free slots take the next questions.
@@ -511,7 +512,7 @@ def rollout(
         if engine.active_S.any():
             in_flight.append(engine.decode_async(engine.steps_per_call))
             if len(in_flight) <= engine.calls_ahead:
-                continue
+                continue  # the device stays ahead
         for live, tokens, logps in in_flight.popleft():
             live.tokens += tokens
             live.logps += logps

@@ -2,7 +2,7 @@
 
     python train.py --preset miniature                  # number riddles, on the base model that `make train` builds
     python train.py --preset paper                      # Qwen2.5-Math-1.5B on MATH, the paper's settings
-    python train.py --resume --out runs/NAME            # resume a stopped run exactly
+    python train.py --resume --out runs/NAME            # resume a stopped run exactly (on a GPU: up to rounding)
     python train.py --resume --out runs/NAME --steps N  # extend it: more steps at the last learning rate
     torchrun --nproc-per-node 8 train.py --preset paper # the same run, shared by eight GPUs
 
@@ -51,9 +51,10 @@ from support.plots import plot_accuracy, table
 from support.presets import PRESETS
 from support.run import Run, describe, in_brief, open_log, parse_run, stage_speeds, training_metrics
 
-# task(default, help, valid) is a field of Config with a check; --help lists it under the heading at the same place.
-HEADINGS = "task", "rollout", "reward", "PPO", "run", "machine"
-task, sampling, rewards, learning, running, machine = (partial(option, group=heading) for heading in HEADINGS)
+# Each makes a field of Config from (default, help, check). The group is its heading in --help.
+task, sampling = partial(option, group="task"), partial(option, group="rollout")
+rewards, learning = partial(option, group="reward"), partial(option, group="PPO")
+running, machine = partial(option, group="run"), partial(option, group="machine")
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Config:
     temperature: float = sampling(1.0, "sampling temperature, also that of the policy in PPO", POSITIVE)
     max_new_tokens: int = sampling(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = sampling(None, "token budget of a single attempt; none: no such limit", POSITIVE)
-    slots: int | None = sampling(None, "dialogues decoded in parallel, for speed only; none: as many as fit", POSITIVE)
+    slots: int | None = sampling(None, "dialogues decoded in parallel, for speed; none, auto: all that fit", POSITIVE)
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
     unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
@@ -123,8 +124,8 @@ class Config:
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
 
-# Seeds of numpy. (seed, step, d): the tokens of dialogue d. (seed, step or pass, 0, one of these): the order of the
-# questions, the attempts allowed, minibatches. These start at 1: numpy takes (seed, step, 0, 0) for (seed, step, 0).
+# Seeds of numpy: (seed, step, d) for the tokens of dialogue d; (seed, pass, 0, ORDER) for the order of the questions,
+# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). None is 0: to numpy, (seed, step, 0, 0) is (seed, step, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -137,8 +138,8 @@ def build_run(config: Config) -> Run:
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
     reference = copy.deepcopy(actor).requires_grad_(False)
-    total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
-    settings = dict(warmup_steps=int(config.lr_warmup * total_steps), total_steps=total_steps)
+    optimizer_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
+    settings = dict(warmup_steps=int(config.lr_warmup * optimizer_steps), total_steps=optimizer_steps)
     settings |= dict(max_grad_norm=config.max_grad_norm, offload=config.offload)
     actor_optimizer = Optimizer(actor, config.lr, **settings)
     critic = critic_optimizer = None
@@ -148,7 +149,6 @@ def build_run(config: Config) -> Run:
         torch.nn.init.zeros_(critic.score.weight)
         torch.nn.init.zeros_(critic.score.bias)
         critic_optimizer = Optimizer(critic, config.critic_lr, **settings)
-    torch.compiler.set_stance("force_eager")  # until `fuse_layers`; an earlier run of this process may have called it
     if config.compile and device.type == "cuda":
         fuse_layers(*filter(None, (actor, critic, reference)))
     check_model(actor, chat, rollout, action_logps)
@@ -160,8 +160,8 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
     options = {each.name: getattr(config, each.name) for each in fields(config) if each.metadata["group"] == "reward"}
     rules = RULES._replace(reward=partial(RULES.reward, **options))  # the group's names are the rule's parameters
-    stopping, first = False, ranks.rank() == 0
-    with tqdm(total=config.steps, initial=run.step, unit="step", disable=not first or None) as bar:  # terminals only
+    stopping, is_rank0 = False, ranks.rank() == 0
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=not is_rank0 or None) as bar:
         while run.step < config.steps and not stopping:
             run.step += 1
             seed = config.seed, run.step
@@ -170,10 +170,10 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = ranks.own_slice(config.dialogues, config.group_size)
-            draw = dict(temperature=config.temperature, seed=seed, first_index=mine.start, engine=run.engine)
-            written = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **draw)  # by this rank
-            dialogues = training_set = ranks.gather_rows(written)
-            if config.drop_uniform_groups:
+            draws = dict(temperature=config.temperature, seed=seed, first_index=mine.start)
+            own = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **draws, engine=run.engine)
+            dialogues = training_set = ranks.gather_rows(own)
+            if config.drop_uniform_groups:  # here, so that stage 2 spends no time on them
                 training_set = dialogues.select(informative_dialogues(dialogues, config))
             clock.append(time.perf_counter())
 
@@ -191,7 +191,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             metrics |= stage_speeds(dialogues, training_set, clock) | run.memory()
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)
-            if first:
+            if is_rank0:
                 d = int((dialogues.used_D > 1).byte().argmax())  # the first with feedback, if any
                 run.record(metrics, dialogue_record(dialogues, d, asked[d], run.chat))
                 log(metrics)
@@ -273,8 +273,8 @@ def finish(run: Run, held_out: list[Problem]) -> None:
         results = {}
         for name, model in (("base", run.reference), ("trained", run.actor)):
             model.to(run.actor.device)  # with --offload the base model is in host memory
-            numbers = range(1, config.eval_attempts + 1)
-            records = evaluate(model, run.chat, held_out, numbers, config, progress=f"evaluate {name}")
+            allowed = range(1, config.eval_attempts + 1)
+            records = evaluate(model, run.chat, held_out, allowed, config, progress=f"evaluate {name}")
             results[name] = accuracy_at_k(records) | {"dialogues": sum(records, [])}
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
@@ -288,19 +288,19 @@ def main(argv: list[str] | None = None) -> None:
     run, resume_hint = None, ""
     try:
         ranks.join()
-        first = ranks.rank() == 0  # asked now: after `ranks.leave` every process is
+        is_rank0 = ranks.rank() == 0  # asked now: after `ranks.leave` every process is
         config, questions = ranks.on_rank0(partial(prepare, argv))
         with ExitStack() as until_the_end:
             # from now on no other process writes to the folder of the run
             ranks.on_rank0(lambda: until_the_end.enter_context(locked_folder(config.out)))
             run = build_run(config)
             problems, longest = fitting_problems(run, questions)
-            if first:
+            if is_rank0:
                 print(describe(config, run.actor, len(problems)))
             slots, engine_fits = run.plan_memory(longest)  # sets config.slots too
             if engine_fits:  # beside the update: one engine serves all rollouts
                 run.engine = Engine(run.actor, slots, longest, config.temperature)
-            log = open_log(config.log_to if first else None, config.out, run.options)
+            log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
                 run.restore()
@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None) -> None:
             ranks.leave()  # nobody waits for the evaluation; from here on every process is rank 0 of 1
             if not finished:
                 raise KeyboardInterrupt
-            if first:
+            if is_rank0:
                 finish(run, questions["eval_data"])
     except KeyboardInterrupt:
         if resume_hint:  # else there is nothing yet to save

@@ -55,6 +55,7 @@ FEEDBACKS: dict[str, Feedback] = {
     "uninformative": "Please reason step by step, and put your final answer within \\boxed{}",
 }
 FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"
+
 # If a question spells a special token, such as <|im_end|>, its text must not become that token. Chat.escape puts this
 # noncharacter into it, and Chat.encode cuts the text there.
 CUT = "\ufdd0"

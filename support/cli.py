@@ -68,8 +68,6 @@ def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
     if unknown:
         word = unknown[0].split("=")[0]
         alike = difflib.get_close_matches(word, [f"--{each.name}" for each in options], n=1)
-        if word.startswith("--"):  # the help of --lr has the words of --learning_rate
-            alike += [f"--{each.name}" for each in options if word[2:].replace("_", " ") in each.metadata["help"]]
         fail(f"there is no option {word}" + (f": did you mean {alike[0]}?" if alike else ", see --help"))
     if missing := [f"--{each.name}" for each in options if each.default is MISSING and each.name not in given]:
         fail(f"{', '.join(missing)} must be given, see --help")

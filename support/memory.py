@@ -49,9 +49,9 @@ def actions_at_once(vocabulary: int) -> int:
     return min(2048, max(1, 2**27 // vocabulary))
 
 
-def memory_plan(shape, parameters, element, options, capacity, processes=1, keep_engine=False) -> dict[str, dict]:
-    """Bytes on each device, by phase of a step and by what they hold. `shape` is the model's config, `parameters` the
-    actor's, `element` the bytes of a weight. With `keep_engine` the cache stays in the update. For Llama's layers."""
+def memory_plan(shape, parameters, element, options, longest, processes=1, keep_engine=False) -> dict[str, dict]:
+    """Bytes on a device, by phase of a step and by what they hold. `shape` is the model's config, `parameters` of the
+    actor, `element` a weight's bytes, `longest` a dialogue's tokens. `keep_engine`: also in the update. For Llama."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
     heads, size = kv_heads_and_size(shape)
@@ -69,7 +69,7 @@ def memory_plan(shape, parameters, element, options, capacity, processes=1, keep
     kept = element * E if options["gradient_checkpointing"] else layer  # only each layer's input
     slots, tokens = options["slots"], options["micro_batch_tokens"]
     logits = actions_at_once(V) * V * 12 + 2 * element * V * E  # a chunk in float32 thrice, its weights' gradient twice
-    cache = cache_bytes(shape, slots, capacity, element)
+    cache = cache_bytes(shape, slots, longest + SURPLUS, element)
     both = {"actor and critic": element * trained, "masters and moments": states}
     both |= {"reference": reference, "reserve": RESERVE}
     # logits: the model's own, then three float32 tensors of the sampling
@@ -124,11 +124,11 @@ QWEN25 = {
     "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
 }
 PARAMETERS = {"0.5B": 494_032_768, "1.5B": 1_543_714_304, "7B": 7_615_616_512}
-# The options of the paper's run that need memory, and below them the rest: dialogues of up to 4096 tokens, bfloat16.
+# The options of the paper's run that need memory, and below them the rest: 1024 and 3000 tokens, bfloat16.
 OPTIONS = dict(
     group_size=1, slots=64, micro_batch_tokens=8192, offload=False, gradient_checkpointing=False, compile=True
 )
-RUN = dict(options=OPTIONS, capacity=4096, element=2)
+RUN = dict(options=OPTIONS, longest=4024, element=2)
 
 
 def main() -> None:

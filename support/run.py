@@ -93,7 +93,7 @@ class Run:
         cuda = model.device.type == "cuda"
         options = asdict(config) | {"compile": config.compile and cuda}
         settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
-        settings |= dict(options=options, capacity=longest, processes=ranks.world_size())
+        settings |= dict(options=options, longest=longest, processes=ranks.world_size())
         most = config.dialogues // ranks.world_size()  # those that a rank writes
         config.slots = config.slots or most_slots(available, most, **settings)
         options["slots"] = min(config.slots, most)

@@ -91,9 +91,8 @@ class Scripted:
 
 
 def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, feedback="paper", **options):
-    """The model writes these attempts and, if it is not stopped, the feedback as well, and a right answer after the
-    last attempt. Checks that the engine, and the plain loop, keep what is written here up to the end of the dialogue.
-    Returns the dialogues, of which there is one, and where its attempts start and end."""
+    """The model writes these attempts, and goes on after each with the feedback, after the last with a right answer: a
+    loop that does not stop there is caught. Returns the dialogues, of which there is one, and the spans of attempts."""
     encode, template = partial(tokenizer.encode, add_special_tokens=False), CHAT_TEMPLATES["chatml"]
     problem, rules = Problem("5 or 17?", "5"), Rules(extract_boxed, operator.eq, reward)
     tokens, spans = encode(prompt_text(template, problem.question, allowed)), []
@@ -102,7 +101,9 @@ def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=re
         if i:
             wrong = SimpleNamespace(answer=extract_boxed(written[i - 1]))
             words = fill_feedback(FEEDBACKS.get(feedback, feedback), allowed - i, wrong, problem.answer)
-            forced = encode(feedback_turn(template, words))[written[i - 1].endswith("<|im_end|>") :]
+            forced = encode(feedback_turn(template, words))
+            if written[i - 1].endswith("<|im_end|>"):
+                del forced[0]  # the end token that the model has written
             tokens, sampled = tokens + forced, sampled + [False] * len(forced)
         spans.append((len(tokens), len(tokens + encode(attempt))))
         tokens, sampled = tokens + encode(attempt), sampled + [True] * len(encode(attempt))
@@ -222,7 +223,7 @@ def test_logits_that_are_not_finite_end_a_rollout(tokenizer, temperature):
 # -------------------- Against the full forward pass
 @pytest.mark.parametrize("slots, schedule, temperature", [(64, None, 1.0), (5, (4, 0), 1.0), (3, None, 0.7)])
 def test_every_logit_equals_the_full_forward_pass(model, tokenizer, slots, schedule, temperature, monkeypatch):
-    """Rows at different positions, refilled over stale cache (few slots), rolled back (a stride of 4)."""
+    """Rows at different positions, refilled over stale cache (few slots), rolled back (4 steps a call)."""
     found = {}  # by the uniform number that chooses the token: each number serves once
 
     def keep_logits(logits_RV, uniform_R, temperature):
@@ -360,7 +361,7 @@ def graphs(monkeypatch):
 
 @pytest.mark.parametrize("slots, schedule", [(5, (4, 1)), (64, (3, 2))])
 def test_graphs_write_the_same_dialogues(model, tokenizer, dialogues, graphs, slots, schedule):
-    """Few graphs serve all steps. With 64 slots two dialogues wait for each other, while the other rows go on."""
+    """Few graphs serve all steps. With 64 slots up to four dialogues wait for each other, while the others go on."""
     assert_same(small_rollout(model, tokenizer, slots=slots, schedule=schedule), dialogues)
     assert 1 <= len(graphs) <= 1 + np.ceil(np.log2(min(slots, len(PROBLEMS))))
 

@@ -176,7 +176,7 @@ def test_a_dialogue_of_the_first_the_last_and_every_few_steps():
     assert f"A dialogue of step 5:\n\n{shown}" in result.output
 
 
-def test_the_first_lines_and_those_of_a_file(capsys):
+def test_what_a_run_prints_without_a_terminal(capsys):
     """Where there is no terminal, and so no bar, every twentieth of the run is a line, and its first and last step. At
     the end it says what went wrong."""
     replaced = {"train.update": lambda *_: {"kl": 0.25, "learned": 1.0, "skipped": 2}}
@@ -487,7 +487,7 @@ def test_mistakes_are_one_sentence(case, capsys, monkeypatch):
     assert sentence in refused(capsys, options) and not Path("run").exists()
 
 
-def test_nothing_is_counted_from_zero(capsys):
+def test_zero_is_refused_for_every_count(capsys):
     for field in fields(Config):
         if field.type in (int, int | None) and field.name != "seed":
             assert f"--{field.name} must be greater than 0, not 0" in refused(capsys, f"--{field.name} 0")
