@@ -61,12 +61,12 @@ def evaluate(model, chat, problems, allowed, config, journal=None, progress=None
 
 def dialogue_record(dialogues: Dialogues, d: int, problem: Problem, chat: Chat) -> dict:
     """Dialogue d, for people to read and for programs that compare models question by question. What the model wrote in
-    an attempt is text[at:end] of the dialogue."""
+    an attempt is text[text_start:text_end] of it."""
     tokens, attempts = dialogues.tokens_DT[d, : dialogues.length_D[d]].tolist(), []
     for attempt in dialogues.attempts[d]:
         record = {key: getattr(attempt, key) for key in ("text", "answer", "correct", "truncated")}
-        at, end = (len(chat.decode(tokens[:place])) for place in (attempt.start, attempt.end))
-        attempts.append(record | {"at": at, "end": end})
+        start, end = (len(chat.decode(tokens[:place])) for place in (attempt.start, attempt.end))
+        attempts.append(record | {"text_start": start, "text_end": end})
     return {
         "question": problem.question,
         "gold": problem.answer,
@@ -142,7 +142,7 @@ class Candidate(NamedTuple):
 
 
 def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, str], Path]:
-    """Options, questions by data set, models by name (see `name_models`) and output folder."""
+    """Options of the command line, questions by data set, models by name (see `name_models`) and output folder."""
     options = Options(**given)
     require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
     sets = load_sets(options.data)
@@ -173,7 +173,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
     own = {key: config[key] for key in FROM_THE_RUN if "preset" in config and key in config}  # only a run has a preset
-    options = Options(**own | given)
+    options = Options(**own | given)  # the command line before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)
@@ -195,7 +195,7 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dic
     name, model, chat, options, greedy_journal, sample_journal = candidate
     problems, allowed = sum(sets.values(), []), range(1, options.attempts + 1)
     model.to(pick_device(options.device))
-    evaluate(model, chat, problems, allowed, options, greedy_journal, f"{name}, greedy")
+    evaluate(model, chat, problems, allowed, options, greedy_journal, f"{name}, greedy")  # fills the journal
     greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
     samples = {}
     if sample_journal:
@@ -221,6 +221,8 @@ def report(options: Options, sets: dict, candidates: list[Candidate], greedy: di
     asked_with = {each.name: {key: getattr(each.options, key) for key in FROM_THE_RUN} for each in candidates}
     summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
     text = tables(", ".join(sets), results, paired)
+    if len(set(map(str, asked_with.values()))) > 1:
+        text += "\n\nThe models were asked in different ways: see asked_with in results.json."
     save_json(summary, out / "results.json")
     save_text(text + "\n", out / "table.md")
     save_text(page(most_allowed), out / "dialogues.html")

@@ -3,7 +3,7 @@
 What textbook PPO leaves open or does otherwise; the first three are the paper's (section 4, the authors' settings):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
-- A reward comes at the last action of an attempt; by the paper's rule only of the last attempt (+1, -0.5 or -1).
+- A reward comes at the last action of an attempt; by the paper's rule only the last attempt has one (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - A loss is the mean over all actions of its minibatch (or as `action_weights` says), not of a micro-batch.
 - A step in which every action has the same undiscounted reward-to-go trains nothing (`trained_dialogues`).
@@ -33,7 +33,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
 
     Rows are right-padded, so causal attention needs no mask. Logits are the largest tensor: they are computed only for
     actions, in chunks, and again in the backward pass. `logits_of` runs the model's own head, without its layers."""
-    outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
+    outputs = model.base_model(input_ids=tokens_BT, use_cache=False)  # of an actor: by rollout.py:engine_attention
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
     b_A, t_A = to_device(sampled_BT.nonzero().T, model.device)
     hidden_AE, action_A = outputs.last_hidden_state[b_A, t_A - 1], tokens_BT[b_A, t_A]
@@ -49,7 +49,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     return tuple(torch.cat(each) for each in zip(*parts))
 
 
-@torch.compile  # runs as it is written until `fuse_layers` turns compilation on (support/cuda.py)
+@torch.compile  # eager until `fuse_layers`: importing support/cuda.py turns all compilation off
 def logps_and_entropies(logits_AV: torch.Tensor, action_A: torch.Tensor, temperature: float):
     """Log-probabilities of the actions under softmax(logits / temperature); that distribution's entropies, detached."""
     logp_AV = (logits_AV.float() / temperature).log_softmax(-1)
@@ -114,7 +114,7 @@ def advantages(dialogues, value_DT: torch.Tensor | None, trained_DT: torch.Tenso
 
 def trained_dialogues(dialogues, config) -> torch.Tensor:
     """(D,), True for those that are trained on: all, or with `drop_truncated` those that did not run out of tokens. All
-    False if all their actions have the same undiscounted reward-to-go: at gamma 1 advantages would be critic noise."""
+    False if after every action the same reward is still to come, undiscounted: there is only critic noise to learn."""
     trained_D = ~(dialogues.truncated_D & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[dialogues.sampled_DT & trained_D[:, None]]
     return trained_D & (len(to_go_A.unique()) > 1)
@@ -140,11 +140,11 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
 
 def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
     """Without a critic, (D, T): an action of attempt i gets r_i + r_{i+1} + ... minus the mean of this sum over the
-    dialogues of its group that have an attempt i. `calibrated` (CAL-GRPO) takes the group's mean of r_{i+1} + ...
+    dialogues of its group that reached attempt i. With `calibrated` (CAL-GRPO), r_{i+1} + ... is such a mean as well.
 
-    A group is the `group_size` neighbours that answer the same question. Dialogues that were solved before
-    attempt i would bias the mean. There is no gamma, and no division by the group's standard deviation, which would
-    favour questions that are nearly always or nearly never solved (Dr. GRPO, arXiv 2503.20783)."""
+    A group is the `group_size` neighbours that answer the same question. Those solved earlier are not in the mean: they
+    would bias it. There is no gamma, and no division by the group's standard deviation, which would favour questions
+    that are nearly always or nearly never solved (Dr. GRPO, arXiv 2503.20783)."""
     advantage_DT = torch.zeros_like(dialogues.reward_DT)
     to_go_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)
     for group in torch.arange(len(to_go_D)).split(group_size):
@@ -170,7 +170,7 @@ def informative_dialogues(dialogues, config) -> torch.Tensor:
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
     """Over the step's actions that are trained on (the mask): "std" gives them mean 0 and standard deviation 1, as in
-    the paper, "centre" only mean 0, "none" leaves them as they are. Afterwards groups of equal rewards are not at 0."""
+    the paper, "centre" only mean 0, "none" leaves them as they are. It shifts groups of equal rewards too."""
     if how == "none":
         return advantage_DT * mask_DT
     actions = advantage_DT[mask_DT]
@@ -229,7 +229,7 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
         for indices in order.tensor_split(min(config.minibatches, len(order))):
             results.append(minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config))
 
-    taken = [result for result in results if result]  # (sums of each micro-batch, norms of gradients) of each step
+    taken = [each for each in results if each is not None]  # (sums of each micro-batch, norms of gradients)
     metrics = {"learned": len(trained_indices) / config.dialogues, "skipped": len(results) - len(taken)}
     metrics["lr"] = optimizers[0].lr
     if critic is not None:
@@ -239,8 +239,8 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     if taken:
         totals = {name: sum(each[name] for each in micro_sums) for name in micro_sums[0]}
         metrics |= {name: total / totals["actions"] for name, total in totals.items() if name != "actions"}
-        mean_norms = np.mean([norms for _, norms in taken], axis=0).tolist()
-        metrics |= dict(zip(("grad_norm", "critic_grad_norm"), mean_norms))  # without a critic only the first
+        for i, name in enumerate(("grad_norm", "critic_grad_norm")[: len(optimizers)]):
+            metrics[name] = float(np.mean([norms[i] for _, norms in taken]))
     return metrics
 
 

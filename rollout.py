@@ -91,7 +91,7 @@ class Dialogues:
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
     """One dialogue, a full forward pass for every token: slow, for readers and tests. Returns its tokens, a mask of
-    those the model wrote, and its attempts: dialogue `index` of a `rollout`, without rewards and log-probabilities."""
+    those the model wrote, and its attempts. `rollout` returns the same, with rewards and log-probabilities."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, dialogue_limit = len(tokens), len(tokens) + config.max_new_tokens
     sampled, attempts = [False] * prompt_length, []
@@ -141,7 +141,7 @@ class KVCache:
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
         """Before a forward pass: where it writes, and what its attention reads. `reads`: slots, span; None for prompts.
-        `flash_reads`, by head of a slot: starts of queries, starts of keys in the cache, how many keys it reads."""
+        `flash_reads`, by slot and head: start of the query, start of the keys in the flat cache, how many it reads."""
         self.slot_R, self.position_RN, self.reads, self.flash_reads = slot_R, position_RN, reads, flash_reads
 
     def update(self, key, value, layer_index: int):
@@ -233,40 +233,41 @@ class Engine:
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
         schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
         self.steps_per_call, self.calls_ahead = schedule
-        assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS
+        assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS  # a slot may write this far past its end
         self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill
         self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device)
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
-        self.n_active = torch.zeros((), dtype=torch.long, device=self.device)  # as a step reads it, also in a graph
+        self.active_count = torch.zeros((), dtype=torch.long, device=self.device)  # as a step reads it
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         # the host's side
         self.in_slot: list[LiveDialogue | None] = [None] * slots
-        self.cached_S = np.zeros(slots, dtype=np.int64)  # tokens in the cache: `position_S`, as the host knows it
+        self.host_position_S = np.zeros(slots, dtype=np.int64)  # `position_S`, as the host knows it
         self.active_S = np.zeros(slots, dtype=bool)
 
     def admit(self, live: LiveDialogue, uniforms: np.ndarray) -> None:
         """Give a free slot to a dialogue. Uniform number i is for the i-th token after the prompt."""
         live.slot = self.in_slot.index(None)
         self.in_slot[live.slot] = live
-        self.uniform_SC[live.slot, live.start : live.dialogue_limit] = self.to_device(uniforms)
+        self.uniform_SC[live.slot, len(live.tokens) : live.dialogue_limit] = self.to_device(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
         """Feed the tokens of these dialogues that the cache lacks, except the last one, which is left for the next
         step. Their slots become active."""
         # Equal prompts, as in a group, are computed once and copied: SmolLM2 in groups of 8 saves a third on a CPU.
-        first: dict[tuple, LiveDialogue] = {}  # with this prompt
-        sources = [live if live.prefill_from else first.setdefault(tuple(live.tokens), live) for live in batch]
+        computed: dict[tuple, LiveDialogue] = {}  # by prompt: the first dialogue with it
+        sources = [live if live.prefill_from else computed.setdefault(tuple(live.tokens), live) for live in batch]
         self.fill_cache(list(dict.fromkeys(sources)))
         slots = [live.slot for live in batch]
-        self.cached_S[slots] = [len(live.tokens) - 1 for live in batch]
+        self.host_position_S[slots] = [len(live.tokens) - 1 for live in batch]
         self.active_S[slots] = True
         slot_R = self.to_device(slots)
-        if sources != batch:
-            self.copy_cache(self.to_device([live.slot for live in sources]), slot_R, int(self.cached_S[slots].max()))
+        if sources != batch:  # some are copies
+            source_R = self.to_device([live.slot for live in sources])
+            self.copy_cache(source_R, slot_R, int(self.host_position_S[slots].max()))
         self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
-        self.position_S[slot_R] = self.to_device(self.cached_S[slots])
+        self.position_S[slot_R] = self.to_device(self.host_position_S[slots])
 
     @torch.compiler.set_stance("force_eager")  # it has many sizes, and a call is short
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
@@ -292,14 +293,14 @@ class Engine:
     def compact_slots(self) -> int:
         """Swap active slots at the back with inactive ones at the front. Returns the number of active slots."""
         n_active = int(self.active_S.sum())
-        gaps, late = np.flatnonzero(~self.active_S[:n_active]), n_active + np.flatnonzero(self.active_S[n_active:])
+        gaps, back = np.flatnonzero(~self.active_S[:n_active]), n_active + np.flatnonzero(self.active_S[n_active:])
         if len(gaps):
-            source, target = np.concatenate([late, gaps]), np.concatenate([gaps, late])
+            source, target = np.concatenate([back, gaps]), np.concatenate([gaps, back])
             source_R, target_R = self.to_device(source), self.to_device(target)
-            self.copy_cache(source_R, target_R, int(self.cached_S[source].max()))
+            self.copy_cache(source_R, target_R, int(self.host_position_S[source].max()))
             for each_S in (self.uniform_SC, self.token_S, self.position_S):
                 each_S[target_R] = each_S[source_R]
-            for each_S in (self.cached_S, self.active_S):
+            for each_S in (self.host_position_S, self.active_S):
                 each_S[target] = each_S[source]
             for slot, live in zip(target.tolist(), [self.in_slot[i] for i in source]):
                 self.in_slot[slot] = live
@@ -312,16 +313,16 @@ class Engine:
         dialogue, its new tokens and their log-probabilities. It leaves out a dialogue whose attempt has ended in an
         earlier call: these tokens are past that end."""
         n_active = self.compact_slots()
-        self.n_active.fill_(n_active)
+        self.active_count.fill_(n_active)
         cuda = self.device.type == "cuda"
-        span = int(self.cached_S[:n_active].max()) + steps
-        step = self.graph(n_active).replay if self.flash else partial(self.step, n_active, span)
-        sampled = []
+        span = int(self.host_position_S[:n_active].max()) + steps
+        decode_step = self.graph(n_active).replay if self.flash else partial(self.step, n_active, span)
+        per_step = []
         for _ in range(steps):
-            step()
-            sampled.append((self.token_S[:n_active].clone(), self.logp_S[:n_active].clone()))
-        self.cached_S[:n_active] += steps
-        token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*sampled))
+            decode_step()
+            per_step.append((self.token_S[:n_active].clone(), self.logp_S[:n_active].clone()))
+        self.host_position_S[:n_active] += steps
+        token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*per_step))
         copied = torch.cuda.current_stream().record_event() if cuda else None
         writers = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and which attempt they are on
 
@@ -340,7 +341,7 @@ class Engine:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
         reads `span` positions of each slot; None, in a graph: up to the slot's own position, which the device knows."""
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
-        active_R = slot_R < self.n_active
+        active_R = slot_R < self.active_count
         flash_reads = mask = None
         if span is None:  # an inactive slot reads only one position; what it samples and writes is never used
             H = self.cache.kv.shape[3]  # each head of a row is a sequence
@@ -362,9 +363,9 @@ class Engine:
         while R > 1 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
         if R not in self.graphs:
-            self.n_active.zero_()  # so that no slot moves on in the run before the capture
+            self.active_count.zero_()  # so that no slot moves on in the run before the capture
             self.graphs[R] = capture(partial(self.step, R, None), next(iter(self.graphs.values()), None))
-            self.n_active.fill_(n_active)
+            self.active_count.fill_(n_active)
         return self.graphs[R]
 
 
@@ -486,7 +487,7 @@ def rollout(
         prompt = chat.prompt(problem.question, n)
         all_live.append(LiveDialogue(index, problem, n, prompt, dialogue_limit=len(prompt) + config.max_new_tokens))
         all_live[-1].start_attempt(config)
-    longest = check_fit(model, max(live.start for live in all_live), config.max_new_tokens)
+    longest = check_fit(model, max(len(live.tokens) for live in all_live), config.max_new_tokens)
     engine = engine or Engine(model, min(config.slots or len(all_live), len(all_live)), longest, temperature)
     assert engine.temperature == temperature
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
@@ -501,14 +502,14 @@ def rollout(
             uniforms = np.random.default_rng((*seed, live.index)).random(config.max_new_tokens, dtype=np.float32)
             engine.admit(live, uniforms)
 
-        # Prompts and feedback go into the cache. A prefill costs about as much as a decode step, so it waits until a
-        # sixteenth of the slots need one, or no slot is active.
+        # Prompts and feedback go into the cache. No slot decodes during a prefill, so it waits until a sixteenth of the
+        # slots need one, or no slot is active.
         if to_prefill and (len(to_prefill) >= len(engine.in_slot) // 16 or not engine.active_S.any()):
             for batch in prefill_batches(to_prefill):
                 engine.prefill(batch)
             to_prefill.clear()
 
-        # The model writes. The host reads what it wrote `calls_ahead` calls ago or, when no slot is active, the rest.
+        # The model writes. The host reads the oldest call when more than `calls_ahead` wait or no slot is active.
         if engine.active_S.any():
             in_flight.append(engine.decode_async(engine.steps_per_call))
             if len(in_flight) <= engine.calls_ahead:

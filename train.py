@@ -59,7 +59,7 @@ running, machine = partial(option, group="run"), partial(option, group="machine"
 
 @dataclass
 class Config:
-    """Every option of a run. The defaults are the paper's values, but --eval_data is one of its five benchmarks."""
+    """Every option of a run. The defaults train as the paper does; its evaluation is larger (docs/scale.md)."""
 
     preset: str = task("paper", f"options to start from: {', '.join(PRESETS)}", one_of(*PRESETS))
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
@@ -125,7 +125,7 @@ class Config:
 
 
 # Seeds of numpy: (seed, step, d) for the tokens of dialogue d; (seed, pass, 0, ORDER) for the order of the questions,
-# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). None is 0: to numpy, (seed, step, 0, 0) is (seed, step, 0).
+# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). Not 0: to numpy, (seed, step, 0, 0) is (seed, step, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -178,7 +178,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             clock.append(time.perf_counter())
 
             # 2. Log-probabilities of the reference model (the frozen base) and values of the critic, before the update.
-            with run.on_device(reference):  # with --offload it waits in host memory
+            with run.on_device(reference):  # with --offload it is there only now
                 ref_logp_DT, value_DT = reference_logps_and_values(reference, critic, training_set, config)
             clock.append(time.perf_counter())
 
@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> None:
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
             slots, engine_fits = run.plan_memory(longest)  # sets config.slots too
-            if engine_fits:  # beside the update: one engine serves all rollouts
+            if engine_fits:  # in memory during the update too: then one engine serves all steps
                 run.engine = Engine(run.actor, slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))
@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> None:
                 finished = train(run, problems, questions["validation_data"], log, stop_requested)
             ranks.leave()  # nobody waits for the evaluation; from here on every process is rank 0 of 1
             if not finished:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt  # to end like a Ctrl-C
             if is_rank0:
                 finish(run, questions["eval_data"])
     except KeyboardInterrupt:

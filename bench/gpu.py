@@ -96,7 +96,7 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
         engine.in_slot = [rollout.LiveDialogue(slot, None, 1, [], 0, slot=slot) for slot in range(slots)]
         engine.active_S[:] = True
         for count in (2, 64):  # the first ones warm up
-            engine.cached_S[:] = context - 32
+            engine.host_position_S[:] = context - 32
             engine.position_S.fill_(context - 32)
             seconds = timed(lambda: list(engine.decode_async(count))) / count
         moved = dtype.itemsize * (model.num_parameters() + 2 * slots * shape.vocab_size)

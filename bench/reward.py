@@ -9,11 +9,12 @@ The pairs (bench/pairs.toml) are gold answers, respelled so that they stay equal
 import json
 import platform
 import re
-import sys
 import time
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
+from support.cli import fail
 from support.grader.compare import decide
 from support.grader.latex import read
 
@@ -35,25 +36,21 @@ def ours(answer: str, gold: str) -> bool:
     return decide(answer, gold)
 
 
-def peer():
-    """Math-Verify as a function of (answer, gold); None without it"""
-    try:
-        from math_verify import parse, verify
-    except ImportError:
-        print("Math-Verify is not installed (pip install 'math-verify[antlr4_13_2]'): only ours", file=sys.stderr)
-        return None
-    return lambda answer, gold: verify(*(parse(rf"\boxed{{{text}}}") for text in (gold, answer)))
+def theirs(answer: str, gold: str) -> bool:
+    from math_verify import parse, verify
+
+    return verify(*(parse(rf"\boxed{{{text}}}") for text in (gold, answer)))
 
 
 def main():
+    if not find_spec("math_verify"):
+        fail("Math-Verify is not installed: pip install 'math-verify[antlr4_13_2]'")
     results, pairs = {"machine": platform.platform()}, rewritten(GOLDS)
-    for name, equal in (("ours", ours), ("Math-Verify", peer())):
-        if equal:
-            start = time.perf_counter()
-            errors = [equal(answer, gold) - label for answer, gold, label in pairs]
-            rate = round(len(pairs) / (time.perf_counter() - start))
-            row = (len(pairs), errors.count(1), errors.count(-1), rate)
-            results[name] = dict(zip(("pairs", "wrongly accepted", "wrongly refused", "pairs a second"), row))
+    for name, equal in (("ours", ours), ("Math-Verify", theirs)):
+        start = time.perf_counter()
+        errors = [equal(answer, gold) - label for answer, gold, label in pairs]
+        row = (len(pairs), errors.count(1), errors.count(-1), round(len(pairs) / (time.perf_counter() - start)))
+        results[name] = dict(zip(("pairs", "wrongly accepted", "wrongly refused", "pairs a second"), row))
     print(json.dumps(results, indent=1))
 
 

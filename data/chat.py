@@ -107,8 +107,8 @@ def own_template(tokenizer) -> ChatTemplate:
     for role, turns in prompts.items():
         try:
             prompt = write(*turns)
-            turns += ("assistant", "{attempt}"), (role, "{feedback}")
-            before, _, after = write(*turns).partition("{attempt}")
+            dialogue = write(*turns, ("assistant", "{attempt}"), (role, "{feedback}"))
+            before, _, after = dialogue.partition("{attempt}")
         except (TemplateError, TypeError, ValueError):  # the template refuses these turns, or there is none
             continue
         after = after.lstrip()

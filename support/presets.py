@@ -1,4 +1,4 @@
-"""Presets: options of train.py, read before the user's own. The defaults of train.py are the paper's values."""
+"""Presets: options of train.py, read before the user's own. The defaults of train.py are those of the paper."""
 
 PRESETS = {
     "paper": "",

@@ -34,9 +34,9 @@ def parts(dialogue: dict) -> list[tuple[str, str]]:
     and the feedback after it. Without the verdicts, this is the whole text of the dialogue."""
     text, attempts, pieces, end = dialogue["text"], dialogue["attempts"], [], 0
     for i, attempt in enumerate(attempts, 1):
-        pieces.append(("feedback" if end else "prompt", text[end : attempt["at"]]))
-        end = attempt["end"]
-        pieces.append(("attempt", text[attempt["at"] : end]))
+        pieces.append(("feedback" if end else "prompt", text[end : attempt["text_start"]]))
+        end = attempt["text_end"]
+        pieces.append(("attempt", text[attempt["text_start"] : end]))
         verdict = "correct" if attempt["correct"] else "wrong"
         cut = ", cut off by the token budget" if attempt["truncated"] else ""
         pieces.append((verdict, f"attempt {i} is {verdict}: {answer_of(attempt)}{cut}"))

@@ -66,7 +66,7 @@ def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, opt
         expected |= {"reward": sum(ev.RULES.reward(attempts, problem.answer)), "attempts": []}
         for each in map(asdict, attempts):
             at, end = (len(chat.decode(tokens[: each.pop(key)])) for key in ("start", "end"))
-            expected["attempts"].append(each | {"at": at, "end": end})
+            expected["attempts"].append(each | {"text_start": at, "text_end": end})
         assert record == expected
 
 
@@ -175,8 +175,7 @@ def test_the_papers_curves_are_drawn_with_its_five_benchmarks(sets, curves, eval
 
 def test_limit_is_a_seeded_shuffle(evaluation):
     def take(limit, seed):
-        options = dict(model="base", data="a.jsonl", limit=limit, seed=seed, max_new_tokens=24)
-        _, sets, paths, out = ev.prepare(options)
+        _, sets, paths, out = ev.prepare(dict(model="base", data="a.jsonl", limit=limit, seed=seed))
         assert paths == {"base": "base"} and out == Path("runs/evaluate/base-a")  # where --out does not say
         return [problem.answer for problem in sets["a.jsonl"]]
 
@@ -200,7 +199,8 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation, capsys):
             yield config.max_new_tokens, config.max_attempt_tokens, feedback, chat.template.end
 
     assert list(asked("--out own")) == [(50, 9, "uncounted", "<|eot_id|>"), (60, None, "paper", "<|im_end|>")]
-    assert json.loads(Path("own/results.json").read_text())["asked_with"]["runs/a/model"] == its_own
+    results, said = (Path("own", name).read_text() for name in ("results.json", "table.md"))
+    assert json.loads(results)["asked_with"]["runs/a/model"] == its_own and "asked in different ways" in said
     line = "--out said --max_new_tokens 55 --max_attempt_tokens none --feedback paper"
     assert list(asked(line)) == [(55, None, "paper", "<|eot_id|>"), (55, None, "paper", "<|im_end|>")]
     Path("runs/b/config.json").write_text("{")

@@ -581,4 +581,6 @@ def test_never_raises(answer, gold):
 
 def test_benchmark_without_the_peer_says_so(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "math_verify", None)
-    assert bench.peer() is None and "pip install" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        bench.main()
+    assert "pip install" in capsys.readouterr().err

@@ -102,8 +102,7 @@ def test_gae_of_two_attempts_by_hand():
 
     deltas        0.4 - 0.2 = 0.2                0.6 - 0.4 = 0.2                1 - 0.6 = 0.4
     advantages    0.2 + 0.5 * 0.4 = 0.4          0.2 + 0.5 * 0.4 = 0.4          0.4
-    the second    0.2 + 0.5 * 0.9 = 0.65         0.7 + 0.5 * 0.4 = 0.9          0.4
-    """
+    the second    0.2 + 0.5 * 0.9 = 0.65         (0.2 + 0.5) + 0.5 * 0.4 = 0.9  0.4"""
     sampled = torch.tensor([[False, True, True, False, False, True, False]] * 2)
     value = torch.tensor([[9.0, 0.2, 0.4, 9.0, 9.0, 0.6, 9.0]] * 2)
     reward = torch.tensor([[0, 0, 0, 0, 0, 1.0, 0], [0, 0, 0.5, 0, 0, 1.0, 0]])

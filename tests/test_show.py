@@ -19,9 +19,9 @@ def dialogue(question, allowed, *texts, gold="7", truncated=False):
     for i, attempt in enumerate(texts):
         text += FEEDBACK if i else ""
         answer = attempt.partition("is ")[2] or None
-        record = {"text": attempt, "answer": answer, "correct": answer == gold, "truncated": False, "at": len(text)}
+        record = dict(text=attempt, answer=answer, correct=answer == gold, truncated=False, text_start=len(text))
         text += attempt + ("<|im_end|>" if answer is None and i + 1 == len(texts) else "")
-        attempts.append(record | {"end": len(text)})
+        attempts.append(record | {"text_end": len(text)})
     same = {"question": question, "gold": gold, "allowed": allowed, "truncated": truncated, "attempts": attempts}
     same["reward"] = 1 if answer == gold else -0.5
     return same | {"correct": answer == gold, "text": text}
