@@ -88,7 +88,7 @@ class Config:
     lr_steps: int | None = learning(None, "length of the learning rate schedule in steps; none: all steps", POSITIVE)
     minibatches: int = learning(8, "minibatches in each epoch, one optimiser step each", POSITIVE)
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
-    gamma: float = learning(1.0, "discount of the reward per token; groups (--group_size) have none", between(0, 1))
+    gamma: float = learning(1.0, "discount of the reward per token; not used with --group_size", between(0, 1))
     gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", between(0, 1))
     normalise: str = learning("std", "scaling of advantages: none, centre, std", one_of("none", "centre", "std"))
     clip: float = learning(0.2, "PPO's clip range of the probability ratio", POSITIVE)
@@ -170,8 +170,8 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             mine = ranks.own_slice(config.dialogues, config.group_size)
-            draws = dict(temperature=config.temperature, seed=seed, first_index=mine.start)
-            own = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **draws, engine=run.engine)
+            draw = dict(temperature=config.temperature, seed=seed, first_index=mine.start)
+            own = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **draw, engine=run.engine)
             dialogues = training_set = ranks.gather_rows(own)
             if config.drop_uniform_groups:  # here, so that stage 2 spends no time on them
                 training_set = dialogues.select(informative_dialogues(dialogues, config))
