@@ -127,7 +127,7 @@ class Options:
     seed: int = option(0, "decides which questions --limit takes, and draws the --samples", NOT_NEGATIVE)
 
 
-FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # as in its config.json
+FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # as in a run's config.json
 
 
 class Candidate(NamedTuple):
@@ -172,7 +172,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     """The model, checked, with its journals. One that train.py wrote is asked as in its run, unless `given` differs."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    own = {key: config[key] for key in FROM_THE_RUN if "preset" in config and key in config}  # only a run has a preset
+    own = {key: config[key] for key in FROM_THE_RUN if key in config} if "preset" in config else {}  # is it a run?
     options = Options(**own | given)  # the command line before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))

@@ -114,7 +114,7 @@ def advantages(dialogues, value_DT: torch.Tensor | None, trained_DT: torch.Tenso
 
 def trained_dialogues(dialogues, config) -> torch.Tensor:
     """(D,), True for those that are trained on: all, or with `drop_truncated` those that did not run out of tokens. All
-    False if after every action the same reward is still to come, undiscounted: there is only critic noise to learn."""
+    False if after every action the same undiscounted reward is to come: advantages would be the critic's errors."""
     trained_D = ~(dialogues.truncated_D & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[dialogues.sampled_DT & trained_D[:, None]]
     return trained_D & (len(to_go_A.unique()) > 1)
@@ -142,9 +142,9 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     """Without a critic, (D, T): an action of attempt i gets r_i + r_{i+1} + ... minus the mean of this sum over the
     dialogues of its group that reached attempt i. With `calibrated` (CAL-GRPO), r_{i+1} + ... is such a mean as well.
 
-    A group is the `group_size` neighbours that answer the same question. Those solved earlier are not in the mean: they
-    would bias it. There is no gamma, and no division by the group's standard deviation, which would favour questions
-    that are nearly always or nearly never solved (Dr. GRPO, arXiv 2503.20783)."""
+    A group is the `group_size` neighbours that answer the same question. Those solved earlier are not in the mean: it
+    estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the standard
+    deviation, which would favour questions that are nearly always or never solved (Dr. GRPO, arXiv 2503.20783)."""
     advantage_DT = torch.zeros_like(dialogues.reward_DT)
     to_go_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)
     for group in torch.arange(len(to_go_D)).split(group_size):
@@ -170,7 +170,7 @@ def informative_dialogues(dialogues, config) -> torch.Tensor:
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
     """Over the step's actions that are trained on (the mask): "std" gives them mean 0 and standard deviation 1, as in
-    the paper, "centre" only mean 0, "none" leaves them as they are. It shifts groups of equal rewards too."""
+    the paper, "centre" only mean 0, "none" leaves them as they are. Groups of equal rewards are shifted as well."""
     if how == "none":
         return advantage_DT * mask_DT
     actions = advantage_DT[mask_DT]
@@ -222,25 +222,25 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}
 
-    results = []
-    rng = np.random.default_rng(seed)
+    results, rng = [], np.random.default_rng(seed)
     for _ in range(config.epochs):
         order = torch.from_numpy(rng.permutation(trained_indices.numpy()))
         for indices in order.tensor_split(min(config.minibatches, len(order))):
             results.append(minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config))
 
-    taken = [each for each in results if each is not None]  # (sums of each micro-batch, norms of gradients)
-    metrics = {"learned": len(trained_indices) / config.dialogues, "skipped": len(results) - len(taken)}
+    steps_taken = [each for each in results if each is not None]  # (sums of each micro-batch, norms of gradients)
+    metrics = {"learned": len(trained_indices) / config.dialogues, "skipped": len(results) - len(steps_taken)}
     metrics["lr"] = optimizers[0].lr
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-    micro_sums = sum(ranks.all_gather([each for sums, _ in taken for each in sums]), [])  # of all ranks
-    if taken:
+    own_sums = [of_micro_batch for sums, _ in steps_taken for of_micro_batch in sums]
+    micro_sums = sum(ranks.all_gather(own_sums), [])  # of all ranks
+    if steps_taken:
         totals = {name: sum(each[name] for each in micro_sums) for name in micro_sums[0]}
         metrics |= {name: total / totals["actions"] for name, total in totals.items() if name != "actions"}
         for i, name in enumerate(("grad_norm", "critic_grad_norm")[: len(optimizers)]):
-            metrics[name] = float(np.mean([norms[i] for _, norms in taken]))
+            metrics[name] = float(np.mean([norms[i] for _, norms in steps_taken]))
     return metrics
 
 

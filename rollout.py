@@ -111,7 +111,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             sampled.append(True)
             ends_turn = token in chat.end_tokens
             text = chat.decode(tokens[start:-1] if ends_turn else tokens[start:])
-            answer = None if ends_turn else rules.extract(text)
+            answer = None if ends_turn else rules.extract(text)  # `rollout` asks only after a token with a "}"
             ended = ends_turn or answer is not None
         correct = answer is not None and rules.is_equal(answer, problem.answer)
         attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))
@@ -141,7 +141,7 @@ class KVCache:
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
         """Before a forward pass: where it writes, and what its attention reads. `reads`: slots, span; None for prompts.
-        `flash_reads`, by slot and head: start of the query, start of the keys in the flat cache, how many it reads."""
+        `flash_reads`, by slot and head: where the query starts, where the keys start in the flat cache, keys read."""
         self.slot_R, self.position_RN, self.reads, self.flash_reads = slot_R, position_RN, reads, flash_reads
 
     def update(self, key, value, layer_index: int):
@@ -225,8 +225,8 @@ class Engine:
     for a prefill. On CUDA, where flash attention runs, a step is a CUDA graph, which may include inactive slots."""
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
-        """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`, given by tests:
-        steps that a call decodes, and how many more calls the host starts before it reads a call's tokens."""
+        """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`, for tests: how
+        many steps a call of `decode_async` decodes, and how many calls stay unread when the next one starts."""
         self.model, self.temperature, self.device = model, temperature, model.device
         self.to_device = partial(to_device, device=model.device)
         self.flash = has_flash(model, slots)
@@ -493,7 +493,7 @@ def rollout(
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(all_live, key=lambda live: -live.allowed))
     to_prefill, n_finished, n_solved = [], 0, 0
-    in_flight = deque()  # calls that the host has not read, oldest first
+    unread = deque()  # calls of decode_async that the host has not read, oldest first
     bar = tqdm(total=len(all_live), desc=progress, unit="dialogue", leave=False, disable=not progress or None)
     while n_finished < len(all_live):
         # Free slots take the next questions.
@@ -511,10 +511,10 @@ def rollout(
 
         # The model writes. The host reads the oldest call when more than `calls_ahead` wait or no slot is active.
         if engine.active_S.any():
-            in_flight.append(engine.decode_async(engine.steps_per_call))
-            if len(in_flight) <= engine.calls_ahead:
+            unread.append(engine.decode_async(engine.steps_per_call))
+            if len(unread) <= engine.calls_ahead:
                 continue  # the device stays ahead
-        for live, tokens, logps in in_flight.popleft():
+        for live, tokens, logps in unread.popleft():
             live.tokens += tokens
             live.logps += logps
             if not (attempt := ended_attempt(live, len(tokens), chat, rules)):

@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -59,7 +59,7 @@ running, machine = partial(option, group="run"), partial(option, group="machine"
 
 @dataclass
 class Config:
-    """Every option of a run. The defaults train as the paper does; its evaluation is larger (docs/scale.md)."""
+    """Every option of a run. The defaults train as the paper does, and evaluate less than it does (docs/scale.md)."""
 
     preset: str = task("paper", f"options to start from: {', '.join(PRESETS)}", one_of(*PRESETS))
     model: str = task("Qwen/Qwen2.5-Math-1.5B", "base model: folder or hub name")
@@ -158,8 +158,8 @@ def build_run(config: Config) -> Run:
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
-    options = {each.name: getattr(config, each.name) for each in fields(config) if each.metadata["group"] == "reward"}
-    rules = RULES._replace(reward=partial(RULES.reward, **options))  # the group's names are the rule's parameters
+    names = "attempt_discount", "unboxed_reward", "wrong_reward", "repeat_penalty"  # of reward.py:reward's parameters
+    rules = RULES._replace(reward=partial(RULES.reward, **{name: getattr(config, name) for name in names}))
     stopping, is_rank0 = False, ranks.rank() == 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=not is_rank0 or None) as bar:
         while run.step < config.steps and not stopping:
@@ -169,10 +169,10 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
 
             # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
-            mine = ranks.own_slice(config.dialogues, config.group_size)
-            draw = dict(temperature=config.temperature, seed=seed, first_index=mine.start)
-            own = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **draw, engine=run.engine)
-            dialogues = training_set = ranks.gather_rows(own)
+            share = ranks.own_slice(config.dialogues, config.group_size)
+            draw = dict(temperature=config.temperature, seed=seed, first_index=share.start)
+            written = rollout(actor, run.chat, asked[share], allowed[share], rules, config, **draw, engine=run.engine)
+            dialogues = training_set = ranks.gather_rows(written)
             if config.drop_uniform_groups:  # here, so that stage 2 spends no time on them
                 training_set = dialogues.select(informative_dialogues(dialogues, config))
             clock.append(time.perf_counter())
@@ -271,8 +271,9 @@ def finish(run: Run, held_out: list[Problem]) -> None:
     run.engine = None  # the evaluation has its own
     if held_out:
         results = {}
-        for name, model in (("base", run.reference), ("trained", run.actor)):
-            model.to(run.actor.device)  # with --offload the base model is in host memory
+        for name, model, other in (("base", run.reference, run.actor), ("trained", run.actor, run.reference)):
+            other.cpu()  # with --offload there is no memory for both
+            model.to(pick_device(config.device))
             allowed = range(1, config.eval_attempts + 1)
             records = evaluate(model, run.chat, held_out, allowed, config, progress=f"evaluate {name}")
             results[name] = accuracy_at_k(records) | {"dialogues": sum(records, [])}
@@ -297,9 +298,8 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            slots, engine_fits = run.plan_memory(longest)  # sets config.slots too
-            if engine_fits:  # in memory during the update too: then one engine serves all steps
-                run.engine = Engine(run.actor, slots, longest, config.temperature)
+            if run.plan_memory(longest):  # in memory during the update too: then one engine serves all steps
+                run.engine = Engine(run.actor, config.slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:

@@ -110,7 +110,8 @@ def over_seeds(runs: dict[str, dict], part: slice) -> dict:
     """What support/plots.py shows of a model, with a row for each number of attempts. The interval of an accuracy is
     over the seeds, or with a single seed over its questions; that of a gain is over both."""
     rows, solved_KSQ = [], shares(runs.values(), part)
-    constant = {key: mean([run[key] for run in runs.values()]) for key in ("repeated", "truncated", "tokens")}
+    whole = runs.values() if part == slice(None) else ()  # these are of all sets together
+    constant = {key: mean([run[key] for run in whole]) for key in ("repeated", "truncated", "tokens")}
     for attempts, solved_SQ in enumerate(solved_KSQ, 1):
         ends = t_interval(solved_SQ.mean(1)) if len(runs) > 1 else crossed_interval(solved_SQ)
         low, high = np.clip(ends, 0, 1).tolist()

@@ -87,8 +87,7 @@ READERS: dict[str, Callable[[dict], tuple[str, str]]] = {
 
 
 # ---- The tables: where each file comes from, and which part of which file a name means.
-TABLES = tomllib.loads(Path(__file__).with_name("sources.toml").read_text())
-SOURCES, SETS = TABLES["files"], TABLES["sets"]
+SOURCES, SETS = tomllib.loads(Path(__file__).with_name("sources.toml").read_text()).values()
 PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # the paper's benchmarks; it reports their mean
 RIDDLES = tuple(f"{kind}-{split}" for kind in ("riddles", "riddles-cue") for split in ("train", "validation", "test"))
 # those questions of the set of that name without "-easy" that one operation answers, see data/smollm2.py

@@ -134,8 +134,7 @@ def build_model(vocab_size: int, eos_token_id: int) -> LlamaForCausalLM:
     torch.manual_seed(0)
     sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
     sizes |= dict(vocab_size=vocab_size, max_position_embeddings=4096, tie_word_embeddings=True)
-    tokens = dict(eos_token_id=eos_token_id, bos_token_id=None)
-    return LlamaForCausalLM(LlamaConfig(**sizes, **tokens, initializer_range=0.06))
+    return LlamaForCausalLM(LlamaConfig(**sizes, eos_token_id=eos_token_id, bos_token_id=None, initializer_range=0.06))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -49,6 +49,7 @@ def require(options, name: str, words: str, valid: Callable[[object], bool]) -> 
 
 def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
     """The options that a command line (None: the process's) gives, by name. A mistake ends the program."""
+    sys.__stdout__.reconfigure(errors="replace")  # a model may write what the terminal's encoding lacks
     how = dict(usage="%(prog)s --OPTION VALUE ...", formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser = ArgumentParser(description=about, argument_default=SUPPRESS, **how)
     parser.error = lambda message: fail(message.removeprefix("argument "))

@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def journal_settings(model, chat, options, rules) -> dict:
     """All that decides the answers and the verdicts; not what is asked, nor how fast."""
     # chat template and feedback count by what they write
-    feedback = chat.feedback_after(-1, 1, SimpleNamespace(answer="3", text="\\boxed{3}"), "2")
+    feedback = sum((chat.feedback_after(-1, n, SimpleNamespace(answer=f"{n}", text=f"{n}"), "3") for n in (1, 2)), [])
     prompt, feedback = map(chat.decode, (chat.prompt("How much is 1 + 1?", 2), feedback))
-    budgets = {name: getattr(options, name) for name in ("max_new_tokens", "max_attempt_tokens")}
-    settings = {"model content": fingerprint(model, chat), "dtype": str(model.dtype)}
-    settings["grader"] = grader_version([getattr(f, "func", f) for f in (*rules, chat.feedback) if callable(f)])
-    return settings | budgets | {"prompt": prompt, "feedback": feedback}
+    settings = {name: getattr(options, name) for name in ("max_new_tokens", "max_attempt_tokens")}
+    settings |= {"model content": fingerprint(model, chat), "dtype": str(model.dtype), "prompt": prompt}
+    grader = grader_version([getattr(f, "func", f) for f in (*rules, chat.feedback) if callable(f)])
+    return settings | {"feedback": feedback, "grader": grader}
 
 
 def grader_version(functions: Iterable[Callable] = ()) -> str:

@@ -67,7 +67,7 @@ def memory_plan(shape, parameters, element, options, longest, processes=1, keep_
     if options["compile"]:  # what is element-wise is computed again in the backward pass
         layer = element * (4 * E + 3 * queries + 2 * keys + 3 * intermediate)
     kept = element * E if options["gradient_checkpointing"] else layer  # only each layer's input
-    slots, tokens = options["slots"], options["micro_batch_tokens"]
+    slots, tokens = options["slots"], max(options["micro_batch_tokens"], longest)  # a micro-batch has a whole dialogue
     logits = actions_at_once(V) * V * 12 + 2 * element * V * E  # a chunk in float32 thrice, its weights' gradient twice
     cache = cache_bytes(shape, slots, longest + SURPLUS, element)
     both = {"actor and critic": element * trained, "masters and moments": states}

@@ -70,11 +70,14 @@ def model_folder(folder: Path) -> Path:
 
 
 def save_model(model, tokenizer, folder: Path) -> None:
-    """Write a Hugging Face folder, in place of the one that may be there; it appears whole."""
-    with atomic_write(folder) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        shutil.rmtree(folder, ignore_errors=True)
+    """Write a Hugging Face folder, in place of the one that may be there; it appears whole, or OSError is raised."""
+    try:
+        with atomic_write(folder) as part:
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+            shutil.rmtree(folder, ignore_errors=True)
+    except Exception as error:  # safetensors has a kind of its own for a full disk
+        raise OSError(f"{folder} cannot be written: {shorten(str(error), 150)}") from error
 
 
 def fingerprint(model, chat) -> str:

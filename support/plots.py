@@ -34,7 +34,7 @@ def markdown(lines: list[Sequence[str]]) -> str:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Results of one data set by model name, in %: a column for each model. Gains of pass@k have no interval."""
+    """Results of one data set by model name, in %: a column for each model."""
     columns = []
     for name, result in results.items():
         rows, cells = result["by_attempts"], {"attempts allowed": name}
@@ -47,7 +47,7 @@ def table(results: dict[str, dict]) -> str:
             cells[f"gain from 1 to {row['attempts']}"] = gain + ends
         cells[f"repeated answers at {last['attempts']}"] = percent(last["repeated"])
         cells[f"truncated at {last['attempts']}"] = percent(last["truncated"])
-        cells[f"tokens a question at {last['attempts']}"] = f"{last['tokens']:.0f}"
+        cells[f"tokens a question at {last['attempts']}"] = "-" if last["tokens"] is None else f"{last['tokens']:.0f}"
         columns.append(cells)
     return markdown([[head, *(cells[head] for cells in columns)] for head in columns[0]])
 

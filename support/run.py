@@ -86,24 +86,22 @@ class Run:
         yield
         move(model.parameters(), self.home)
 
-    def plan_memory(self, longest: int) -> tuple[int, bool]:
-        """Choose the slots, if the options leave that open, and on CUDA print the plan. Returns how many slots an
-        engine has, and whether one can stay in memory during the update."""
+    def plan_memory(self, longest: int) -> bool:
+        """Set config.slots, and on CUDA print the plan. Returns whether an engine fits in memory during the update."""
         config, model, available = self.config, self.actor, device_memory(self.actor.device)
         cuda = model.device.type == "cuda"
         options = asdict(config) | {"compile": config.compile and cuda}
         settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
         settings |= dict(options=options, longest=longest, processes=ranks.world_size())
         most = config.dialogues // ranks.world_size()  # those that a rank writes
-        config.slots = config.slots or most_slots(available, most, **settings)
-        options["slots"] = min(config.slots, most)
+        config.slots = options["slots"] = min(config.slots or most_slots(available, most, **settings), most)
         kept = memory_plan(**settings, keep_engine=True)
         another = kept["rollout"]["cache"] if config.eval_every else 0  # a validation has an engine of its own
         settings["keep_engine"] = needed(kept) + another <= available
         self.planned_memory = needed(memory_plan(**settings)) - RESERVE  # torch counts only tensors
         if cuda and ranks.rank() == 0:
             print(explain_memory(available, **settings))
-        return options["slots"], settings["keep_engine"]
+        return settings["keep_engine"]
 
     def memory(self) -> dict:
         """On CUDA the peak bytes of tensors so far, and what the plan said."""
@@ -137,7 +135,7 @@ class Run:
         if self.config.resume:
             began = read_json(path)["made_with"]
             if differ := [f"--{name}" for name in hashes if began.get(name) != hashes[name]]:
-                raise ValueError(f"the run in {self.folder} began with other contents of {' and '.join(differ)}")
+                raise ValueError(f"{self.folder} began with other contents or precision of {' and '.join(differ)}")
         else:
             command = "git describe --always --dirty --abbrev=40"  # without git, the shell prints nothing
             git = subprocess.run(command, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)

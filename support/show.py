@@ -77,7 +77,6 @@ def page(models: dict[str, list[dict]]) -> str:
             column = {"name": name, "answer": answer, "used": used, "correct": dialogue["correct"]}
             pieces = [(kind, readable(piece)) for kind, piece in parts(dialogue)]
             columns.append(column | {"kinds": kinds(dialogue), "parts": pieces})
-        one = dialogues[0]
-        questions.append({"question": one["question"], "gold": one["gold"], "models": columns})
+        questions.append({"question": dialogues[0]["question"], "gold": dialogues[0]["gold"], "models": columns})
     data = json.dumps({"kinds": KINDS, "count": len(questions), "questions": questions[:MOST]})
     return Template(PAGE.read_text(encoding="utf-8")).substitute(data=data.replace("<", r"\u003c"))  # no tag in it

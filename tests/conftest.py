@@ -57,22 +57,13 @@ def small_model(tokenizer, family: str = "llama", seed: int = 0):
     return model
 
 
-def small_rollout(
-    model,
-    tokenizer,
-    temperature=1.0,
-    problems=PROBLEMS,
-    allowed=ALLOWED,
-    seed=(0,),
-    engine=None,
-    schedule=None,
-    **options,
-):
+def small_rollout(model, tokenizer, temperature=1.0, asked=(PROBLEMS, ALLOWED), schedule=None, engine=None, **options):
     """A rollout with the options of the tests, except where others are given."""
+    seed = options.pop("seed", (0,))
     chat, config = Chat(model, tokenizer, "chatml"), train.Config(**OPTIONS | options)
     if schedule:
         engine = Engine(model, config.slots, 400, temperature, schedule)
-    return rollout(model, chat, problems, allowed, RULES, config, temperature, seed, engine=engine)
+    return rollout(model, chat, *asked, RULES, config, temperature, seed, engine=engine)
 
 
 @pytest.fixture(scope="session", params=["llama", "qwen2"])

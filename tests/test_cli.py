@@ -1,5 +1,6 @@
 """The command line: an option's value, mistakes in one sentence, --help."""
 
+import io
 import re
 import sys
 from dataclasses import fields
@@ -46,6 +47,13 @@ def test_parse_refuses_in_one_sentence(kind, words, sentence, capsys, monkeypatc
     with pytest.raises(SystemExit, match="2"):
         parse(kind, words.split())
     assert capsys.readouterr().err == f"evaluate.py: {sentence}\n"
+
+
+def test_output_that_the_terminal_cannot_show(monkeypatch):
+    monkeypatch.setattr(sys, "__stdout__", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    parse(Config, [])
+    print("\ufffd", end="", file=sys.__stdout__, flush=True)
+    assert sys.__stdout__.buffer.getvalue() == b"?"
 
 
 @pytest.mark.parametrize("kind, titles", [(Config, "task rollout reward PPO run machine"), (Options, "options")])

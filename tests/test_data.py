@@ -117,10 +117,8 @@ def test_minerva_and_olympiadbench_rows(real):
     """Of these there are only the first 20 rows, which are no published file: the row readers are tested on them."""
 
     def answers(name, reader):
-        return [
-            data.READERS[reader](json.loads(line))[1]
-            for line in (REAL / f"{name}_first20.jsonl").read_bytes().splitlines()
-        ]
+        lines = (REAL / f"{name}_first20.jsonl").read_bytes().splitlines()
+        return [data.READERS[reader](json.loads(line))[1] for line in lines]
 
     minerva, olympiad = answers("minerva_math", "minerva"), answers("olympiadbench", "olympiad")
     assert minerva[:6] == ["1.6", "4.5e33", "41.8", "20.39", "0.006", "np.arcsin(10/13)"] and len(minerva) == 20

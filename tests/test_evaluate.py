@@ -274,7 +274,7 @@ OTHERS = [
     ("--seed 1", None, "seed"),
     ("--dtype bfloat16", None, "model content, dtype"),
     ("--feedback uncounted", None, "feedback"),
-    ("", patch.dict(data.chat.FEEDBACKS, paper="Wrong."), "feedback"),
+    ("", patch.dict(data.chat.FEEDBACKS, paper=data.chat.FEEDBACKS["paper"].replace("{attempts}", "1")), "feedback"),
     ("", patch.object(data.chat, "SYSTEM", "Be quick."), "prompt"),
     ("", patch("evaluate.RULES", ev.RULES._replace(is_equal=small_model)), "grader"),
     ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content"),

@@ -136,6 +136,7 @@ def test_what_the_options_save():
         assert offloaded[phase] == plan[phase] | {"reference": 0, states: 0}
     kept = memory_plan(**RUN, keep_engine=True)["update"]
     assert kept == plan["update"] | {"cache": plan["rollout"]["cache"]}
+    assert memory_plan(**RUN | dict(longest=16384))["update"]["activations"] == 2 * plan["update"]["activations"]
     float32 = memory_plan(**RUN | dict(element=4))
     assert float32["update"][states] == plan["update"][states] * 2 / 3
     assert float32["rollout"]["cache"] == 2 * plan["rollout"]["cache"]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import Problem, load, miniature
@@ -181,7 +182,6 @@ def loss_of(model, dialogues) -> float:
 
 
 def test_the_fine_tune_teaches_new_riddles_and_is_decided_by_its_seed(tokenizer, chat, drawn):
-
     def worked(split, count, rng):
         return [worked_dialogue(chat, riddle, ATTEMPTS, neutral_attempts, rng) for riddle in drawn[split][:count]]
 
@@ -191,7 +191,6 @@ def test_the_fine_tune_teaches_new_riddles_and_is_decided_by_its_seed(tokenizer,
         return model
 
     unseen = worked("test", 24, np.random.default_rng(7))
-
     before, after = loss_of(new_model(tokenizer), unseen), loss_of(taught(7, 40, 16), unseen)
     assert before > 5.5 and after < 0.5 * before
     first, same, other = (taught(seed, 3, 4).lm_head.weight for seed in (0, 0, 1))
@@ -224,8 +223,9 @@ def test_the_command_builds_a_model_folder(tmp_path, monkeypatch, capsys):
     errors = capsys.readouterr().err
     assert errors.count("something other than a model folder") == 2 and "--batch must be greater than 0" in errors
 
-    # one that is interrupted leaves no folder
-    monkeypatch.setattr(miniature.PreTrainedTokenizerFast, "save_pretrained", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        miniature.main([*command, "--out", str(tmp_path / "new")])
-    assert not (tmp_path / "new").exists()
+    # one that is interrupted, or finds the disk full, leaves no folder
+    for error, raised in ((KeyboardInterrupt, KeyboardInterrupt), (SafetensorError, OSError)):
+        monkeypatch.setattr(miniature.PreTrainedTokenizerFast, "save_pretrained", Mock(side_effect=error))
+        with pytest.raises(raised):
+            miniature.main([*command, "--out", str(tmp_path / "new")])
+        assert [path.name for path in tmp_path.glob("new*")] == []

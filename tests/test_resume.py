@@ -246,8 +246,8 @@ CHANGES = [  # in which file of the run or its inputs, which, and the sentence
     ("run/metrics.jsonl", edited('(?<="step": 2, ).*?\n', "\n"), f"{METRICS} line 2 "),
     ("run/metrics.jsonl", edited('{"step": 1,.*?\n', ""), f"{METRICS} line 1 "),
     ("run/checkpoint-000004.pt", other_shapes, "run/checkpoint-000004.pt is of another model, or of another version"),
-    ("questions.jsonl", edited("Question 3", "Question 33"), "the run in run began with other contents of --data"),
-    ("base/model.safetensors", other_weights, "the run in run began with other contents of --model"),
+    ("questions.jsonl", edited("Question 3", "Question 33"), "run began with other contents or precision of --data"),
+    ("base/model.safetensors", other_weights, "run began with other contents or precision of --model"),
 ]
 
 

@@ -204,9 +204,9 @@ def test_equal_prompts_are_prefilled_once_and_copied(model, tokenizer):
 
     problems, allowed = ([x for x in each[:4] for _ in range(4)] for each in (PROBLEMS, ALLOWED))
     prefilled, hook = [], model.base_model.register_forward_pre_hook(watch, with_kwargs=True)
-    copied = small_rollout(model, tokenizer, problems=problems, allowed=allowed, slots=16)
+    copied = small_rollout(model, tokenizer, asked=(problems, allowed), slots=16)
     assert len(prefilled) == 4
-    computed = small_rollout(model, tokenizer, problems=problems, allowed=allowed, slots=1)
+    computed = small_rollout(model, tokenizer, asked=(problems, allowed), slots=1)
     assert len(prefilled) == 4 + 16
     hook.remove()
     assert_same(copied, computed)

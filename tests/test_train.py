@@ -332,10 +332,11 @@ def test_the_memory_plan_of_a_run(capsys, monkeypatch):
     """A slot takes 128 bytes a position, see base/config.json. There are at least 64, even if they do not fit."""
     error = refused(capsys, "--out other", {"support.memory.device_memory": lambda device: 60_000})
     assert " GiB, more than is free: lower --slots or --max_new_tokens" in error
-    for gigabytes, longest, slots, keeps in ((3, 100, 500, True), (4, 100_000, 137, True), (1, 100_000, 64, False)):
-        run = train.build_run(read_config("--dialogues 500 --slots auto"))
+    plans = ("auto", 3, 100, 500, True), ("auto", 4, 100_000, 137, False), ("auto", 1, 100_000, 64, False)
+    for given, gigabytes, longest, slots, keeps in (*plans, (600, 3, 100, 500, True)):
+        run = train.build_run(read_config(f"--dialogues 500 --slots {given}"))
         monkeypatch.setattr("support.run.device_memory", lambda device: gigabytes * 1e9)
-        assert (run.plan_memory(longest), run.config.slots) == ((slots, keeps), slots)
+        assert (run.plan_memory(longest), run.config.slots) == (keeps, slots)
 
 
 def test_rewards_of_a_run():
