@@ -156,7 +156,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in the tables: folder or hub name}: LABEL of LABEL=FOLDER, else FOLDER itself. A label has no /."""
+    """{name in the tables: folder or hub name} of each [LABEL=]PATH[/]. Without a label (no / in it), PATH is both."""
     pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):
@@ -169,7 +169,7 @@ def file_name(name: str) -> str:
 
 
 def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Problem]], out: Path) -> Candidate:
-    """The model, checked, with its journals. One that train.py wrote is asked as in its run, unless `given` differs."""
+    """The model, checked, with its journals. That of a run is asked as in its run (not its dtype), unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
     own = {key: config[key] for key in FROM_THE_RUN if key in config} if "preset" in config else {}  # is it a run?

@@ -33,7 +33,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
 
     Rows are right-padded, so causal attention needs no mask. Logits are the largest tensor: they are computed only for
     actions, in chunks, and again in the backward pass. `logits_of` runs the model's own head, without its layers."""
-    outputs = model.base_model(input_ids=tokens_BT, use_cache=False)  # of an actor: by rollout.py:engine_attention
+    outputs = model.base_model(input_ids=tokens_BT, use_cache=False)  # the actor attends by rollout.py:engine_attention
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
     b_A, t_A = to_device(sampled_BT.nonzero().T, model.device)
     hidden_AE, action_A = outputs.last_hidden_state[b_A, t_A - 1], tokens_BT[b_A, t_A]
@@ -146,18 +146,16 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the standard
     deviation, which would favour questions that are nearly always or never solved (Dr. GRPO, arXiv 2503.20783)."""
     advantage_DT = torch.zeros_like(dialogues.reward_DT)
-    to_go_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)
-    for group in torch.arange(len(to_go_D)).split(group_size):
+    later_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)  # r_{i+1} + ..., or its mean
+    for group in torch.arange(len(later_D)).split(group_size):
         for i in reversed(range(int(dialogues.used_D[group].max()))):
             reached = group[dialogues.used_D[group] > i].tolist()
             attempts = [dialogues.attempts[d][i] for d in reached]
-            to_go_D[reached] += dialogues.reward_DT[reached, [attempt.end - 1 for attempt in attempts]]
-            to_go = to_go_D[reached]
+            to_go = later_D[reached] + dialogues.reward_DT[reached, [attempt.end - 1 for attempt in attempts]]
             mean = to_go.mean().clamp(*to_go.aminmax())  # of equal rewards exactly that reward, despite rounding
             for d, attempt, advantage in zip(reached, attempts, to_go - mean):
                 advantage_DT[d, attempt.start : attempt.end] = advantage
-            if calibrated:
-                to_go_D[reached] = mean  # what the attempt before gets
+            later_D[reached] = mean if calibrated else to_go
     return advantage_DT
 
 
@@ -170,7 +168,7 @@ def informative_dialogues(dialogues, config) -> torch.Tensor:
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
     """Over the step's actions that are trained on (the mask): "std" gives them mean 0 and standard deviation 1, as in
-    the paper, "centre" only mean 0, "none" leaves them as they are. Groups of equal rewards are shifted as well."""
+    the paper, "centre" only mean 0, "none" leaves them as they are. So a group of equal rewards does not stay at 0."""
     if how == "none":
         return advantage_DT * mask_DT
     actions = advantage_DT[mask_DT]
@@ -235,10 +233,11 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
     own_sums = [of_micro_batch for sums, _ in steps_taken for of_micro_batch in sums]
-    micro_sums = sum(ranks.all_gather(own_sums), [])  # of all ranks
+    all_sums = sum(ranks.all_gather(own_sums), [])  # of the micro-batches of all ranks
     if steps_taken:
-        totals = {name: sum(each[name] for each in micro_sums) for name in micro_sums[0]}
-        metrics |= {name: total / totals["actions"] for name, total in totals.items() if name != "actions"}
+        totals = {name: sum(each[name] for each in all_sums) for name in all_sums[0]}
+        n_actions = totals.pop("actions")
+        metrics |= {name: total / n_actions for name, total in totals.items()}
         for i, name in enumerate(("grad_norm", "critic_grad_norm")[: len(optimizers)]):
             metrics[name] = float(np.mean([norms[i] for _, norms in steps_taken]))
     return metrics

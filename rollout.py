@@ -129,9 +129,10 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 # -------------------- 3. The key/value cache, and the attention that reads it
 # A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. Its attention reads
-#     for prompts         only these tokens;
-#     for feedback        the first `span` cache positions of these slots, under a mask;
-#     in a decode step    the same, with N = 1; with flash attention each slot up to its own length, without a mask.
+#     for prompts         only these tokens (`reads` is None);
+#     for feedback        the first `span` cache positions of these slots, under a mask (`reads`: indices, span);
+#     in a decode step    the same, with N = 1 (a slice, span); with flash attention each slot up to its own length,
+#                         without a mask (a slice, None, and `flash_reads`).
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -229,7 +230,7 @@ class Engine:
         many steps a call of `decode_async` decodes, and how many calls stay unread when the next one starts."""
         self.model, self.temperature, self.device = model, temperature, model.device
         self.to_device = partial(to_device, device=model.device)
-        self.flash = has_flash(model, slots)
+        self.flash = has_flash(model, slots)  # then a decode step is a CUDA graph
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
         schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
         self.steps_per_call, self.calls_ahead = schedule
@@ -241,8 +242,7 @@ class Engine:
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
         self.active_count = torch.zeros((), dtype=torch.long, device=self.device)  # as a step reads it
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
-        # the host's side
-        self.in_slot: list[LiveDialogue | None] = [None] * slots
+        self.in_slot: list[LiveDialogue | None] = [None] * slots  # from here on, the host's side
         self.host_position_S = np.zeros(slots, dtype=np.int64)  # `position_S`, as the host knows it
         self.active_S = np.zeros(slots, dtype=bool)
 
@@ -324,7 +324,7 @@ class Engine:
         self.host_position_S[:n_active] += steps
         token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*per_step))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        writers = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and which attempt they are on
+        writers = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and their attempts so far
 
         def read():
             if copied:
@@ -332,7 +332,7 @@ class Engine:
             if not logp_NR.isfinite().all():
                 raise FloatingPointError("the model's logits are not finite: in training, lower the learning rates")
             for (live, n_attempts), tokens, logps in zip(writers, token_NR.T.tolist(), logp_NR.T.tolist()):
-                if len(live.attempts) == n_attempts:
+                if len(live.attempts) == n_attempts:  # else an earlier call has ended the attempt
                     yield live, tokens, logps
 
         return read()

@@ -125,7 +125,7 @@ class Config:
 
 
 # Seeds of numpy: (seed, step, d) for the tokens of dialogue d; (seed, pass, 0, ORDER) for the order of the questions,
-# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). Not 0: to numpy, (seed, step, 0, 0) is (seed, step, 0).
+# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). From 1 on: to numpy, (seed, step, 0, 0) is (seed, step, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -158,8 +158,9 @@ def build_run(config: Config) -> Run:
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
-    names = "attempt_discount", "unboxed_reward", "wrong_reward", "repeat_penalty"  # of reward.py:reward's parameters
-    rules = RULES._replace(reward=partial(RULES.reward, **{name: getattr(config, name) for name in names}))
+    reward_options = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
+    reward_options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
+    rules = RULES._replace(reward=partial(RULES.reward, **reward_options))
     stopping, is_rank0 = False, ranks.rank() == 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=not is_rank0 or None) as bar:
         while run.step < config.steps and not stopping:

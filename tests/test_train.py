@@ -233,8 +233,7 @@ def test_every_option_is_read_and_every_name_read_is_an_option():
     trees = [ast.parse((Path(train.__file__).parent / file).read_text()) for file in files]
     attributes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     read = {node.attr for node in attributes if ast.unparse(node.value) in ("config", "self.config")}
-    groups = {each.name: each.metadata["group"] for each in fields(Config)}
-    assert read <= groups.keys() and {groups[name] for name in groups.keys() - read} == {"reward"}  # passed by name
+    assert read == {each.name for each in fields(Config)}
 
 
 def test_the_defaults_are_the_papers():
