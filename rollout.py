@@ -324,7 +324,7 @@ class Engine:
         self.host_position_S[:n_active] += steps
         token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*per_step))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        writers = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and their attempts so far
+        writers = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and how many attempts they had
 
         def read():
             if copied:

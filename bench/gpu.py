@@ -108,6 +108,7 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
 
 def step(device: str, dtype: torch.dtype, shape, script: dict, options: str) -> dict[str, float]:
     torch._dynamo.utils.counters.clear()
+    torch.compiler.set_stance("force_eager")  # as in a new process: an earlier section may have called `fuse_layers`
     with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
         row = run_training(folder, shape, script, f"{options} --eval_data none")
     row["kernels compiled"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -117,8 +118,7 @@ def step(device: str, dtype: torch.dtype, shape, script: dict, options: str) -> 
 
 
 def run_training(folder: str, shape, script: dict, options: str) -> dict:
-    """train.py with a random model of this shape, on the script's prompts and attempts. Returns the last step's
-    metrics; what the run prints goes to stderr."""
+    """train.py with a random model of this shape plays the script, with output on stderr. Returns the last metrics."""
     tokenizer, script = build_tokenizer(draw_riddles("train")), Script(vocabulary=shape.vocab_size, **script)
     problems = [Problem(" ".join(map(str, prompt)), "5") for prompt in script.prompts]
     ours = dict(load=lambda name: problems, load_model=lambda name, *how: (random_model(shape, *how), tokenizer))
