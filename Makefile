@@ -73,7 +73,7 @@ smoke: .venv/ready  ## the whole chain with tiny numbers, in under a minute
 	rm -rf runs/smoke
 	$(PY) -m data.miniature --out runs/smoke/base --steps 3 --batch 8
 	$(PY) train.py --preset smoke --out runs/smoke/run
-	$(PY) evaluate.py --model runs/smoke/base,runs/smoke/run/model --data riddles-validation --limit 4 --attempts 2 --max_new_tokens 64 --out runs/smoke/evaluation
+	$(PY) evaluate.py --model runs/smoke/base,runs/smoke/run/model --data riddles-validation --limit 4 --attempts 2 --max_new_tokens 64 --max_attempt_tokens 24 --out runs/smoke/evaluation
 
 clean:  ## delete the virtual environment and caches; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -221,8 +221,8 @@ def report(options: Options, sets: dict, candidates: list[Candidate], greedy: di
     asked_with = {each.name: {key: getattr(each.options, key) for key in FROM_THE_RUN} for each in candidates}
     summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
     text = tables(", ".join(sets), results, paired)
-    if len(set(map(str, asked_with.values()))) > 1:
-        text += "\n\nThe models were asked in different ways: see asked_with in results.json."
+    if differ := [f"--{key}" for key in FROM_THE_RUN if len({each[key] for each in asked_with.values()}) > 1]:
+        text += f"\n\nThe models were asked with different {', '.join(differ)}: give these options to ask all alike."
     save_json(summary, out / "results.json")
     save_text(text + "\n", out / "table.md")
     save_text(page(most_allowed), out / "dialogues.html")

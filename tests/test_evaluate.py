@@ -200,7 +200,7 @@ def test_a_model_of_a_run_is_asked_as_in_the_run(evaluation, capsys):
 
     assert list(asked("--out own")) == [(50, 9, "uncounted", "<|eot_id|>"), (60, None, "paper", "<|im_end|>")]
     results, said = (Path("own", name).read_text() for name in ("results.json", "table.md"))
-    assert json.loads(results)["asked_with"]["runs/a/model"] == its_own and "asked in different ways" in said
+    assert json.loads(results)["asked_with"]["runs/a/model"] == its_own and "different --max_new_tokens" in said
     line = "--out said --max_new_tokens 55 --max_attempt_tokens none --feedback paper"
     assert list(asked(line)) == [(55, None, "paper", "<|eot_id|>"), (55, None, "paper", "<|im_end|>")]
     Path("runs/b/config.json").write_text("{")
