@@ -42,7 +42,7 @@ baseline: train  ## the same with a single attempt, the paper's baseline
 COMPARED := $(if $(filter miniature,$(PRESET)),cue miniature,$(PRESET))
 
 reproduce: .venv/ready  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
-	@case "$(PRESET)" in miniature|cue|smollm2) ;; *) echo 'make reproduce: PRESET must be miniature, cue or smollm2' >&2; exit 2;; esac
+	@test -z "$(filter-out miniature cue smollm2,$(PRESET))" || { echo 'make reproduce: PRESET must be miniature, cue or smollm2' >&2; exit 2; }
 	$(MAKE) -j2 $(patsubst %,runs/%/base,$(COMPARED))
 	$(PY) -m bench.reproduce --preset $(COMPARED) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
 
