@@ -33,7 +33,7 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
 
     Rows are right-padded, so causal attention needs no mask. Logits are the largest tensor: they are computed only for
     actions, in chunks, and again in the backward pass. `logits_of` runs the model's own head, without its layers."""
-    outputs = model.base_model(input_ids=tokens_BT, use_cache=False)  # the actor attends by rollout.py:engine_attention
+    outputs = model.base_model(input_ids=tokens_BT, use_cache=False)
     # the loss mask: only sampled tokens are actions; the state before an action is at the token before it
     b_A, t_A = to_device(sampled_BT.nonzero().T, model.device)
     hidden_AE, action_A = outputs.last_hidden_state[b_A, t_A - 1], tokens_BT[b_A, t_A]
@@ -325,20 +325,19 @@ class Optimizer:
         self.gradients: list[torch.Tensor | None] = [None] * len(self.weights)
         for i, weight in enumerate(self.weights):
             weight.register_post_accumulate_grad_hook(partial(add_gradient, self.gradients, i))
-        self.max_grad_norm, self.offload, self.skipped, self.steps = max_grad_norm, offload, 0, 0
+        self.max_grad_norm, self.offload, self.skipped, self.steps, self.states = max_grad_norm, offload, 0, 0, {}
         self.peak_lr, self.warmup_steps, self.total_steps = lr, warmup_steps, total_steps
-        # (i, k, shard): shard k of weight i, a flat view of it. Shard n belongs to rank n % world_size, which holds its
-        # master and an AdamW of its own, so that one shard can be on the device while the others wait in host memory.
-        # AdamW's state is made here: offloading and load_state_dict need it. `step` is on the CPU, unless it is fused.
+        # (i, k, shard): shard k of weight i, a flat view. Rank n % world_size has the master and moments of shard n.
         flat = [weight.detach().view(-1).split(SHARD_SIZE) for weight in self.weights]
         self.shards = [(i, k, shard) for i, shards in enumerate(flat) for k, shard in enumerate(shards)]
-        self.adamws, self.states = {}, {}
-        for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
-            master = self.shards[n][2].float()
-            adamw = torch.optim.AdamW([master], betas=(0.9, 0.95), weight_decay=0.0, fused=master.is_cuda)
+        masters = {n: self.shards[n][2].float() for n in range(ranks.rank(), len(self.shards), ranks.world_size())}
+        fused = self.weights[0].is_cuda
+        self.adamw = torch.optim.AdamW(masters.values(), betas=(0.9, 0.95), weight_decay=0.0, fused=fused)
+        for n, master in masters.items():
+            # AdamW's state is made here: offloading and load_state_dict need it. `step` is on the CPU, unless fused.
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
-            adamw.state[master] = {"step": master.new_zeros(()) if master.is_cuda else torch.zeros(()), **moments}
-            self.adamws[n], self.states[n] = adamw, {"master": master, **adamw.state[master]}
+            self.adamw.state[master] = {"step": torch.zeros((), device=master.device if fused else "cpu"), **moments}
+            self.states[n] = {"master": master, **self.adamw.state[master]}
             move(self.offloaded(n), torch.device("cpu"))
 
     @property
@@ -365,16 +364,18 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Step the masters, and copy them back to the weights."""
+        self.adamw.param_groups[0]["lr"] = self.lr
         with streams(self.weights[0].device) as on_device:
-            for n, adamw in self.adamws.items():
-                i, k, shard = self.shards[n]
-                master = self.states[n]["master"]
-                with on_device(self.offloaded(n)):
-                    master.grad = self.gradients[i].reshape(-1).split(SHARD_SIZE)[k]
-                    adamw.param_groups[0]["lr"] = self.lr
-                    adamw.step()
-                    shard.copy_(master)
-                master.grad = None
+            # AdamW steps the masters that have a gradient: all at once, or each while it is on the device
+            for batch in [[n] for n in self.states] if self.offload else [list(self.states)]:
+                with on_device(sum(map(self.offloaded, batch), [])):
+                    for n in batch:
+                        i, k, _ = self.shards[n]
+                        self.states[n]["master"].grad = self.gradients[i].reshape(-1).split(SHARD_SIZE)[k]
+                    self.adamw.step()
+                    for n in batch:
+                        self.shards[n][2].copy_(self.states[n]["master"])
+                    self.adamw.zero_grad()
         for n, (_, _, shard) in enumerate(self.shards):
             ranks.broadcast(shard, n % ranks.world_size())
         self.gradients[:] = [None] * len(self.weights)  # the list that the hooks know

@@ -164,12 +164,11 @@ def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> tor
 
 
 @torch.compiler.disable  # the layers around it may be compiled (support/cuda.py)
-def engine_attention(module, query, key, value, attention_mask, scaling, cache: KVCache | None = None, **kwargs):
+def engine_attention(module, query, key, value, attention_mask, scaling, cache: KVCache, **kwargs):
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, head size), key and value (R, H, N, head
     size). A `cache` given to the model arrives here unchanged; transformers uses none of its own and adds no mask."""
-    if cache is not None:
-        key, value = cache.update(key, value, module.layer_idx)
-    if cache is not None and cache.flash_reads is not None:  # a decode step on CUDA: each slot up to its own length
+    key, value = cache.update(key, value, module.layer_idx)
+    if cache.flash_reads is not None:  # a decode step on CUDA: each slot up to its own length
         out = flash_attention(query, key, value, cache.flash_reads, scaling)
     elif attention_mask is not None:  # any other decode step, and feedback: the cache under a mask
         # The G query heads that share a key are treated as more queries, so that the key is read once. Otherwise CUDA
@@ -178,7 +177,7 @@ def engine_attention(module, query, key, value, attention_mask, scaling, cache: 
         mask = attention_mask.repeat(1, 1, query.shape[1] // H, 1)
         out = F.scaled_dot_product_attention(query.reshape(R, H, -1, head_size), key, value, mask, scale=scaling)
         out = out.reshape(query.shape)
-    else:  # prompts and training: causal over right-padded rows, where no token sees the padding after it
+    else:  # prompts: causal over right-padded rows, where no token sees the padding after it
         grouped = query.shape[1] != key.shape[1]
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2).contiguous(), None
@@ -234,6 +233,8 @@ class Engine:
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
         schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
         self.steps_per_call, self.calls_ahead = schedule
+        # a prefill stops the decoding: it waits for this many dialogues, on a GPU, which has much to launch, for more
+        self.prefill_at = slots // (8 if self.device.type == "cuda" else 16)
         assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS  # a slot may write this far past its end
         self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill
         self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device)
@@ -358,9 +359,9 @@ class Engine:
 
     def graph(self, n_active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It covers
-        all slots, half of them, a quarter ...: few sizes mean few graphs."""
+        all slots, half of them, a quarter ...: few sizes mean few graphs. A single row would be compiled anew."""
         R = len(self.in_slot)
-        while R > 1 and (R + 1) // 2 >= n_active:
+        while R > 2 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
         if R not in self.graphs:
             self.active_count.zero_()  # so that no slot moves on in the run before the capture
@@ -369,6 +370,7 @@ class Engine:
         return self.graphs[R]
 
 
+@torch.compile(dynamic=True)  # eager until `fuse_layers`, as in ppo.py
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One token from each of R distributions, by inverting the cumulative distribution at `uniform_R`, and its
     log-probability (float32). Temperature 0 takes the most probable token and its log-probability at temperature 1.
@@ -481,7 +483,8 @@ def rollout(
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
     first_index + i). `progress` labels a progress bar on a terminal. `engine`: one to use again. ValueError when model
     or prompts do not fit, OSError when the cache does not."""
-    model.set_attn_implementation("engine")  # it stays, for the update too; reference and critic have transformers' own
+    own_attention = model.config._attn_implementation
+    model.set_attn_implementation("engine")
     all_live = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
         prompt = chat.prompt(problem.question, n)
@@ -502,9 +505,8 @@ def rollout(
             uniforms = np.random.default_rng((*seed, live.index)).random(config.max_new_tokens, dtype=np.float32)
             engine.admit(live, uniforms)
 
-        # Prompts and feedback go into the cache. No slot decodes during a prefill, so it waits until a sixteenth of the
-        # slots need one, or no slot is active.
-        if to_prefill and (len(to_prefill) >= len(engine.in_slot) // 16 or not engine.active_S.any()):
+        # Prompts and feedback go into the cache, when enough dialogues need it or no slot is active.
+        if to_prefill and (len(to_prefill) >= engine.prefill_at or not engine.active_S.any()):
             for batch in prefill_batches(to_prefill):
                 engine.prefill(batch)
             to_prefill.clear()
@@ -530,4 +532,5 @@ def rollout(
                 bar.set_postfix_str(f"{n_solved / n_finished:.1%} solved", refresh=False)
                 bar.update()
     bar.close()
+    model.set_attn_implementation(own_attention)
     return to_dialogues(all_live, rules)

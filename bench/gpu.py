@@ -11,8 +11,7 @@ Without CUDA all sizes are tiny. If a section fails, the others go on; the exit 
     exact     tokens against those of `rollout_one`, log-probabilities against those of the full forward pass
     resume    a small resumed run against an uninterrupted one: the difference in the last metrics, only rounding
     smollm2   SmolLM2-135M's shape and preset: the last of four steps of train.py
-    minibatch Qwen2.5-1.5B's shape and the paper's settings: the last of two steps of one minibatch, 128 dialogues
-    step      a whole step of the same: 1024 dialogues
+    step      Qwen2.5-1.5B's shape and the paper's settings: the last of two steps of 1024 dialogues
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
 """
 
@@ -50,15 +49,13 @@ SMALL_STEP = dict(shape=TINY, script=dict(dialogues=24, length=(2, 12), median=5
 FULL = dict(  # the arguments of each section that has some; `options` are those of train.py
     decode=dict(shape=QWEN, loads=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)]),
     smollm2=SMOLLM2_STEP | dict(options="--preset smollm2-gpu --steps 4"),
-    minibatch=PAPER_STEP | dict(options="--dialogues 128 --minibatches 1 --steps 2"),
-    step=PAPER_STEP | dict(options="--steps 1"),
+    step=PAPER_STEP | dict(options="--steps 2"),
     generate=dict(shape=QWEN, script=dict(dialogues=32, prompt=(60, 300), length=(8, 400), median=150, attempts=1)),
 )
 SMALL = dict(
     decode=dict(shape=TINY, loads=[(4, 64)]),
     smollm2=SMALL_STEP | dict(options="--preset smollm2-gpu --dialogues 16 --steps 2"),
-    minibatch=SMALL_STEP | dict(options="--dialogues 8 --minibatches 1 --steps 2"),
-    step=SMALL_STEP | dict(options="--dialogues 24 --minibatches 8 --steps 1"),
+    step=SMALL_STEP | dict(options="--dialogues 24 --minibatches 8 --steps 2"),
     generate=dict(shape=TINY, script=dict(dialogues=4, length=(2, 6), median=4, attempts=1)),
 )
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense operations a second, from the data sheets
@@ -98,7 +95,8 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
         for count in (2, 64):  # the first ones warm up
             engine.host_position_S[:] = context - 32
             engine.position_S.fill_(context - 32)
-            seconds = timed(lambda: list(engine.decode_async(count))) / count
+            # without reading the tokens: a rollout does that while the device decodes on
+            seconds = timed(lambda: engine.decode_async(count)) / count
         moved = dtype.itemsize * (model.num_parameters() + 2 * slots * shape.vocab_size)
         bound = (moved + cache_bytes(shape, slots, context, dtype.itemsize)) / results["device copy, bytes/s"]
         results[f"{slots} slots, {context} tokens of context: tokens/s"] = slots / seconds
@@ -122,6 +120,7 @@ def run_training(folder: str, shape, script: dict, options: str) -> dict:
     tokenizer, script = build_tokenizer(draw_riddles("train")), Script(vocabulary=shape.vocab_size, **script)
     problems = [Problem(" ".join(map(str, prompt)), "5") for prompt in script.prompts]
     ours = dict(load=lambda name: problems, load_model=lambda name, *how: (random_model(shape, *how), tokenizer))
+    ours["open_log"] = lambda *_: print  # each step's metrics, in case the run does not reach its end
     nothing = dict(check_model=mock.DEFAULT, save_model=mock.DEFAULT)
     with scripted(script), mock.patch.multiple(train, **ours, **nothing), redirect_stdout(sys.stderr):
         train.main([*options.split(), "--out", folder])
@@ -181,13 +180,13 @@ def generate(device: str, dtype: torch.dtype, shape, script: dict) -> dict[str, 
     return {"ours, tokens/s": ours, "generate, tokens/s": theirs, "times as fast as generate": ours / theirs}
 
 
-SECTIONS = dict(decode=decode, exact=exact, resume=resume, smollm2=step, minibatch=step, step=step, generate=generate)
+SECTIONS = dict(decode=decode, exact=exact, resume=resume, smollm2=step, step=step, generate=generate)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--memory", type=float, help="GB of the card to use: only minibatch, with options that help")
+    parser.add_argument("--memory", type=float, help="GB of the card to use: only step, with options that help")
     parser.add_argument("--profile", action="store_true", help="print the kernels that take the most time")
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args(argv)
@@ -198,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     if cuda and options.memory:
         fraction = USABLE * options.memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(fraction)
-        arguments, options.sections = {"minibatch": PAPER_STEP | {"options": SPARING}}, ["minibatch"]
+        arguments, options.sections = {"step": PAPER_STEP | {"options": SPARING}}, ["step"]
     machine = torch.cuda.get_device_name() if cuda else "CPU, tiny sizes: nothing here says anything about a GPU"
     figures = {"device": machine, "torch": torch.__version__, "transformers": transformers.__version__, "sections": {}}
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}\n")

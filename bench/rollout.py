@@ -13,6 +13,7 @@ script decides prompts, feedback and lengths. The table has sampled tokens per C
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from math import ceil
 from statistics import median
 from types import SimpleNamespace
@@ -146,7 +147,7 @@ def random_model(config, device: str = "cpu", dtype=torch.float32):
     """A model of this shape, the same one at every call."""
     torch.manual_seed(0)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config).to(dtype).eval()
+        return AutoModelForCausalLM.from_config(deepcopy(config)).to(dtype).eval()
 
 
 def main() -> None:

@@ -3,12 +3,11 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import cycle
 
 import torch
 
-from support.models import by_grad_mode, decoder_layers, kv_heads_and_size
+from support.models import decoder_layers, kv_heads_and_size
 
 # For CUDA's first allocation, unless the user has set it: without it, gaps between tensors took 4 GiB of an H100.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
@@ -57,16 +56,12 @@ def capture(run: Callable[[], None], other: torch.cuda.CUDAGraph | None) -> torc
 def fuse_layers(*models) -> None:
     """Let torch.compile fuse element-wise operations: in functions under @torch.compile, and in the decoder layers.
 
-    Without gradients, a whole layer is compiled, around its attention. With gradients, only its norms and its MLP are:
-    the rest would gain 4% and take minutes to compile. All layers share the same code, for every size from 2 on."""
+    All layers of a shape share the same code, for every size from 2 on."""
     torch.compiler.set_stance("default")
     torch._dynamo.config.recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False  # sizes that are equal by chance would be taken as one
     for layer in decoder_layers(*models):
-        for part in layer.children():
-            if not hasattr(part, "layer_idx"):  # the attention has one
-                part.compile(dynamic=True)
-        layer.forward = partial(by_grad_mode, torch.compile(layer.forward, dynamic=True), layer.forward)
+        layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
 @contextmanager

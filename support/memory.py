@@ -46,7 +46,7 @@ def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.dev
 
 def actions_at_once(vocabulary: int) -> int:
     """How many sampled tokens' logits the update computes at one time: at most 2048, with large vocabularies fewer."""
-    return min(2048, max(1, 2**27 // vocabulary))
+    return min(2048, max(1, 3 * 2**26 // vocabulary))
 
 
 def memory_plan(shape, parameters, element, options, longest, processes=1, keep_engine=False) -> dict[str, dict]:
@@ -68,7 +68,8 @@ def memory_plan(shape, parameters, element, options, longest, processes=1, keep_
         layer = element * (4 * E + 3 * queries + 2 * keys + 3 * intermediate)
     kept = element * E if options["gradient_checkpointing"] else layer  # only each layer's input
     slots, tokens = options["slots"], max(options["micro_batch_tokens"], longest)  # a micro-batch has a whole dialogue
-    logits = actions_at_once(V) * V * 12 + 2 * element * V * E  # a chunk in float32 thrice, its weights' gradient twice
+    # a chunk in float32 thrice, or compiled, in float32 once and twice as it is; its weights' gradient twice
+    logits = actions_at_once(V) * V * (4 + 2 * element if options["compile"] else 12) + 2 * element * V * E
     cache = cache_bytes(shape, slots, longest + SURPLUS, element)
     both = {"actor and critic": element * trained, "masters and moments": states}
     both |= {"reference": reference, "reserve": RESERVE}

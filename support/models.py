@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -108,13 +108,7 @@ def recompute_activations(*models) -> None:
     """From now on, layers do not keep their activations for the backward pass but compute them again. transformers does
     so only in training mode, which brings dropout back."""
     for layer in decoder_layers(*models):
-        recomputed = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        layer.forward = partial(by_grad_mode, layer.forward, recomputed)
-
-
-def by_grad_mode(without: Callable, with_gradients: Callable, *args, **kwargs):
-    """Calls the first function under torch.no_grad(), the second where gradients are recorded."""
-    return (with_gradients if torch.is_grad_enabled() else without)(*args, **kwargs)
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def to_device(values, device: torch.device) -> torch.Tensor:

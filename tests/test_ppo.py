@@ -425,7 +425,6 @@ def test_the_memory_of_a_trained_model_is_freed():
 def test_fused_layers_compute_the_same(tokenizer):
     """Without and with gradients. From the second size on, batches of other sizes use the same kernels."""
     model = random_model(tokenizer, "llama", seed=0, layers=2, spread=0.3)
-    model.set_attn_implementation("engine")
     batches = [(torch.randint(len(tokenizer), size), torch.rand(size) < 0.5) for size in ((2, 11), (3, 17), (4, 13))]
 
     def results(batch) -> list[torch.Tensor]:
