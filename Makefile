@@ -71,8 +71,9 @@ test: .venv/ready  ## all tests
 
 smoke: .venv/ready  ## the whole chain with tiny numbers, in under a minute
 	rm -rf runs/smoke
-	$(PY) -m data.miniature --out runs/smoke/base --steps 3 --batch 8
+	$(PY) -m data.miniature --out runs/smoke/base --steps 40 --batch 32
 	$(PY) train.py --preset smoke --out runs/smoke/run
+	! grep '"learned": 0.0' runs/smoke/run/metrics.jsonl  # every step has trained
 	$(PY) evaluate.py --model runs/smoke/base,runs/smoke/run/model --data riddles-validation --limit 4 --attempts 2 --max_new_tokens 64 --max_attempt_tokens 24 --out runs/smoke/evaluation
 
 clean:  ## delete the virtual environment and caches; runs/ stays

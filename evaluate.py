@@ -5,8 +5,8 @@
     python evaluate.py --model FOLDER --data mine.jsonl --samples 20 --show 3 --show_what fixed
 
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
-dialogues.html to look at them, and journals (support/journal.py): the same command again, or one with more questions,
-attempts or samples, asks only what is not finished.
+dialogues.html with those of the most attempts allowed, and journals (support/journal.py): the same command again, or
+one with more questions, attempts or samples, asks only what is not finished.
 """
 
 import random
@@ -120,7 +120,7 @@ class Options:
     chat_template: str = option("chatml", TEMPLATE_HELP, one_of(*CHAT_TEMPLATES, "auto"))
     feedback: str = option("paper", FEEDBACK_HELP)
     samples: int = option(0, "independent samples a question for pass@k, at temperature 1; 0: none")
-    show: int = option(0, "print this many dialogues of each model", NOT_NEGATIVE)
+    show: int = option(0, "print this many dialogues of each model, with the most attempts allowed", NOT_NEGATIVE)
     show_what: str = option("fixed", f"which: {', '.join(KINDS)} or all", one_of(*KINDS, "all"))
     device: str = option("auto", "auto, cpu, cuda or mps")
     dtype: str = option("auto", "auto: bfloat16 on CUDA, float32 elsewhere", one_of("auto", "float32", "bfloat16"))

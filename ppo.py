@@ -168,7 +168,7 @@ def informative_dialogues(dialogues, config) -> torch.Tensor:
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
     """Over the step's actions that are trained on (the mask): "std" gives them mean 0 and standard deviation 1, as in
-    the paper, "centre" only mean 0, "none" leaves them as they are. So a group of equal rewards does not stay at 0."""
+    the paper, "centre" only mean 0; both can move a group of equal rewards off 0. "none" leaves them as they are."""
     if how == "none":
         return advantage_DT * mask_DT
     actions = advantage_DT[mask_DT]
@@ -238,8 +238,8 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
         totals = {name: sum(each[name] for each in all_sums) for name in all_sums[0]}
         n_actions = totals.pop("actions")
         metrics |= {name: total / n_actions for name, total in totals.items()}
-        for i, name in enumerate(("grad_norm", "critic_grad_norm")[: len(optimizers)]):
-            metrics[name] = float(np.mean([norms[i] for _, norms in steps_taken]))
+        mean_norms = np.mean([norms for _, norms in steps_taken], axis=0).tolist()  # one for each optimiser
+        metrics |= dict(zip(("grad_norm", "critic_grad_norm"), mean_norms))
     return metrics
 
 

@@ -233,7 +233,7 @@ class Engine:
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
         schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
         self.steps_per_call, self.calls_ahead = schedule
-        # a prefill stops the decoding: it waits for this many dialogues, on a GPU, which has much to launch, for more
+        # a prefill interrupts decoding, so it waits for this many dialogues; on a GPU it costs more and waits for more
         self.prefill_at = slots // (8 if self.device.type == "cuda" else 16)
         assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS  # a slot may write this far past its end
         self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill

@@ -15,7 +15,7 @@ tensor: value_DT is D dialogues by T tokens (see rollout.py and ppo.py). A run w
     checkpoint-STEP.pt     the last few, for --resume
     model/                 the trained model, an ordinary Hugging Face folder
     training.png           metrics, drawn again with every checkpoint; python -m support.plots overlays runs
-    evaluation.json, accuracy.png     base and trained model at 1, 2, ... attempts
+    evaluation.json, accuracy.png     base and trained model at 1, 2, ... attempts; the first with all dialogues
 
 On Ctrl-C or SIGTERM the run finishes its step, saves and stops; a second one of the same kind stops it at once.
 All randomness comes from the seed and the number of the step, so a resumed run has no random state to restore.

@@ -11,7 +11,7 @@ from support.models import decoder_layers, kv_heads_and_size
 
 # For CUDA's first allocation, unless the user has set it: without it, gaps between tensors took 4 GiB of an H100.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-# cuDNN plans its attention on the CPU, anew for every shape, and nearly every batch has another shape (docs/scale.md).
+# cuDNN plans its attention on the CPU, anew for every shape, and nearly every batch has another shape (docs/speed.md).
 torch.backends.cuda.enable_cudnn_sdp(False)
 torch.compiler.set_stance("force_eager")  # functions under @torch.compile run as they are, until `fuse_layers`
 
