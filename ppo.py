@@ -152,7 +152,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
             reached = group[dialogues.used_D[group] > i].tolist()
             attempts = [dialogues.attempts[d][i] for d in reached]
             to_go = later_D[reached] + dialogues.reward_DT[reached, [attempt.end - 1 for attempt in attempts]]
-            mean = to_go.mean().clamp(*to_go.aminmax())  # of equal rewards exactly that reward, despite rounding
+            mean = to_go.mean().clamp(*to_go.aminmax())  # equal rewards have exactly that mean, despite rounding
             for d, attempt, advantage in zip(reached, attempts, to_go - mean):
                 advantage_DT[d, attempt.start : attempt.end] = advantage
             later_D[reached] = mean if calibrated else to_go
@@ -160,7 +160,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
 
 
 def informative_dialogues(dialogues, config) -> torch.Tensor:
-    """Indices of dialogues in groups with an advantage other than 0 (DAPO, arXiv 2503.14476, but none are redrawn)."""
+    """Indices of dialogues in groups with an advantage other than 0 (as DAPO, arXiv 2503.14476, but none are redrawn)."""
     advantage_DT = group_advantages(dialogues, config.group_size, config.calibrated)
     informative_Q = (advantage_DT != 0).any(1).view(-1, config.group_size).any(1)
     return informative_Q.repeat_interleave(config.group_size).nonzero()[:, 0]

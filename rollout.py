@@ -399,7 +399,7 @@ def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Ten
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
     target_R1 = torch.minimum(uniform_R1 * total_R1, total_R1 * (1 - 2**-23))
-    index_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True).clamp(max=p_RK.shape[-1] - 1)  # where p is NaN
+    index_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True).clamp(max=p_RK.shape[-1] - 1)  # for NaN
     before_R1 = F.pad(cumulative_RK, (1, 0)).gather(-1, index_R1)
     return index_R1, ((target_R1 - before_R1) / p_RK.gather(-1, index_R1)).clamp(0, 1)
 

@@ -125,7 +125,7 @@ class Config:
 
 
 # Seeds of numpy: (seed, step, d) for the tokens of dialogue d; (seed, pass, 0, ORDER) for the order of the questions,
-# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). From 1 on: to numpy, (seed, step, 0, 0) is (seed, step, 0).
+# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). None is 0: numpy takes (seed, step, 0, 0) for (seed, step, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -290,7 +290,7 @@ def main(argv: list[str] | None = None) -> None:
     run, resume_hint = None, ""
     try:
         ranks.join()
-        is_rank0 = ranks.rank() == 0  # asked now: after `ranks.leave` every process is
+        is_rank0 = ranks.rank() == 0  # asked now: after `ranks.leave` every process has rank 0
         config, questions = ranks.on_rank0(partial(prepare, argv))
         with ExitStack() as until_the_end:
             # from now on no other process writes to the folder of the run

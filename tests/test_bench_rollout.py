@@ -10,7 +10,7 @@ from support.memory import SHAPE
 
 TINY = Qwen2Config(**bench.COMMON, **dict(zip(SHAPE, (32, 48, 2, 4, 2, 96))), initializer_range=0.3)
 PEERS = [bench.play_generate]
-if hasattr(ContinuousBatchingConfig, "page_size"):  # transformers batches on the CPU
+if hasattr(ContinuousBatchingConfig, "page_size"):  # transformers batches on the CPU; 5.17 does not
     PEERS.append(bench.play_continuous)
 
 
