@@ -156,7 +156,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in the tables: folder or hub name} of each [LABEL=]PATH[/]. A label has no slash; without it PATH is both."""
+    """{name in tables: folder or hub name} of each [LABEL=]PATH[/]. A label has no slash. Without it PATH is both."""
     pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):
