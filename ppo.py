@@ -160,7 +160,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
 
 
 def informative_dialogues(dialogues, config) -> torch.Tensor:
-    """Indices of those in groups with an advantage other than 0 (as DAPO, arXiv 2503.14476, but none are redrawn)."""
+    """Indices of dialogues in groups with an advantage other than 0 (like DAPO, arXiv 2503.14476; none are redrawn)."""
     advantage_DT = group_advantages(dialogues, config.group_size, config.calibrated)
     informative_Q = (advantage_DT != 0).any(1).view(-1, config.group_size).any(1)
     return informative_Q.repeat_interleave(config.group_size).nonzero()[:, 0]
