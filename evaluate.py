@@ -35,7 +35,7 @@ from support.statistics import compare, gain, mean_over, pass_at_k, repeated_sha
 
 # Dialogues for each slot in one rollout. The journal is written after each rollout: the shorter it is, the less a kill
 # loses. But slots are idle at a rollout's end, and on a GPU a step takes as long with few slots as with many.
-PER_SLOT_CPU, PER_SLOT = 4, 16
+PER_SLOT_CPU, PER_SLOT_GPU = 4, 16
 Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
 
@@ -47,7 +47,7 @@ def evaluate(model, chat, problems, allowed, config, journal=None, progress=None
     its control. What the journal has is not asked again. `config` gives slots and token budgets."""
     journal = journal or Journal()
     missing = journal.missing(problems, allowed)
-    chunk = (config.slots or len(problems)) * (PER_SLOT_CPU if model.device.type == "cpu" else PER_SLOT)
+    chunk = (config.slots or len(problems)) * (PER_SLOT_CPU if model.device.type == "cpu" else PER_SLOT_GPU)
     for start in range(0, len(missing), chunk):
         asked, allowed_each = zip(*missing[start : start + chunk])
         label = progress and f"{progress}, {start} of {len(missing)} finished"

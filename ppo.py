@@ -95,7 +95,7 @@ def map_actions(function, model, dialogues, config) -> torch.Tensor:
 
 
 def reference_logps_and_values(reference, critic, dialogues, config):
-    """Once per rollout: the reference model's log-probabilities and the critic's values, None without a critic."""
+    """Once per step: the reference model's log-probabilities and the critic's values, None without a critic."""
     ref_logp_DT = map_actions(lambda *args: action_logps(*args, config.temperature)[0], reference, dialogues, config)
     return ref_logp_DT, (None if critic is None else map_actions(action_values, critic, dialogues, config))
 
@@ -114,7 +114,7 @@ def advantages(dialogues, value_DT: torch.Tensor | None, trained_DT: torch.Tenso
 
 def trained_dialogues(dialogues, config) -> torch.Tensor:
     """(D,), True for those that are trained on: all, or with `drop_truncated` those that did not run out of tokens. All
-    False if after every action the same undiscounted reward is to come: advantages would be the critic's errors."""
+    False if every action has the same undiscounted reward-to-go: advantages would be only the critic's errors."""
     trained_D = ~(dialogues.truncated_D & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[dialogues.sampled_DT & trained_D[:, None]]
     return trained_D & (len(to_go_A.unique()) > 1)
@@ -127,7 +127,7 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
         advantage_t = delta_t + gamma lambda advantage_{t+1},    return_t = advantage_t + value_t
 
     t + 1 is the next *action*: feedback is skipped. The value after the last one is 0, for a truncated dialogue too (no
-    bootstrap, as in the paper). Returns advantages and returns, (D, T), 0 where no token was sampled."""
+    bootstrap, as in the paper). Gives advantages and returns, (D, T), 0 where no token was sampled."""
     advantage_DT = torch.zeros_like(value_DT)
     next_value_D = next_advantage_D = torch.zeros(len(value_DT))
     for t in reversed(range(value_DT.shape[1])):
@@ -142,8 +142,8 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     """Without a critic, (D, T): an action of attempt i gets r_i + r_{i+1} + ... minus the mean of this sum over the
     dialogues of its group that reached attempt i. With `calibrated` (CAL-GRPO), r_{i+1} + ... is such a mean as well.
 
-    A group is the `group_size` neighbours that answer the same question. Those solved earlier are not in the mean: it
-    estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the standard
+    A group is the `group_size` neighbours that answer the same question. Those that ended earlier are not in the mean:
+    it estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the standard
     deviation, which would favour questions that are nearly always or never solved (Dr. GRPO, arXiv 2503.20783)."""
     advantage_DT = torch.zeros_like(dialogues.reward_DT)
     later_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)  # r_{i+1} + ..., or its mean
@@ -171,23 +171,23 @@ def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> to
     the paper, "centre" only mean 0; both can move a group of equal rewards off 0. "none" leaves them as they are."""
     if how == "none":
         return advantage_DT * mask_DT
-    actions = advantage_DT[mask_DT]
-    scale = actions.std(correction=0) + 1e-8 if how == "std" else 1.0
-    return (advantage_DT - actions.mean()) / scale * mask_DT
+    advantage_A = advantage_DT[mask_DT]
+    scale = advantage_A.std(correction=0) + 1e-8 if how == "std" else 1.0
+    return (advantage_DT - advantage_A.mean()) / scale * mask_DT
 
 
 # -------------------- Losses per action, (A,). The update minimises their sums, weighted by `action_weights`.
 def action_weights(count_B: torch.Tensor, loss_mean: str) -> torch.Tensor:
     """The weight of each action of a dialogue, in a minibatch, (B,); `count_B` counts a dialogue's actions. "tokens":
-    the loss is the mean over all actions, as in the paper. "dialogues": the mean over dialogues of their own means."""
+    the loss is the mean over all actions. "dialogues": the mean over dialogues of their own means."""
     if loss_mean == "tokens":
         return (1 / count_B.sum()).expand(len(count_B))
     return 1 / (len(count_B) * count_B)
 
 
 def policy_loss(logp_A, old_logp_A, advantage_A, clip: float, clip_high: float | None = None):
-    """Clipped surrogate (PPO, arXiv 1707.06347, equation 7), and whether the ratio is outside the clip range, bool.
-    `clip_high` is the range above 1, if it differs (Clip-Higher of DAPO)."""
+    """Minus the clipped surrogate (PPO, arXiv 1707.06347, equation 7), and whether the ratio is outside the clip range,
+    bool. `clip_high` is the range above 1, if it differs (Clip-Higher of DAPO)."""
     ratio_A = (logp_A - old_logp_A).exp()
     clipped_A = ratio_A.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
     return -torch.minimum(ratio_A * advantage_A, clipped_A * advantage_A), clipped_A != ratio_A
@@ -202,8 +202,8 @@ def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
 def kl_k3(logp_A, other_logp_A) -> torch.Tensor:
     """k3 estimator of KL(policy || other) from the policy's own samples (joschu.net/blog/kl-approx.html): with q =
     other / policy, q - 1 - log q, never negative. Its expected gradient, though, is that of KL(other || policy)."""
-    log_ratio_A = other_logp_A - logp_A
-    return log_ratio_A.exp() - 1 - log_ratio_A
+    log_q_A = other_logp_A - logp_A
+    return log_q_A.exp() - 1 - log_q_A
 
 
 # -------------------- One PPO update
@@ -266,16 +266,16 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: tor
     weight_A = to_device(weight_B[b_A], actor.device)
 
     logp_A, entropy_A = action_logps(actor, tokens_BT, sampled_BT, config.temperature)
-    surrogate_A, clipped_A = policy_loss(logp_A, stored["old_logp"], stored["advantage"], config.clip, config.clip_high)
+    loss_A, outside_A = policy_loss(logp_A, stored["old_logp"], stored["advantage"], config.clip, config.clip_high)
     kl_A = kl_k3(logp_A, stored["ref_logp"])
-    (weight_A * (surrogate_A + config.kl_coef * kl_A)).sum().backward()
+    (weight_A * (loss_A + config.kl_coef * kl_A)).sum().backward()
 
     sums = {
-        "policy_loss": surrogate_A.detach().sum(),
+        "policy_loss": loss_A.detach().sum(),
         "kl": kl_A.detach().sum(),
         "entropy": entropy_A.sum(),
         "approx_kl": kl_k3(stored["old_logp"], logp_A.detach()).sum(),
-        "clipfrac": clipped_A.sum(),
+        "clipfrac": outside_A.sum(),
         "ratio": (logp_A.detach() - stored["old_logp"]).exp().sum(),
         "actions": len(weight_A),
     }

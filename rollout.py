@@ -3,7 +3,7 @@ r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (s
     1. `Attempt`, `Dialogues`   what a rollout returns and every later stage reads
     2. `rollout_one`            the algorithm: one dialogue, one token at a time; enough to understand the method
     3. `KVCache`, attention     the hand-written key/value cache, and how a transformers model reads it
-    4. `Engine`                 many dialogues side by side: prefill, decode
+    4. `Engine`                 many dialogues side by side: prefill, decode, compact
     5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
 
 Tokens in, tokens out: tokens are decoded for grading and display, but the text is never encoded again. A token is
@@ -53,7 +53,7 @@ class Attempt:
 @dataclass
 class Dialogues:
     r"""The contract between the stages: tensors on the CPU, in the order of the questions. A dialogue of two attempts;
-    the box ends the first one, so its end token is forced:
+    the box ends the first one, so the end token after it is forced:
 
     tokens_DT    <prompt ...> 2 . \boxed{ 2 } <|im_end|> ... incorrect ... 2 , 9 . \boxed{ 9 }
     sampled_DT    0 0 0 0 0 0 1 1 1       1 1 0          0   0         0   1 1 1 1 1       1 1    the model wrote it
@@ -383,7 +383,7 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
         token_R1 = p_RV.argmax(-1, keepdim=True)
     elif V < 4096:
         token_R1, _ = inverse_cdf(p_RV, uniform_R[:, None])
-    else:  # cumulative sums over a large vocabulary are slow and rounded: first find the block, then the token in it
+    else:  # one cumulative sum over a large vocabulary would be slow and rounded
         W = math.gcd(V, 256)  # a divisor of V
         p_RBW = p_RV.view(R, -1, W)
         block_R1, rest_R1 = inverse_cdf(p_RBW.sum(-1), uniform_R[:, None])
@@ -399,7 +399,7 @@ def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Ten
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
     target_R1 = torch.minimum(uniform_R1 * total_R1, total_R1 * (1 - 2**-23))
-    index_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True).clamp(max=p_RK.shape[-1] - 1)  # for NaN
+    index_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True).clamp(max=p_RK.shape[-1] - 1)  # K if p is NaN
     before_R1 = F.pad(cumulative_RK, (1, 0)).gather(-1, index_R1)
     return index_R1, ((target_R1 - before_R1) / p_RK.gather(-1, index_R1)).clamp(0, 1)
 
@@ -481,8 +481,8 @@ def rollout(
 
     `rules` extract, grade and reward (reward.py:Rules). `config` gives slots, max_new_tokens and
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
-    first_index + i). `progress` labels a progress bar on a terminal. `engine`: one to use again. ValueError when model
-    or prompts do not fit, OSError when the cache does not."""
+    first_index + i). `progress` labels a progress bar on a terminal. `engine`: used in place of a new one. ValueError
+    when model or prompts do not fit, OSError when the cache does not."""
     own_attention = model.config._attn_implementation
     model.set_attn_implementation("engine")
     all_live = []

@@ -125,7 +125,7 @@ class Config:
 
 
 # Seeds of numpy: (seed, step, d) for the tokens of dialogue d; (seed, pass, 0, ORDER) for the order of the questions,
-# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). None is 0: numpy takes (seed, step, 0, 0) for (seed, step, 0).
+# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). None of the three is 0: numpy takes (s, t, 0, 0) for (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -249,7 +249,7 @@ def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
 
 
 def fitting_problems(run: Run, questions: dict[str, list[Problem]]) -> tuple[list[Problem], int]:
-    """Training questions with short enough prompts; the most tokens of a dialogue. ValueError when these do not fit."""
+    """Training questions with short enough prompts; the longest possible dialogue. ValueError when these do not fit."""
     config, training = run.config, questions["data"]
     limit = config.max_prompt_tokens
     problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
