@@ -330,15 +330,16 @@ class Optimizer:
         # (i, k, shard): shard k of weight i, a flat view. Rank n % world_size has the master and moments of shard n.
         flat = [weight.detach().view(-1).split(SHARD_SIZE) for weight in self.weights]
         self.shards = [(i, k, shard) for i, shards in enumerate(flat) for k, shard in enumerate(shards)]
-        masters = {n: self.shards[n][2].float() for n in range(ranks.rank(), len(self.shards), ranks.world_size())}
         fused = self.weights[0].is_cuda
-        self.adamw = torch.optim.AdamW(masters.values(), betas=(0.9, 0.95), weight_decay=0.0, fused=fused)
-        for n, master in masters.items():
+        for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
             # AdamW's state is made here: offloading and load_state_dict need it. `step` is on the CPU, unless fused.
+            master, step = self.shards[n][2].float(), torch.zeros((), device=self.weights[0].device if fused else "cpu")
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
-            self.adamw.state[master] = {"step": torch.zeros((), device=master.device if fused else "cpu"), **moments}
-            self.states[n] = {"master": master, **self.adamw.state[master]}
+            self.states[n] = {"master": master, "step": step, **moments}
             move(self.offloaded(n), torch.device("cpu"))
+        masters = [state["master"] for state in self.states.values()]
+        self.adamw = torch.optim.AdamW(masters, betas=(0.9, 0.95), weight_decay=0.0, fused=fused)
+        self.adamw.state.update(zip(masters, self.states.values()))
 
     @property
     def lr(self) -> float:  # of the next step
@@ -356,9 +357,7 @@ class Optimizer:
                 self.gradients[i] = torch.zeros_like(weight, dtype=torch.float32)
             ranks.all_reduce_sum(self.gradients[i])
         norm = torch.nn.utils.get_total_norm(self.gradients)
-        scale = torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0)
-        for gradient in self.gradients:
-            gradient.mul_(scale)
+        torch._foreach_mul_(self.gradients, torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
         return norm.item()
 
     @torch.no_grad()

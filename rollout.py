@@ -370,7 +370,7 @@ class Engine:
         return self.graphs[R]
 
 
-@torch.compile(dynamic=True)  # eager until `fuse_layers`, as in ppo.py
+@torch.compile  # eager until `fuse_layers`, as in ppo.py
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One token from each of R distributions, by inverting the cumulative distribution at `uniform_R`, and its
     log-probability (float32). Temperature 0 takes the most probable token and its log-probability at temperature 1.

@@ -137,6 +137,7 @@ def build_run(config: Config) -> Run:
     dtype = pick_dtype(config.dtype, device)
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
+    actor.set_attn_implementation("causal")  # and so its copies: dialogues are right-padded and need no mask
     reference = copy.deepcopy(actor).requires_grad_(False)
     optimizer_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     settings = dict(warmup_steps=int(config.lr_warmup * optimizer_steps), total_steps=optimizer_steps)

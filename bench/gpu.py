@@ -1,4 +1,4 @@
-"""What only a GPU can show, in one run of about five minutes: is our code exact there, and how fast?
+"""What only a GPU can show, in one run of about seven minutes: is our code exact there, and how fast?
 
     python -m bench.gpu [--json FILE]        # make bench-gpu
     python -m bench.gpu --memory 24          # as on a card of 24 GB, with the options that the paper's run needs there

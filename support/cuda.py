@@ -54,9 +54,8 @@ def capture(run: Callable[[], None], other: torch.cuda.CUDAGraph | None) -> torc
 
 
 def fuse_layers(*models) -> None:
-    """Let torch.compile fuse element-wise operations: in functions under @torch.compile, and in the decoder layers.
-
-    All layers of a shape share the same code, for every size from 2 on."""
+    """Let torch.compile fuse element-wise operations: in functions under @torch.compile, and in the decoder layers. All
+    layers of a shape share the same code, for every size from 2 on."""
     torch.compiler.set_stance("default")
     torch._dynamo.config.recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False  # sizes that are equal by chance would be taken as one

@@ -12,10 +12,14 @@ from textwrap import shorten
 import torch
 import transformers
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from support.files import atomic_write
+
+# transformers' own attention, but without a mask: to choose one, the CPU would wait for the GPU in every forward pass.
+AttentionInterface.register("causal", sdpa_attention_forward)
 
 
 def pick_device(name: str = "auto") -> torch.device:
