@@ -200,11 +200,17 @@ def test_the_exported_model_is_the_trained_one(dtype):
     run, folder, kind = finished_run(dtype).run, finished_run(dtype).folder, getattr(torch, dtype)
     exported = AutoModelForCausalLM.from_pretrained(folder / "model")  # no option names the dtype
     assert exported.dtype == kind and same(exported.state_dict(), run.actor.state_dict())
-    assert "engine" not in (folder / "model" / "config.json").read_text()  # our own attention
+    models = (
+        run.actor,
+        run.critic,
+        run.reference,
+    )  # the rollouts, with their "engine", have left the attention as it was
+    assert {model.config._attn_implementation for model in models} == {"causal"}
+    assert "causal" not in (folder / "model" / "config.json").read_text()  # a name of ours
     base = AutoModelForCausalLM.from_pretrained("base", dtype=kind)
     assert same(run.reference.state_dict(), base.state_dict()) and not same(base.state_dict(), exported.state_dict())
     assert not any(weight.requires_grad for weight in run.reference.parameters())
-    assert {weight.dtype for model in (run.actor, run.critic, run.reference) for weight in model.parameters()} == {kind}
+    assert {weight.dtype for model in models for weight in model.parameters()} == {kind}
     states = [state for optimizer in run.optimizers for state in optimizer.states.values()]
     assert {x.dtype for state in states for x in state.values()} == {torch.float32}
     assert not run.actor.training and not run.critic.training  # no dropout
