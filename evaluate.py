@@ -113,7 +113,7 @@ class Options:
     data: str = option(..., "names that `python -m data` lists or .jsonl files, separated by commas; paper: its five")
     attempts: int = option(5, "ask every question with 1, 2, ... up to this many attempts allowed", POSITIVE)
     out: str | None = option(None, "output folder; none: runs/evaluate/MODEL-DATA")
-    limit: int | None = option(None, "of each data set only this many questions, shuffled by --seed", POSITIVE)
+    limit: int | None = option(None, "only N questions a data set, drawn by --seed (train.py: the first)", POSITIVE)
     slots: int = option(256, "dialogues written side by side; lower it when memory runs out", POSITIVE)
     max_new_tokens: int = option(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = option(None, "token budget of a single attempt; none: no such limit", POSITIVE)
@@ -152,7 +152,10 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
             del problems[options.limit :]
     paths = name_models(options.model)
     names = [*paths, *(Path(name.strip()).stem for name in options.data.split(","))]
-    return options, sets, paths, Path(options.out or f"runs/evaluate/{file_name('-'.join(names))}")
+    out = Path(options.out or f"runs/evaluate/{file_name('-'.join(names))}")
+    if (out / "config.json").exists():  # its accuracy.png would be overwritten
+        raise ValueError(f"{out} is the folder of a run or a model: choose another --out")
+    return options, sets, paths, out
 
 
 def name_models(models: str) -> dict[str, str]:

@@ -125,7 +125,7 @@ class Config:
 
 
 # Seeds of numpy: (seed, step, d) for the tokens of dialogue d; (seed, pass, 0, ORDER) for the order of the questions,
-# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). None of the three is 0: numpy takes (s, t, 0, 0) for (s, t, 0).
+# (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). The last may not be 0: numpy takes (s, t, 0, 0) for (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -282,7 +282,7 @@ def finish(run: Run, held_out: list[Problem]) -> None:
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
         print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
-    files = f"{config.out}/model/ is the trained model, {config.out}/ has its metrics, dialogues and plots"
+    files = f"{run.folder}/model/ is the trained model, {run.folder}/ has its metrics, dialogues and plots"
     print(*run.warnings(), files, sep="\n")
 
 
@@ -320,7 +320,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"\nstopped{resume_hint}", file=sys.stderr)
         raise SystemExit(130) from None
     except FloatingPointError as error:
-        fail(f"step {run.step}: {error}; see the checkpoints in {config.out}")
+        fail(f"step {run.step}: {error}; start a new run, as --resume keeps the options")
     except (ValueError, OSError, torch.OutOfMemoryError) as error:  # a mistake, a full disk, a lost process
         where = f"step {run.step}: " if resume_hint else ""
         fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", bug=error if resume_hint else None)

@@ -67,8 +67,8 @@ def resolve_feedback(feedback: Feedback) -> Feedback:
         return FEEDBACKS.get(feedback, feedback)
     if " " not in feedback:
         raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
-    # \boxed{x} and \frac{a}{b} are no placeholders: a letter or a brace is before theirs
-    if unknown := set(re.findall(r"(?<![\w}])\{([a-z_]+)\}", feedback)) - {"attempts", "answer"}:
+    # \boxed{x} and \frac{a}{b} are no placeholders: a letter, brace or backslash is before theirs
+    if unknown := set(re.findall(r"(?<![\w}\\])\{([\w ]+)\}", feedback)) - {"attempts", "answer"}:
         raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
     return feedback
 

@@ -12,10 +12,9 @@ PRESETS = {
         --lr 5e-5 --max_new_tokens 256 --max_attempt_tokens 32 --save_every 8 --show_every 1
         --steps 64 --dialogues 64 --micro_batch_tokens 1024""",
     "smoke": """
-        --model runs/smoke/base --data riddles-train --validation_data riddles-validation --eval_every 1
-        --eval_data riddles-validation --eval_limit 8 --steps 2 --dialogues 8 --eval_attempts 3 --minibatches 2
-        --lr 1e-4 --wrong_reward -0.25 --max_new_tokens 96 --max_attempt_tokens 24 --slots 4 --save_every 1
-        --show_every 1""",
+        --model runs/smoke/base --data riddles-train --validation_data riddles-validation --eval_every 1 --steps 2
+        --eval_data riddles-validation --eval_limit 8 --dialogues 8 --eval_attempts 3 --minibatches 2 --lr 1e-4
+        --wrong_reward -0.25 --max_new_tokens 96 --max_attempt_tokens 24 --slots 4 --save_every 1 --show_every 1""",
 }
 PRESETS["cue"] = PRESETS["miniature"].replace("riddles", "riddles-cue") + " --model runs/cue/base --steps 100"
 PRESETS["smollm2-gpu"] = f"{PRESETS['smollm2']} --steps 40 --dialogues 512 --micro_batch_tokens 16384 --compile false"

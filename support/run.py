@@ -194,8 +194,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     all are damaged: a run should not start anew by mistake."""
     for part in folder.glob("*.part"):  # of a process that was killed while it wrote
         remove(part)
-    checkpoints = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
-    for path in checkpoints:
+    for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
         try:
             with ZipFile(path) as file:  # torch.load misses changed bytes; this compares every checksum
                 if file.testzip() or not any(name.endswith("/data.pkl") for name in file.namelist()):
@@ -203,8 +202,8 @@ def last_checkpoint(folder: Path) -> Path | None:
             return path
         except Exception as error:  # a damaged file raises half a dozen kinds
             path.rename(path.with_suffix(".corrupt"))
-            print(f"{path} is corrupt ({error!r:.100}): the one before it is used", file=sys.stderr)
-    if checkpoints:
+            print(f"{path} is corrupt ({error!r:.100}): trying the one before it", file=sys.stderr)
+    if any(folder.glob("checkpoint-*")):  # .corrupt: renamed now, or by an earlier --resume
         raise OSError(f"no checkpoint in {folder} can be read: start again with another --out")
     return None
 

@@ -301,10 +301,8 @@ MISTAKES = [
     ("--model base,missing", "there is no model folder missing: "),
     ("--model .", "the model . cannot be loaded: "),
     ("--model plain", "the tokenizer does not know the token <|im_end|> of the chat template 'chatml': choose "),
-    (
-        "--data a.jsonl,gsm8k-tset",
-        "no data set is called 'gsm8k-tset': expected a path that ends in .jsonl, or one of ",
-    ),
+    ("--data a.jsonl,gsm8k-tset", "no data set is called 'gsm8k-tset': expected a path that ends in .jsonl, or "),
+    ("--out base", "base is the folder of a run or a model: choose another --out"),
     ("--out a.jsonl", "the output folder a.jsonl cannot be written (File exists): "),
     ("--max_new_tokens 3000", "the longest prompt ("),
 ]

@@ -201,7 +201,6 @@ def test_the_exported_model_is_the_trained_one(dtype):
     exported = AutoModelForCausalLM.from_pretrained(folder / "model")  # no option names the dtype
     assert exported.dtype == kind and same(exported.state_dict(), run.actor.state_dict())
     models = run.actor, run.critic, run.reference
-    # the rollouts, which use "engine", have left it as it was
     assert {model.config._attn_implementation for model in models} == {"causal"}
     assert "causal" not in (folder / "model" / "config.json").read_text()  # a name of ours
     base = AutoModelForCausalLM.from_pretrained("base", dtype=kind)
