@@ -18,7 +18,8 @@ def fail(message: object, bug: object = None) -> NoReturn:
     """One sentence on stderr, exit code 2. If `bug` is a ValueError, its traceback comes first: nobody expected it."""
     if isinstance(bug, ValueError):
         traceback.print_exception(bug)
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sentence = re.sub(r"\[Errno \d+\] ", "", str(message))
+    print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -50,9 +50,8 @@ def actions_at_once(vocabulary: int) -> int:
 
 
 def memory_plan(shape, parameters, element, options, longest, processes=1, keep_engine=False) -> dict[str, dict]:
-    """Bytes on a device, by phase of a step and by what they hold. `shape` is the model's config, with layers like
-    Llama's; `parameters` of the actor, `element` a weight's bytes, `longest` a dialogue's tokens. `keep_engine`: it is
-    there in the update too."""
+    """Bytes on a device, by phase of a step and by what they hold, for layers like Llama's. `shape`: a model's config;
+    `element`: bytes of a weight; `longest`: tokens of a dialogue; `keep_engine`: it is there in the update too."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
     heads, size = kv_heads_and_size(shape)

@@ -220,8 +220,8 @@ KEPT = "; what is finished is kept: repeat the command to resume\n"
 ENDS = [  # what ends an evaluation, how (DEFAULT: a rollout as it is), its last words, and what is left to ask
     *[("evaluate.rollout", [*[DEFAULT] * n, KeyboardInterrupt], f"\nstopped{KEPT}", ALL[n:]) for n in (0, 2, 5)],
     ("evaluate.load_sets", KeyboardInterrupt, "\nstopped\n", ALL),  # in a download, say
-    ("os.fsync", FULL, f": {FULL}{KEPT}", ALL[1:]),
-    ("evaluate.save_json", FULL, f": {FULL}{KEPT}", []),
+    ("os.fsync", FULL, f": {FULL.strerror}{KEPT}", ALL[1:]),
+    ("evaluate.save_json", FULL, f": {FULL.strerror}{KEPT}", []),
     ("evaluate.rollout", [DEFAULT, LARGE], f": {LARGE}{KEPT}", ALL[1:]),
 ]
 
