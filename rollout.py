@@ -484,7 +484,7 @@ def rollout(
     first_index + i). `progress` labels a progress bar on a terminal. `engine`: used in place of a new one. ValueError
     when model or prompts do not fit, OSError when the cache does not."""
     own_attention = model.config._attn_implementation
-    model.set_attn_implementation("engine")
+    model.set_attn_implementation("engine")  # until the end: it needs a cache
     all_live = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
         prompt = chat.prompt(problem.question, n)
