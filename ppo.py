@@ -296,6 +296,7 @@ def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float |
 # -------------------- The optimiser
 SHARD_SIZE = 2**26  # elements of a weight that are stepped at once
 MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
+add_in_place = torch.compile(torch.Tensor.add_)  # for two precisions, PyTorch's own CUDA kernel is slow
 
 
 def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
@@ -309,8 +310,7 @@ def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
 
 def add_gradient(gradients: list[torch.Tensor | None], i: int, weight: torch.Tensor) -> None:
     """Add weight i's gradient to that of earlier micro-batches as soon as it is computed, then free it."""
-    before = gradients[i]
-    gradients[i] = weight.grad.float() if before is None else before.add_(weight.grad)
+    gradients[i] = weight.grad.float() if gradients[i] is None else add_in_place(gradients[i], weight.grad)
     weight.grad = None
 
 

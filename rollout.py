@@ -231,7 +231,7 @@ class Engine:
         self.to_device = partial(to_device, device=model.device)
         self.flash = has_flash(model, slots)  # then a decode step is a CUDA graph
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
-        schedule = schedule or {"cpu": (1, 0), "cuda": (8, 1)}.get(self.device.type, (8, 0))
+        schedule = schedule or {"cpu": (1, 0), "cuda": (4, 1)}.get(self.device.type, (8, 0))
         self.steps_per_call, self.calls_ahead = schedule
         # a prefill interrupts decoding, so it waits for this many dialogues; on a GPU it costs more and waits for more
         self.prefill_at = slots // (8 if self.device.type == "cuda" else 16)
