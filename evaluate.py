@@ -5,8 +5,8 @@
     python evaluate.py --model FOLDER --data mine.jsonl --samples 20 --show 3 --show_what fixed
 
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
-dialogues.html with those of the most attempts allowed, and journals (support/journal.py): the same command again, or
-one with more questions, attempts or samples, asks only what is not finished.
+dialogues.html (only the dialogues with the most attempts allowed), and journals (support/journal.py): the same command
+again, or one with more questions, attempts or samples, asks only what is not finished.
 """
 
 import random
@@ -33,8 +33,8 @@ from support.plots import PAPER_CURVES, plot_accuracy, tables
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
-# Dialogues for each slot in one rollout. The journal is written after each rollout: the shorter it is, the less a kill
-# loses. But slots are idle at a rollout's end, and on a GPU a step takes as long with few slots as with many.
+# Dialogues for each slot in one rollout. The journal is written after each rollout, so a kill loses less if rollouts
+# are short. But slots are idle at a rollout's end, and on a GPU a step takes as long with few slots as with many.
 PER_SLOT_CPU, PER_SLOT_GPU = 4, 16
 Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
@@ -53,7 +53,7 @@ def evaluate(model, chat, problems, allowed, config, journal=None, progress=None
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
-        draw = dict(temperature=temperature, seed=seed, first_index=journal.count)  # later samples are new draws
+        draw = dict(temperature=temperature, seed=seed, first_index=journal.count)  # so later samples are new
         dialogues = rollout(model, chat, asked, allowed_each, RULES, config, **draw, progress=label)
         journal.append([dialogue_record(dialogues, d, problem, chat) for d, problem in enumerate(asked)])
     return journal.records(problems, len(allowed))
@@ -127,7 +127,7 @@ class Options:
     seed: int = option(0, "decides which questions --limit takes, and draws the --samples", NOT_NEGATIVE)
 
 
-FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # as in a run's config.json
+FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # read from a run's config.json
 
 
 class Candidate(NamedTuple):
@@ -159,7 +159,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in tables: folder or hub name} of each [LABEL=]PATH[/]. A label has no slash. Without it PATH is both."""
+    """{name in tables: folder or hub name} of each [LABEL=]PATH[/]. A label has no slash. Without one PATH is both."""
     pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):
@@ -172,7 +172,7 @@ def file_name(name: str) -> str:
 
 
 def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Problem]], out: Path) -> Candidate:
-    """The model, checked, with its journals. That of a run is asked as in its run (not its dtype), unless `given`."""
+    """Load and check a model, and open its journals. Options FROM_THE_RUN are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
     own = {key: config[key] for key in FROM_THE_RUN if key in config} if "preset" in config else {}  # is it a run?
@@ -186,7 +186,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     settings = journal_settings(model, chat, options, RULES)
     greedy_journal = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
     sample_journal = None
-    if options.samples:  # there is no feedback; fields that nothing reads are left out
+    if options.samples:  # they have no feedback; fields that nothing reads are left out
         settings = settings | {"feedback": None, "seed": options.seed}
         sample_journal = Journal(out / f"samples-{file_name(name)}.jsonl", settings, ("text", "attempts", "reward"))
     return Candidate(name, model.cpu(), chat, options, greedy_journal, sample_journal)
@@ -202,7 +202,7 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dic
     greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
     samples = {}
     if sample_journal:
-        draw = dict(temperature=1.0, seed=(options.seed, 0))  # 0: no step of training
+        draw = dict(temperature=1.0, seed=(options.seed, 0))  # 0 is not a step of training: those start at 1
         evaluate(model, chat, problems, [1] * options.samples, options, sample_journal, f"{name}, samples", **draw)
         samples = {data: sample_journal.records(asked, options.samples) for data, asked in sets.items()}
     model.cpu()

@@ -95,7 +95,7 @@ def map_actions(function, model, dialogues, config) -> torch.Tensor:
 
 
 def reference_logps_and_values(reference, critic, dialogues, config):
-    """Once per step: the reference model's log-probabilities and the critic's values, None without a critic."""
+    """Once per step: the reference model's log-probabilities and the critic's values (None without a critic)."""
     ref_logp_DT = map_actions(lambda *args: action_logps(*args, config.temperature)[0], reference, dialogues, config)
     return ref_logp_DT, (None if critic is None else map_actions(action_values, critic, dialogues, config))
 
@@ -140,7 +140,7 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
 
 def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
     """Without a critic, (D, T): an action of attempt i gets r_i + r_{i+1} + ... minus the mean of this sum over the
-    dialogues of its group that reached attempt i. With `calibrated` (CAL-GRPO), r_{i+1} + ... is such a mean as well.
+    dialogues of its group that reached attempt i. `calibrated` (CAL-GRPO) also replaces r_{i+1} + ... by its own mean.
 
     A group is the `group_size` neighbours that answer the same question. Those that ended earlier are not in the mean:
     it estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the standard
@@ -200,8 +200,8 @@ def value_loss(value_A, old_value_A, return_A, clip: float) -> torch.Tensor:
 
 
 def kl_k3(logp_A, other_logp_A) -> torch.Tensor:
-    """k3 estimator of KL(policy || other) from the policy's own samples (joschu.net/blog/kl-approx.html): with q =
-    other / policy, q - 1 - log q, never negative. Its expected gradient, though, is that of KL(other || policy)."""
+    """k3 estimator of KL(policy || other) from the policy's own samples (joschu.net/blog/kl-approx.html): q - 1 - log q
+    with q = other / policy. It is never negative. But its expected gradient is that of KL(other || policy)."""
     log_q_A = other_logp_A - logp_A
     return log_q_A.exp() - 1 - log_q_A
 
@@ -259,9 +259,9 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
 
 
 def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: torch.Tensor, weight_B, config) -> dict:
-    """Gradients of the losses; `weight_B` weighs each dialogue's actions. Returns sums over actions, on the device."""
+    """Gradients of the losses; `weight_B`: see `action_weights`. Returns sums over actions, still on the device."""
     tokens_BT, sampled_BT = trim(dialogues, indices, actor.device)
-    b_A, t_A = sampled_BT.nonzero().T  # as in `action_logps`
+    b_A, t_A = sampled_BT.nonzero().T  # the actions, in the order of `action_logps`
     stored = {key: to_device(x_DT[indices[b_A], t_A], actor.device) for key, x_DT in per_token.items()}
     weight_A = to_device(weight_B[b_A], actor.device)
 
@@ -282,7 +282,7 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: tor
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
         value_loss_A = value_loss(value_A, stored["old_value"], stored["return"], config.value_clip)
-        (weight_A * value_loss_A).sum().backward()  # on its own, as the actor's activations are free by now
+        (weight_A * value_loss_A).sum().backward()  # separate: the actor's activations are freed by now
         sums["value_loss"] = value_loss_A.detach().sum()
     return sums
 
@@ -296,7 +296,7 @@ def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float |
 # -------------------- The optimiser
 SHARD_SIZE = 2**26  # elements of a weight that are stepped at once
 MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
-add_in_place = torch.compile(torch.Tensor.add_)  # for two precisions, PyTorch's own CUDA kernel is slow
+add_in_place = torch.compile(torch.Tensor.add_)  # PyTorch's CUDA kernel is slow if dtypes differ
 
 
 def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:

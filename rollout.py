@@ -128,11 +128,11 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 
 # -------------------- 3. The key/value cache, and the attention that reads it
-# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. Its attention reads
-#     for prompts         only these tokens (`reads` is None);
-#     for feedback        the first `span` cache positions of these slots, under a mask (`reads`: indices, span);
-#     in a decode step    the same, with N = 1 (a slice, span); with flash attention each slot up to its own length,
-#                         without a mask (a slice, None, and `flash_reads`).
+# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. It is for
+#     prompts         attention reads only the new tokens; `reads` is None
+#     feedback        it reads the first `span` positions of these slots, under a mask; `reads` is (indices, span)
+#     a decode step   the same with N = 1; `reads` is (a slice, span). With flash attention it reads each slot up to the
+#                     slot's own length, without a mask; `reads` is (a slice, None), and `flash_reads` says how far
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -141,8 +141,8 @@ class KVCache:
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `reads`: slots, span; None for prompts.
-        `flash_reads`, by slot and head: where the query starts, where the keys start in the flat cache, keys read."""
+        """Before a forward pass: where it writes, and what its attention reads, as above. `flash_reads`, for each
+        slot and head: the index of its query, the index of its first key in the flat cache, the number of its keys."""
         self.slot_R, self.position_RN, self.reads, self.flash_reads = slot_R, position_RN, reads, flash_reads
 
     def update(self, key, value, layer_index: int):
@@ -158,7 +158,7 @@ class KVCache:
 
 
 def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
-    """(R, 1, N, span): 0 up to a token's own position, -inf after it. A 4D mask reaches the attention as it is."""
+    """(R, 1, N, span): 0 up to a token's own position, -inf after it. transformers passes a 4D mask on unchanged."""
     masked = torch.arange(span, device=position_RN.device) > position_RN[:, None, :, None]
     return torch.where(masked, -torch.inf, 0.0).to(dtype)
 
@@ -219,10 +219,10 @@ class Engine:
     Invariant: the cache holds a slot's tokens before `position`. The token at `position` is `token`: sampled or forced,
     but not yet fed to the model. The host knows all positions without asking: an active slot advances by one per step.
     `prefill` rolls back a slot that wrote past the end of its attempt, by resetting its position: what the cache holds
-    after it is never read.
+    from there on is not used before it is overwritten.
 
-    A slot is active from its prefill until the host sees its attempt end. Else it is free (None in `in_slot`) or waits
-    for a prefill. On CUDA, where flash attention runs, a step is a CUDA graph, which may include inactive slots."""
+    A slot is active from its prefill until the host sees its attempt end. Otherwise it is free (None in `in_slot`) or
+    waits for a prefill. With flash attention a step is a CUDA graph, which may include inactive slots."""
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
         """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`, for tests: how
@@ -256,7 +256,7 @@ class Engine:
     def prefill(self, batch: list[LiveDialogue]) -> None:
         """Feed the tokens of these dialogues that the cache lacks, except the last one, which is left for the next
         step. Their slots become active."""
-        # Equal prompts, as in a group, are computed once and copied: SmolLM2 in groups of 8 saves a third on a CPU.
+        # Equal prompts, as in a group, are computed once and copied. On a CPU this saves a third of SmolLM2's rollout.
         computed: dict[tuple, LiveDialogue] = {}  # by prompt: the first dialogue with it
         sources = [live if live.prefill_from else computed.setdefault(tuple(live.tokens), live) for live in batch]
         self.fill_cache(list(dict.fromkeys(sources)))
@@ -270,7 +270,7 @@ class Engine:
         self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
         self.position_S[slot_R] = self.to_device(self.host_position_S[slots])
 
-    @torch.compiler.set_stance("force_eager")  # it has many sizes, and a call is short
+    @torch.compiler.set_stance("force_eager")  # compiled, it takes as long (docs/speed.md)
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
         """A forward pass over the tokens of these dialogues that the cache lacks: only prompts, or only feedback."""
         new_tokens = [torch.tensor(live.tokens[live.prefill_from : -1], dtype=torch.long) for live in batch]
@@ -311,8 +311,8 @@ class Engine:
 
     def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
         """Start this many decode steps of the active slots. The iterator that it returns waits for them and yields each
-        dialogue, its new tokens and their log-probabilities. It leaves out a dialogue whose attempt has ended in an
-        earlier call: these tokens are past that end."""
+        dialogue, its new tokens and their log-probabilities. It leaves out a dialogue whose attempt ended in an earlier
+        call: its new tokens are past that end."""
         n_active = self.compact_slots()
         self.active_count.fill_(n_active)
         cuda = self.device.type == "cuda"
@@ -340,12 +340,12 @@ class Engine:
 
     def step(self, R: int, span: int | None) -> None:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
-        reads `span` positions of each slot; None, in a graph: up to the slot's own position, which the device knows."""
+        reads `span` positions of each slot. In a graph `span` is None: it reads up to the slot's own position."""
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
         active_R = slot_R < self.active_count
         flash_reads = mask = None
         if span is None:  # an inactive slot reads only one position; what it samples and writes is never used
-            H = self.cache.kv.shape[3]  # each head of a row is a sequence
+            H = self.cache.kv.shape[3]  # flash attention takes each head of a row as a sequence
             starts = torch.arange(R * H + 1, dtype=torch.int32, device=self.device)
             flash_reads = starts, starts * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
         else:
@@ -393,8 +393,8 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
 
 
 def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each uniform number u: the first index at which the cumulative sum of p, over K entries, exceeds u (never an
-    entry where p is 0), and how far into that entry u falls, from 0 to 1."""
+    """For each uniform number u: the first of K entries at which the cumulative sum of p exceeds u times its total (so
+    never an entry where p is 0), and how far into that entry this target falls, from 0 to 1."""
     cumulative_RK = p_RK.cumsum(-1)
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
@@ -477,14 +477,12 @@ def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
 def rollout(
     model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first_index=0, progress=None, engine=None
 ) -> Dialogues:
-    """Let the model answer each problem in at most as many attempts as it is allowed (paper, section 3).
+    """The model answers problem i in at most allowed[i] attempts (paper, section 3).
 
     `rules` extract, grade and reward (reward.py:Rules). `config` gives slots, max_new_tokens and
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
     first_index + i). `progress` labels a progress bar on a terminal. `engine`: used in place of a new one. ValueError
     when model or prompts do not fit, OSError when the cache does not."""
-    own_attention = model.config._attn_implementation
-    model.set_attn_implementation("engine")  # until the end: it needs a cache
     all_live = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
         prompt = chat.prompt(problem.question, n)
@@ -493,11 +491,13 @@ def rollout(
     longest = check_fit(model, max(len(live.tokens) for live in all_live), config.max_new_tokens)
     engine = engine or Engine(model, min(config.slots or len(all_live), len(all_live)), longest, temperature)
     assert engine.temperature == temperature
+    own_attention = model.config._attn_implementation
+    model.set_attn_implementation("engine")  # until the end: it needs a cache
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(all_live, key=lambda live: -live.allowed))
     to_prefill, n_finished, n_solved = [], 0, 0
     unread = deque()  # calls of decode_async that the host has not read, oldest first
-    bar = tqdm(total=len(all_live), desc=progress, unit="dialogue", leave=False, disable=not progress or None)
+    bar = tqdm(total=len(all_live), desc=progress, unit="dialogue", leave=False, disable=None if progress else True)
     while n_finished < len(all_live):
         # Free slots take the next questions.
         while queue and None in engine.in_slot:

@@ -51,7 +51,7 @@ from support.plots import plot_accuracy, table
 from support.presets import PRESETS
 from support.run import Run, describe, in_brief, open_log, parse_run, stage_speeds, training_metrics
 
-# Each makes a field of Config from (default, help, check). The group is its heading in --help.
+# Each makes a field of Config from (default, help, check). The group is the option's heading in --help.
 task, sampling = partial(option, group="task"), partial(option, group="rollout")
 rewards, learning = partial(option, group="reward"), partial(option, group="PPO")
 running, machine = partial(option, group="run"), partial(option, group="machine")
@@ -124,8 +124,8 @@ class Config:
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
 
-# Seeds of numpy: (seed, step, d) for the tokens of dialogue d; (seed, pass, 0, ORDER) for the order of the questions,
-# (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). The last may not be 0: numpy takes (s, t, 0, 0) for (s, t, 0).
+# Seeds of numpy: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
+# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). None of the three is 0: to numpy, (s, t, 0, 0) is (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -137,7 +137,7 @@ def build_run(config: Config) -> Run:
     dtype = pick_dtype(config.dtype, device)
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
-    actor.set_attn_implementation("causal")  # and so its copies: dialogues are right-padded and need no mask
+    actor.set_attn_implementation("causal")  # its copies have it too; right-padded dialogues need no mask
     reference = copy.deepcopy(actor).requires_grad_(False)
     optimizer_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     settings = dict(warmup_steps=int(config.lr_warmup * optimizer_steps), total_steps=optimizer_steps)
@@ -163,7 +163,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
     reward_options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
     rules = RULES._replace(reward=partial(RULES.reward, **reward_options))
     stopping, is_rank0 = False, ranks.rank() == 0
-    with tqdm(total=config.steps, initial=run.step, unit="step", disable=not is_rank0 or None) as bar:
+    with tqdm(total=config.steps, initial=run.step, unit="step", disable=None if is_rank0 else True) as bar:
         while run.step < config.steps and not stopping:
             run.step += 1
             seed = config.seed, run.step
@@ -194,7 +194,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)
             if is_rank0:
-                d = int((dialogues.used_D > 1).byte().argmax())  # the first with feedback, if any
+                d = int((dialogues.used_D > 1).byte().argmax())  # the first with feedback, else dialogue 0
                 run.record(metrics, dialogue_record(dialogues, d, asked[d], run.chat))
                 log(metrics)
             bar.set_postfix_str(in_brief(metrics), refresh=False)
@@ -250,7 +250,7 @@ def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
 
 
 def fitting_problems(run: Run, questions: dict[str, list[Problem]]) -> tuple[list[Problem], int]:
-    """Training questions with short enough prompts; the longest possible dialogue. ValueError when these do not fit."""
+    """Training questions with short enough prompts; length of the longest possible dialogue. ValueError if none fit."""
     config, training = run.config, questions["data"]
     limit = config.max_prompt_tokens
     problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
@@ -270,7 +270,7 @@ def finish(run: Run, held_out: list[Problem]) -> None:
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
     last_dialogue = run.folder / "dialogues" / f"step-{run.step:06d}.txt"
     print(f"\nA dialogue of step {run.step}:\n\n{last_dialogue.read_text(encoding='utf-8')}")
-    run.engine = None  # the evaluation has its own
+    run.engine, run.optimizers, run.parts = None, [], {}  # they would keep the trained weights on the device
     if held_out:
         results = {}
         for name, model, other in (("base", run.reference, run.actor), ("trained", run.actor, run.reference)):
@@ -300,7 +300,7 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            if run.plan_memory(longest):  # in memory during the update too: then one engine serves all steps
+            if run.plan_memory(longest):  # an engine fits beside the update: then one serves all steps
                 run.engine = Engine(run.actor, config.slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))

@@ -207,8 +207,10 @@ def test_the_exported_model_is_the_trained_one(dtype):
     assert same(run.reference.state_dict(), base.state_dict()) and not same(base.state_dict(), exported.state_dict())
     assert not any(weight.requires_grad for weight in run.reference.parameters())
     assert {weight.dtype for model in models for weight in model.parameters()} == {kind}
-    states = [state for optimizer in run.optimizers for state in optimizer.states.values()]
+    optimizers = [torch.load(folder / "checkpoint-000002.pt")[f"{name}_optimizer"] for name in ("actor", "critic")]
+    states = [state for optimizer in optimizers for state in optimizer["states"].values()]
     assert {x.dtype for state in states for x in state.values()} == {torch.float32}
+    assert run.optimizers == [*run.parts] == []  # views of the weights would keep them on a GPU in the evaluation
     assert not run.actor.training and not run.critic.training  # no dropout
 
     command = f"--model {folder}/model --data first_three.jsonl --attempts 2 --slots 8 --device cpu --dtype {dtype}"
