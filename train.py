@@ -270,7 +270,7 @@ def finish(run: Run, held_out: list[Problem]) -> None:
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
     last_dialogue = run.folder / "dialogues" / f"step-{run.step:06d}.txt"
     print(f"\nA dialogue of step {run.step}:\n\n{last_dialogue.read_text(encoding='utf-8')}")
-    run.engine, run.optimizers, run.parts = None, [], {}  # they would keep the trained weights on the device
+    run.engine, run.optimizers, run.parts = None, [], {}  # they keep memory on the device, the actor too
     if held_out:
         results = {}
         for name, model, other in (("base", run.reference, run.actor), ("trained", run.actor, run.reference)):
