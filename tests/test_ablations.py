@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from tiny_runs import in_this_process
 
 import train
 from bench import ablations, reproduce
@@ -63,16 +62,7 @@ def test_every_variant_is_made_of_options(preset):
 
 def test_the_whole_script(inputs, monkeypatch, capsys):
     """Two variants and one seed of each task with real runs; then the same without runs, and from the summary."""
-    commands, lock, out = [], threading.Lock(), Path("ablations")
-
-    def in_process(command, **_):
-        with lock:
-            commands.append(command[2:])
-            train.main(command[2:])
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=in_process))  # git is called as ever
-    monkeypatch.setattr(train.signal, "signal", lambda *_: None)  # not possible outside of the main thread
+    commands, out = in_this_process(monkeypatch), Path("ablations")
     monkeypatch.setattr(ablations, "VARIANTS", {name: VARIANTS[name] for name in (REFERENCE, "groups, no critic")})
     tiny = """--model=base --data=questions.jsonl --validation_data=held_out.jsonl --steps=4 --dialogues=8
         --minibatches=1 --slots=8 --max_new_tokens=60 --max_attempt_tokens=8 --device=cpu --dtype=float32"""
@@ -81,7 +71,7 @@ def test_the_whole_script(inputs, monkeypatch, capsys):
         ablations.main(["--finished", *argv])
     assert "no run of 'the paper' in ablations is finished" in capsys.readouterr().err and commands == []
     ablations.main(argv)
-    assert len(commands) == 4 and {command[1] for command in commands} == set(TASKS)
+    assert len(commands) == 4 and {command[2] for command in commands} == set(TASKS)
     summary = reproduce.read_json(out / "summary.json")
     rows = [json.loads(line) for line in (out / "cue" / "the-paper-3" / "metrics.jsonl").read_text().splitlines()]
     found = summary["cue"][REFERENCE]["3"]

@@ -1,16 +1,14 @@
 """bench/reproduce.py: its numbers by hand, and the whole script with tiny runs."""
 
 import json
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import small_model
+from tiny_runs import in_this_process
 
-import evaluate
-import train
 from bench import ablations, reproduce
 from data.chat import Chat
 from data.miniature import best_possible
@@ -100,18 +98,7 @@ TINY = """--extra --model=base --data=questions.jsonl --eval_data=held_out.jsonl
 
 @pytest.fixture
 def commands(inputs, monkeypatch):
-    """Processes are function calls, one at a time, and their commands are kept."""
-    commands, lock = [], threading.Lock()
-
-    def in_process(command, **_):
-        with lock:
-            commands.append(command[1:])
-            {"train.py": train.main, "evaluate.py": evaluate.main}[command[1]](command[2:])
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=in_process))  # git is called as ever
-    monkeypatch.setattr(train.signal, "signal", lambda *_: None)  # not possible outside of the main thread
-    return commands
+    return in_this_process(monkeypatch)
 
 
 def test_reproduce(commands, capsys):

@@ -18,7 +18,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import evaluate
 import train
+from bench import reproduce
 from support import cli
 from support.run import parse_run
 
@@ -87,6 +89,22 @@ def metrics(folder: str | Path = "run") -> list[dict]:
     """The lines of metrics.jsonl without the measured times."""
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return [{name: x for name, x in row.items() if name != "seconds" and "per_second" not in name} for row in rows]
+
+
+def in_this_process(patch) -> list[list[str]]:
+    """bench/reproduce.py calls train.main and evaluate.main, one at a time, in place of processes. Returns the list of
+    their command lines, which grows."""
+    commands, lock = [], threading.Lock()
+
+    def call(command, **_):
+        with lock:
+            commands.append(command[1:])
+            {"train.py": train.main, "evaluate.py": evaluate.main}[command[1]](command[2:])
+        return SimpleNamespace(returncode=0)
+
+    patch.setattr(reproduce, "subprocess", SimpleNamespace(run=call))  # git is called as ever
+    patch.setattr(train.signal, "signal", lambda *_: None)  # not possible outside of the main thread
+    return commands
 
 
 def names(folder: str | Path) -> list[str]:
