@@ -46,7 +46,7 @@ def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.dev
 
 def actions_at_once(vocabulary: int) -> int:
     """How many sampled tokens' logits the update computes at one time: at most 2048, with large vocabularies fewer."""
-    return min(2048, max(1, 3 * 2**26 // vocabulary))
+    return min(2048, 3 * 2**26 // vocabulary)
 
 
 def memory_plan(shape, parameters, element, options, longest, processes=1, keep_engine=False) -> dict[str, dict]:
