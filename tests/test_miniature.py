@@ -62,9 +62,8 @@ def test_splits(name, drawn):
 def test_splits_share_no_question_and_are_always_the_same(drawn):
     np.random.seed(1), torch.manual_seed(1)
     assert draw_riddles("validation") == drawn["validation"]
-    questions = [
-        riddle.question for split in SPLITS for riddle in {riddle._replace(hidden=0) for riddle in drawn[split]}
-    ]
+    riddles = [riddle for split in SPLITS for riddle in {riddle._replace(hidden=0) for riddle in drawn[split]}]
+    questions = [riddle.question for riddle in riddles]
     assert len(questions) == len(set(questions)) == len(CANDIDATES) * 645
 
 

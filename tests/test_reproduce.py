@@ -37,9 +37,7 @@ def test_differences_are_of_the_same_seeds_and_questions():
     first = dict(zip("012", ("11", "01", "11")))
     results = {
         "base": {seed: dict(samples=1, solved=["00", "00"], first=["00", "00"]) for seed in "012"},
-        reproduce.MULTI: {
-            seed: dict(samples=1, solved=[first[seed], "11"], first=[first[seed], "10"]) for seed in "012"
-        },
+        reproduce.MULTI: {s: dict(samples=1, solved=[first[s], "11"], first=[first[s], "10"]) for s in "012"},
         reproduce.SINGLE: {seed: dict(samples=1, solved=["01", "01"], first=["01", "01"]) for seed in "01"},
     }
     first_of = {what: cells for what, *cells in reproduce.differences(results, slice(None), "first")}
@@ -103,11 +101,8 @@ def commands(inputs, monkeypatch):
 
 def test_reproduce(commands, capsys):
     """Of two presets; the discounts are tried with one of them. Base model and baseline are asked for samples, too."""
-    argv, out, drawn = (
-        ["--preset", "cue", "miniature", "--seeds", "3", "--out", "out", *TINY],
-        Path("out"),
-        Path("drawn"),
-    )
+    argv = ["--preset", "cue", "miniature", "--seeds", "3", "--out", "out", *TINY]
+    out, drawn = Path("out"), Path("drawn")
     reproduce.main(argv)
     runs = ["train.py"] * (5 + 3) + ["evaluate.py"] * (7 + 5)
     assert sorted(command[0] for command in commands) == sorted(runs)
@@ -157,10 +152,8 @@ def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
     argv = ["--preset", "smollm2", "--seeds", "0", "1", "--out", "out", *TINY, f"--eval_data={','.join(two)}"]
     with pytest.raises(SystemExit):
         reproduce.main(["--finished", *argv])
-    assert (
-        "has no finished evaluation of the base model, or none of a multi-attempt run" in capsys.readouterr().err
-        and commands == []
-    )
+    error = capsys.readouterr().err
+    assert "has no finished evaluation of the base model, or none of a multi-attempt run" in error and commands == []
     reproduce.main(argv)
     assert reproduce.read_json(Path("out/smollm2/single-attempt-0/config.json"))["group_size"] == 8  # the preset's
     summary, text = reproduce.read_json(Path("out/summary.json"))["smollm2"], Path("out/table.md").read_text()

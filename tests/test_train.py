@@ -450,9 +450,6 @@ def test_sampling_and_training_share_the_temperature(temperature):
 # -------------------- Mistakes: one sentence on stderr, exit code 2, nothing done yet
 MISTAKES = """
 --preset huge              | --preset must be one of paper, miniature, smollm2
---preset                   | --preset
---step 3                   | there is no option --step: did you mean --steps?
---steps many               | --steps: invalid int value: 'many'
 --lr nan                   | --lr must be greater than 0, not nan
 --gamma 1.5                | --gamma must lie between 0 and 1, not 1.5
 --drop_uniform_groups true | --drop_uniform_groups must be false without --group_size
