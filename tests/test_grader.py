@@ -69,6 +69,7 @@ e^{16}-1 | exp(16)-1 | -1 + e^{16} | \exp(16) - 1 | \mathrm{e}^{16}-1 || e^{16} 
 3 | \log_2 8 | \log_{10} 1000 | \lfloor 3.7 \rfloor | \lceil 2.1\rceil | |-3| | |{-3}| || \log_3 8
 \frac12 | \sin 30^\circ | \cos\frac{\pi}{3} | \sin(\pi/6) || \sin 30 | \cos 30^\circ
 \frac35 | \cos A = \frac35 | \sin\theta = 0.6 | \Pr = 0.6 || \ln x = \frac35 | \cos A = \frac45 | \max = 0.6
+\sin 2a \cos b | \cos b \sin 2a || \sin(2a\cos b)
 1+I(0)e^{-t} | I(0)e^{-t} + 1 || 1+I(1)e^{-t}
 \sec^2 y | \tan^2(y)+1 | \frac{1}{\cos^2 y} | (\sec y)^2 || \tan^2 y | \sec y | \sec^2 z
 \frac{\pi}{6} | \arcsin\frac12 | \sin^{-1}(1/2) | \arctan(1/\sqrt3) || 30 | \arccos\frac12
@@ -96,6 +97,7 @@ x=1, y=2 | y=2, x=1 | (1,2) | 1, 2 || 2, 1 | x=2, y=1 | x=1
     || 1+\sqrt{19} | 1\pm\sqrt{17} | 1-\sqrt{19}
 1,-2 | -2,1 | -2, 1 | x=1, x=-2 | x=1\text{ or }x=-2 | 1 and -2 | \{1,-2\} | x \in \{-2,1\} | x=1,-2 || 1 | 1,2
     | 1,-2,3 | (1,-2] | 1;-3
+\emptyset | \varnothing | \{\} || 0 | \{0\}
 \text{no solution} | No solutions | \emptyset | \text{No real solutions.} || 0 | \text{one solution} | no
 (1,2),(3,4) | (3,4),(1,2) | \{(1,2),(3,4)\} | (1,2) \text{ and } (3,4) || (2,1),(3,4) | (1,2) | 1,2,3,4
 # tuples, intervals, unions
