@@ -6,7 +6,7 @@ What textbook PPO leaves open or does otherwise; the first three are the paper's
 - A reward comes at the last action of an attempt; by the paper's rule only the last attempt has one (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - A loss is the mean over all actions of its minibatch (or as `action_weights` says), not of a micro-batch.
-- A step in which every action has the same undiscounted reward-to-go trains nothing (`trained_dialogues`).
+- A step in which every action has the same undiscounted reward-to-go trains nothing (`trained_mask`).
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
         E hidden size, Q questions. Entry t of a tensor _DT is about the choice of token t.
@@ -112,7 +112,7 @@ def advantages(dialogues, value_DT: torch.Tensor | None, trained_DT: torch.Tenso
     return normalise(advantage_DT, trained_DT, config.normalise), return_DT
 
 
-def trained_dialogues(dialogues, config) -> torch.Tensor:
+def trained_mask(dialogues, config) -> torch.Tensor:
     """(D,), True for those that are trained on: all, or with `drop_truncated` those that did not run out of tokens. All
     False if every action has the same undiscounted reward-to-go: advantages would be only the critic's errors."""
     trained_D = ~(dialogues.truncated_D & config.drop_truncated)
@@ -140,7 +140,7 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
 
 def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
     """Without a critic, (D, T): an action of attempt i gets r_i + r_{i+1} + ... minus the mean of this sum over the
-    dialogues of its group that reached attempt i. `calibrated` (CAL-GRPO) also replaces r_{i+1} + ... by its own mean.
+    dialogues of its group that reached attempt i. `calibrated` (CAL-GRPO) takes the mean at attempt i + 1 for r_{i+1} + ...
 
     A group is the `group_size` neighbours that answer the same question. Those that ended earlier are not in the mean:
     it estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the standard
@@ -210,7 +210,7 @@ def kl_k3(logp_A, other_logp_A) -> torch.Tensor:
 def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, config, seed) -> dict:
     """`config.epochs` passes over the dialogues, in `config.minibatches` optimiser steps each. Returns the metrics;
     `learned` is the share of the step's dialogues that were trained on. If it is 0, there are no other metrics."""
-    trained_D = trained_dialogues(dialogues, config)
+    trained_D = trained_mask(dialogues, config)
     trained_indices = trained_D.nonzero()[:, 0]
     if len(trained_indices) == 0:
         return {"learned": 0.0}
@@ -220,7 +220,7 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}
 
-    results, rng = [], np.random.default_rng(seed)
+    results, rng = [], np.random.default_rng(seed)  # of each optimiser step, see `minibatch_step`
     for _ in range(config.epochs):
         order = torch.from_numpy(rng.permutation(trained_indices.numpy()))
         for indices in order.tensor_split(min(config.minibatches, len(order))):
@@ -232,7 +232,7 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-    own_sums = [of_micro_batch for sums, _ in steps_taken for of_micro_batch in sums]
+    own_sums = sum((sums for sums, _ in steps_taken), [])
     all_sums = sum(ranks.all_gather(own_sums), [])  # of the micro-batches of all ranks
     if steps_taken:
         totals = {name: sum(each[name] for each in all_sums) for name in all_sums[0]}
@@ -329,7 +329,8 @@ class Optimizer:
         self.peak_lr, self.warmup_steps, self.total_steps = lr, warmup_steps, total_steps
         # (i, k, shard): shard k of weight i, a flat view. Rank n % world_size has the master and moments of shard n.
         flat = [weight.detach().view(-1).split(SHARD_SIZE) for weight in self.weights]
-        self.shards = [(i, k, shard) for i, shards in enumerate(flat) for k, shard in enumerate(shards)]
+        shards = [(i, k, shard) for i, shards in enumerate(flat) for k, shard in enumerate(shards)]
+        self.shards = sorted(shards, key=lambda each: -len(each[2]))  # so that the ranks' shares are about equal
         fused = self.weights[0].is_cuda
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
             # AdamW's state is made here: offloading and load_state_dict need it. `step` is on the CPU, unless fused.

@@ -90,8 +90,9 @@ class Dialogues:
 # -------------------- 2. The algorithm, one dialogue at a time
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
-    """One dialogue, a full forward pass for every token: slow, for readers and tests. Returns its tokens, a mask of
-    those the model wrote, and its attempts. `rollout` returns the same, with rewards and log-probabilities."""
+    """One dialogue, with a full forward pass for every token: slow, for readers and tests. `rules` finds the answer of an
+    attempt and grades it (reward.py:Rules). Returns the dialogue's tokens, a mask of those the model wrote, and its
+    attempts. `rollout` returns the same, with rewards and log-probabilities."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, dialogue_limit = len(tokens), len(tokens) + config.max_new_tokens
     sampled, attempts = [False] * prompt_length, []
@@ -128,11 +129,11 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 
 # -------------------- 3. The key/value cache, and the attention that reads it
-# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. It is for
-#     prompts         attention reads only the new tokens; `reads` is None
-#     feedback        it reads the first `span` positions of these slots, under a mask; `reads` is (indices, span)
-#     a decode step   the same with N = 1; `reads` is (a slice, span). With flash attention it reads each slot up to the
-#                     slot's own length, without a mask; `reads` is (a slice, None), and `flash_reads` says how far
+# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. `reads` is
+#     for prompts         None: only the new tokens
+#     for feedback        (indices, span): of these slots the first `span` positions, under a mask
+#     in a decode step    (a slice, span): the same, with N = 1
+#     in one with flash attention     (a slice, None): each slot up to its own length; `flash_reads` says how far
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -153,8 +154,8 @@ class KVCache:
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
         if self.reads is None:
             return key, value
-        slots, span = self.reads  # without a span, all positions
-        return layer[:, slots, :, :span]
+        slots, span = self.reads
+        return layer[:, slots, :, :span]  # keys and values; span None: all positions
 
 
 def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
@@ -189,7 +190,7 @@ AttentionInterface.register("engine", engine_attention)
 # -------------------- 4. The engine: many dialogues side by side
 @dataclass(eq=False)  # hashed by identity
 class LiveDialogue:
-    """A dialogue in progress, as the host knows it."""
+    """A dialogue in progress, as the host (the CPU) knows it."""
 
     index: int  # its random numbers are those of (*seed, index)
     problem: Problem
@@ -359,7 +360,7 @@ class Engine:
 
     def graph(self, n_active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It covers
-        all slots, half of them, a quarter ...: few sizes mean few graphs. A single row would be compiled anew."""
+        all slots, half of them, a quarter ...: few sizes mean few graphs. A size of 1 would be compiled separately."""
         R = len(self.in_slot)
         while R > 2 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
@@ -490,7 +491,7 @@ def rollout(
         all_live[-1].start_attempt(config)
     longest = check_fit(model, max(len(live.tokens) for live in all_live), config.max_new_tokens)
     engine = engine or Engine(model, min(config.slots or len(all_live), len(all_live)), longest, temperature)
-    assert engine.temperature == temperature
+    assert engine.temperature == temperature  # its CUDA graphs have it
     own_attention = model.config._attn_implementation
     model.set_attn_implementation("engine")  # until the end: it needs a cache
     # the dialogues that may become longest go first, so that fewer slots are idle at the end

@@ -89,7 +89,7 @@ class Config:
     minibatches: int = learning(8, "minibatches in each epoch, one optimiser step each", POSITIVE)
     epochs: int = learning(1, "passes over the dialogues of a step", POSITIVE)
     gamma: float = learning(1.0, "discount of the reward per token; not used with --group_size", between(0, 1))
-    gae_lambda: float = learning(0.99, "lambda of generalised advantage estimation", between(0, 1))
+    gae_lambda: float = learning(0.99, "lambda of GAE; not used with --group_size", between(0, 1))
     normalise: str = learning("std", "scaling of advantages: none, centre, std", one_of("none", "centre", "std"))
     clip: float = learning(0.2, "PPO's clip range of the probability ratio", POSITIVE)
     clip_high: float | None = learning(None, "clip range above 1 (Clip-Higher); none: that of --clip", POSITIVE)
@@ -124,8 +124,8 @@ class Config:
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
 
-# Seeds of numpy: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# (seed, step, 0, ALLOWED) and (seed, step, 0, SHUFFLE). None of the three is 0: to numpy, (s, t, 0, 0) is (s, t, 0).
+# Numpy's seeds: (seed, step, d) for the tokens of dialogue d, and with a fourth number, so that they differ from these,
+# (seed, pass, 0, ORDER), (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). To numpy, (s, t, 0, 0) would be (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -137,7 +137,7 @@ def build_run(config: Config) -> Run:
     dtype = pick_dtype(config.dtype, device)
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
-    actor.set_attn_implementation("causal")  # its copies have it too; right-padded dialogues need no mask
+    actor.set_attn_implementation("causal")  # in support/models.py: no mask. Its copies have it too
     reference = copy.deepcopy(actor).requires_grad_(False)
     optimizer_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     settings = dict(warmup_steps=int(config.lr_warmup * optimizer_steps), total_steps=optimizer_steps)
@@ -270,7 +270,7 @@ def finish(run: Run, held_out: list[Problem]) -> None:
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
     last_dialogue = run.folder / "dialogues" / f"step-{run.step:06d}.txt"
     print(f"\nA dialogue of step {run.step}:\n\n{last_dialogue.read_text(encoding='utf-8')}")
-    run.engine, run.optimizers, run.parts = None, [], {}  # they keep memory on the device, the actor too
+    run.engine, run.optimizers, run.parts = None, [], {}  # they hold device memory, also views of the actor
     if held_out:
         results = {}
         for name, model, other in (("base", run.reference, run.actor), ("trained", run.actor, run.reference)):
@@ -294,20 +294,20 @@ def main(argv: list[str] | None = None) -> None:
         is_rank0 = ranks.rank() == 0  # asked now: after `ranks.leave` every process has rank 0
         config, questions = ranks.on_rank0(partial(prepare, argv))
         with ExitStack() as until_the_end:
-            # from now on no other process writes to the folder of the run
             ranks.on_rank0(lambda: until_the_end.enter_context(locked_folder(config.out)))
             run = build_run(config)
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            if run.plan_memory(longest):  # an engine fits beside the update: then one serves all steps
+            if run.plan_memory(longest):  # sets config.slots; an engine that fits beside the update serves all steps
                 run.engine = Engine(run.actor, config.slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
                 run.restore()
             # from here on an error names its step and how to resume, and a ValueError shows its traceback: it is a bug
-            resume_hint = f"; resume with: python train.py --resume --out {shlex.quote(config.out)}"
+            start = "python" if ranks.world_size() == 1 else "torchrun ..."
+            resume_hint = f"; resume with: {start} train.py --resume --out {shlex.quote(config.out)}"
             with stop_on_signal() as stop_requested:
                 finished = train(run, problems, questions["validation_data"], log, stop_requested)
             ranks.leave()  # nobody waits for the evaluation; from here on every process is rank 0 of 1

@@ -122,7 +122,7 @@ def own_template(tokenizer) -> ChatTemplate:
 
 
 def special_tokens(tokenizer, template: str = "") -> re.Pattern:
-    """Matches the text of a special token, or of another added token that the template has; the longest one."""
+    """Matches a special token, or another added token that is in the template; of several, the longest."""
     added = [x for x in tokenizer.added_tokens_decoder.values() if not x.content.isspace()]  # such as Gemma's newlines
     names = sorted((x.content for x in added if x.special or x.content in template), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names)) or "(?!)")
@@ -160,7 +160,7 @@ class Chat:
         return self.encode(prompt_text(self.template, self.escape(question), allowed))
 
     def feedback_after(self, last_token: int, attempts_left: int, attempt, gold: str) -> list[int]:
-        """The forced tokens after a wrong attempt. A turn that the model has ended itself is not ended twice."""
+        """The tokens after a wrong attempt: forced, not sampled. A turn that the model has ended is not ended twice."""
         words = self.escape(fill_feedback(self.feedback, attempts_left, attempt, gold))
         tokens = self.encode(feedback_turn(self.template, words))
         return tokens[1:] if last_token == self.turn_end else tokens

@@ -102,7 +102,7 @@ def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
         changes = dict(compress(SAVING.items(), chosen))
         if needed(memory_plan(options=options | changes, **settings)) <= available:
             return " ".join(f"--{name} {value}".lower() for name, value in changes.items()), options | changes
-    return "a smaller model, or more GPUs", options
+    return "a smaller model, or a larger GPU", options
 
 
 def explain_memory(available: float, **settings) -> str:

@@ -146,7 +146,7 @@ class Run:
     def restore(self) -> None:
         """Go on from the last sound checkpoint, if there is one."""
         if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             try:
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])

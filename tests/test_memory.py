@@ -106,7 +106,7 @@ ADVICE = [
     (25.4, 64, "--offload true --gradient_checkpointing true"),
     (24, 64, "--offload true --gradient_checkpointing true --micro_batch_tokens 4096"),
     (20, 192, "--group_size 8 --slots 64 --offload true --gradient_checkpointing true"),
-    (10, 192, "a smaller model, or more GPUs"),
+    (10, 192, "a smaller model, or a larger GPU"),
 ]
 
 
@@ -117,6 +117,19 @@ def test_the_mildest_options_that_help(gigabytes, slots, advice):
     found, changed = memory.mildest(gigabytes * 1e9, **settings)
     fits = needed(memory_plan(**settings | dict(options=changed))) <= gigabytes * 1e9
     assert found == advice and fits == (changed != settings["options"])
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_the_ranks_hold_about_equal_shares(monkeypatch, processes):
+    """Of masters and moments: the plan divides them by the number of processes."""
+    with torch.device("meta"):
+        model, shares = AutoModelForCausalLM.from_config(RUN["shape"]), []
+    monkeypatch.setattr("support.ranks.world_size", lambda: processes)
+    for rank in range(processes):
+        monkeypatch.setattr("support.ranks.rank", lambda: rank)
+        states = ppo.Optimizer(model, 1e-3, 0, 10, 1.0).states.values()
+        shares.append(sum(state["master"].numel() for state in states) / PARAMETERS["1.5B"])
+    assert sum(shares) == pytest.approx(1) and max(shares) < 1.17 / processes
 
 
 def test_what_the_options_save():

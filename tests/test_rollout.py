@@ -188,15 +188,6 @@ def test_the_same_dialogues_whatever_the_schedule(model, tokenizer, dialogues, s
     assert_same(small_rollout(model, tokenizer, slots=slots, schedule=schedule), dialogues)
 
 
-def test_an_engine_serves_rollout_after_rollout(model, tokenizer, dialogues, graphs):
-    """As from step to step of a run. What earlier dialogues left in it is never read."""
-    engine = Engine(model, 5, 400, 1.0, (4, 1))
-    others = small_rollout(model, tokenizer, seed=(1,), engine=engine)
-    assert not torch.equal(others.tokens_DT[:, :60], dialogues.tokens_DT[:, :60])
-    assert_same(small_rollout(model, tokenizer, engine=engine), dialogues)
-    assert_same(small_rollout(model, tokenizer, seed=(1,), engine=engine), others)
-
-
 def test_equal_prompts_are_prefilled_once_and_copied(model, tokenizer):
     """Four groups of four, which answer the same question in the same number of attempts."""
 
@@ -365,6 +356,15 @@ def test_graphs_write_the_same_dialogues(model, tokenizer, dialogues, graphs, sl
     """Few graphs serve all steps. With 64 slots up to four dialogues wait for each other, while the others go on."""
     assert_same(small_rollout(model, tokenizer, slots=slots, schedule=schedule), dialogues)
     assert 1 <= len(graphs) <= 1 + np.ceil(np.log2(min(slots, len(PROBLEMS))))
+
+
+def test_an_engine_serves_rollout_after_rollout(model, tokenizer, dialogues, graphs):
+    """As from step to step of a run. What earlier dialogues left in it is never read."""
+    engine = Engine(model, 5, 400, 1.0, (4, 1))
+    others = small_rollout(model, tokenizer, seed=(1,), engine=engine)
+    assert not torch.equal(others.tokens_DT[:, :60], dialogues.tokens_DT[:, :60])
+    assert_same(small_rollout(model, tokenizer, engine=engine), dialogues)
+    assert_same(small_rollout(model, tokenizer, seed=(1,), engine=engine), others)
 
 
 def test_flash_attention_gives_the_operator_what_it_takes():
