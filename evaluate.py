@@ -159,7 +159,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in tables: folder or hub name} of each [LABEL=]PATH[/]. The name is LABEL, which has no slash, or else PATH."""
+    """{name in tables: folder or hub name} of each [LABEL=]PATH[/]. The name is LABEL, which has no slash, or PATH."""
     pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):

@@ -140,7 +140,7 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
 
 def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
     """Without a critic, (D, T): an action of attempt i gets r_i + r_{i+1} + ... minus the mean of this sum over the
-    dialogues of its group that reached attempt i. `calibrated` (CAL-GRPO) takes the mean at attempt i + 1 for r_{i+1} + ...
+    dialogues of its group that reached attempt i. `calibrated` (CAL-GRPO): r_{i+1} + ... is the mean at attempt i + 1.
 
     A group is the `group_size` neighbours that answer the same question. Those that ended earlier are not in the mean:
     it estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the standard

@@ -90,8 +90,8 @@ class Dialogues:
 # -------------------- 2. The algorithm, one dialogue at a time
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
-    """One dialogue, with a full forward pass for every token: slow, for readers and tests. `rules` finds the answer of an
-    attempt and grades it (reward.py:Rules). Returns the dialogue's tokens, a mask of those the model wrote, and its
+    """One dialogue, with a full forward pass for every token: slow, for readers and tests. `rules` finds the answer of
+    an attempt and grades it (reward.py:Rules). Returns the dialogue's tokens, a mask of those the model wrote, and its
     attempts. `rollout` returns the same, with rewards and log-probabilities."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, dialogue_limit = len(tokens), len(tokens) + config.max_new_tokens
