@@ -47,7 +47,7 @@ reproduce: .venv/ready  ## multi- against single-attempt training: SEEDS="0 1 2 
 	$(PY) -m bench.reproduce --preset $(COMPARED) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
 
 ablations: .venv/ready runs/miniature/base runs/cue/base  ## how fast variants of the paper's recipe learn, 60 runs of 1 to 3 minutes: SEEDS="0 1 2"
-	$(PY) -m bench.ablations --seeds $(or $(SEEDS),0 1 2) $(if $(PROCESSES),--processes $(PROCESSES))
+	$(PY) -m bench.ablations --seeds $(or $(SEEDS),0 1 2) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(ARGS),--extra $(ARGS))
 
 bench-rollout: .venv/ready  ## the rollout beside transformers' ways to generate: about 10 minutes
 	$(PY) -m bench.rollout

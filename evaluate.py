@@ -151,7 +151,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
             random.Random(options.seed).shuffle(problems)
             del problems[options.limit :]
     paths = name_models(options.model)
-    names = [*paths, *(Path(name.strip()).stem for name in options.data.split(","))]
+    names = [*paths, *(name.strip().removesuffix(".jsonl") for name in options.data.split(","))]
     out = Path(options.out or f"runs/evaluate/{file_name('-'.join(names))}")
     if (out / "config.json").exists():  # its accuracy.png would be overwritten
         raise ValueError(f"{out} is the folder of a run or a model: choose another --out")

@@ -282,8 +282,7 @@ def finish(run: Run, held_out: list[Problem]) -> None:
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")
         print(f"\n{config.eval_data}, {len(held_out)} questions, accuracy in % with 95% interval\n\n{table(results)}\n")
-    files = f"{run.folder}/model/ is the trained model, {run.folder}/ has its metrics, dialogues and plots"
-    print(*run.warnings(), files, sep="\n")
+    print(*run.warnings(), f"{run.folder}/ has the trained model (in model/), metrics, dialogues and plots", sep="\n")
 
 
 def main(argv: list[str] | None = None) -> None:

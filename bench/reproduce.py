@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import load_sets
+from data import RIDDLES, load_sets
 from data.miniature import best_possible
 from support.cli import fail
 from support.files import make_folder, read_json, read_metrics, save_json, save_text
@@ -44,17 +44,20 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 
 
 def run(script: str, options: list[str], out: Path, result: str) -> None:
-    """Run train.py or evaluate.py in a process of one thread, unless its `result` is there already. An interrupted
-    training run is resumed. The output goes into a file beside `out`. RuntimeError when the process fails."""
+    """Run train.py or evaluate.py in a process of one thread, unless its `result` is there. An interrupted training run
+    is resumed. Options and output are in OUT.log. ValueError if they were others, RuntimeError if the process fails."""
+    log, given = Path(f"{out}.log"), " ".join([script, *options])
+    if out.exists() and log.exists() and log.read_text(errors="replace").split("\n")[0] != given:
+        raise ValueError(f"{out} was made with other options, see {log}: choose another --out")
     if (out / result).exists():
         return
     if (out / "config.json").exists():  # only train.py writes one
         options = ["--resume"]
-    command, log = [sys.executable, script, *options, "--out", str(out)], Path(f"{out}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as file:
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-        if subprocess.run(command, env=one_thread, stdout=file, stderr=file).returncode:
+        print(given, file=file, flush=True)
+        command, env = [sys.executable, script, *options, "--out", str(out)], os.environ | {"OMP_NUM_THREADS": "1"}
+        if subprocess.run(command, env=env, stdout=file, stderr=file).returncode:
             raise RuntimeError(f"{out} failed: see {log}")
     print(f"{out} is done", flush=True)
 
@@ -123,7 +126,7 @@ def over_seeds(runs: dict[str, dict], part: slice) -> dict:
 
 def measure(args: argparse.Namespace) -> dict[str, dict]:
     """Runs what is missing, unless --finished. Sets args.out if it is None. Returns a summary for each preset."""
-    args.out = args.out or Path("-".join(["runs/reproduce", *args.preset]))
+    args.out = args.out or Path("-".join(["runs/reproduce", *args.preset, *args.extra]))
     configs = {preset: parse_run(Config, ["--preset", preset, *args.extra]) for preset in args.preset}
     if any(config.eval_limit is not None for config in configs.values()):
         raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")
@@ -155,7 +158,7 @@ def summarise(out: Path, config: Config, seeds: list[int]) -> dict:
     if not {"base", MULTI} <= results.keys():
         raise ValueError(f"{out} has no finished evaluation of the base model, or none of a {MULTI} run")
     sets = {name: len(problems) for name, problems in load_sets(config.eval_data).items()}
-    best = [] if config.preset == "smollm2" else best_possible(config.preset == "cue", config.eval_attempts)
+    best = best_possible(config.preset == "cue", config.eval_attempts) if config.eval_data in RIDDLES else []
     return {"sets": sets, "best possible": best, "results": results}
 
 
@@ -191,8 +194,8 @@ def draw(summaries: dict[str, dict], out: Path) -> str:
             curve = over_seeds(models[name], slice(None))
             merged.setdefault(tuple(round(100 * row["accuracy"]) for row in curve["by_attempts"]), {})[name] = curve
         curves = {"\n".join(by_name): next(iter(by_name.values())) for by_name in merged.values()}
-        best = {"best possible (expected)": [100 * share for share in best]} if best else {}
-        plot_accuracy(curves, out / f"{preset}.png", best)
+        references = {"best possible (expected)": [100 * share for share in best]} if best else {}
+        plot_accuracy(curves, out / f"{preset}.png", references)
     return "\n\n".join(texts) + "\n"
 
 

@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         fail(error)
     rng = np.random.default_rng(0)
-    order = rng.permutation(len(taught))
-    dialogues = [worked_dialogue(chat, taught[i], ATTEMPTS, neutral_attempts, rng) for i in order]
+    taught = [taught[i] for i in rng.permutation(len(taught))]
+    dialogues = [worked_dialogue(chat, problem, ATTEMPTS, neutral_attempts, rng) for problem in taught]
     fine_tune(model, dialogues, batch=8, lr=1e-4, rng=rng, dtype=getattr(torch, args.dtype))
     save_model(model, tokenizer, out)
     print(f"{out}: {args.model} after {len(dialogues)} worked dialogues")

@@ -158,8 +158,7 @@ class Run:
     def cut_metrics(self) -> None:
         """Drop the metrics after the checkpoint: those steps are repeated. ValueError if an earlier line is missing."""
         path = self.folder / "metrics.jsonl"
-        path.touch()
-        lines = path.read_text().splitlines(keepends=True)[: self.step]
+        lines = path.read_text().splitlines(keepends=True)[: self.step] if path.exists() else []
         for step, line in enumerate(lines + [""] * (self.step - len(lines)), 1):
             if not re.fullmatch(rf'{{"step": {step}, .*}}\n', line):
                 raise ValueError(f"{path}: line {step} should be that of step {step}, but is missing or torn")
@@ -191,7 +190,7 @@ class Run:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The last sound checkpoint; None when none was written yet. A damaged one is reported and renamed. OSError when
-    all are damaged: a run should not start anew by mistake."""
+    all are damaged or deleted: a run should not start anew by mistake."""
     for part in folder.glob("*.part"):  # of a process that was killed while it wrote
         remove(part)
     for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
@@ -203,7 +202,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         except Exception as error:  # a damaged file raises half a dozen kinds
             path.rename(path.with_suffix(".corrupt"))
             print(f"{path} is corrupt ({error!r:.100}): trying the one before it", file=sys.stderr)
-    if any(folder.glob("checkpoint-*")):  # .corrupt: renamed now, or by an earlier --resume
+    if any(folder.glob("checkpoint-*")) or (folder / "training.png").exists():  # all are damaged, or were deleted
         raise OSError(f"no checkpoint in {folder} can be read: start again with another --out")
     return None
 
@@ -263,8 +262,9 @@ def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], No
             from torch.utils.tensorboard import SummaryWriter
 
             writer = SummaryWriter(out)
-            numbers = (int, float)
-            return lambda row: [writer.add_scalar(k, x, row["step"]) for k, x in row.items() if isinstance(x, numbers)]
+            return lambda row: [
+                writer.add_scalar(k, x, row["step"]) for k, x in row.items() if isinstance(x, int | float)
+            ]
     except ImportError as error:
         raise ValueError(f"--log_to {log_to} needs a package that is not installed: {error}") from error
     return lambda metrics: None

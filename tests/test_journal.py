@@ -52,8 +52,7 @@ def test_other_settings_are_refused_and_named(tmp_path):
 
 @pytest.mark.parametrize("lines", [b'{"k": 1}\n{"quest', b'{"k": 1}\n[]', b'{"k": 1}\n{}', b"\xff"])
 def test_a_damaged_journal_is_named(lines, tmp_path):
-    path = tmp_path / "j.jsonl"
-    path.write_bytes(lines + b"\n[]\n")
+    (path := tmp_path / "j.jsonl").write_bytes(lines + b"\n[]\n")
     with pytest.raises(ValueError, match="j.jsonl is damaged, delete it to ask its questions again: "):
         Journal(path, {"k": 1})
 

@@ -63,12 +63,14 @@ def test_the_controls_feedback_is_as_long_as_the_papers(tokenizer):
 def test_a_finished_run_is_not_repeated_and_a_failed_one_is_named(tmp_path, monkeypatch):
     commands, failed = [], SimpleNamespace(returncode=1)
     monkeypatch.setattr(reproduce.subprocess, "run", lambda command, **_: commands.append(command) or failed)
-    (tmp_path / "done").mkdir()
-    (tmp_path / "done" / "model").touch()
+    for name, file in (("done", "model"), ("cut", "config.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    (tmp_path / "done.log").write_text("train.py --seed 1\nand what it printed")
     reproduce.run("train.py", ["--seed", "1"], tmp_path / "done", "model")
+    with pytest.raises(ValueError, match="done was made with other options, see .*done.log: choose another --out"):
+        reproduce.run("train.py", ["--seed", "2"], tmp_path / "done", "model")
     assert commands == []
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "config.json").touch()
     for name, expected in (("cut", ["--resume"]), ("new", ["--seed", "1"])):
         with pytest.raises(RuntimeError, match=f"{name} failed: see .*{name}.log"):
             reproduce.run("train.py", ["--seed", "1"], tmp_path / name, "model")
@@ -99,10 +101,11 @@ def commands(inputs, monkeypatch):
     return in_this_process(monkeypatch)
 
 
-def test_reproduce(commands, capsys):
+def test_reproduce(commands, capsys, monkeypatch):
     """Of two presets; the discounts are tried with one of them. Base model and baseline are asked for samples, too."""
     argv = ["--preset", "cue", "miniature", "--seeds", "3", "--out", "out", *TINY]
     out, drawn = Path("out"), Path("drawn")
+    monkeypatch.setattr(reproduce, "RIDDLES", ["held_out.jsonl"])
     reproduce.main(argv)
     runs = ["train.py"] * (5 + 3) + ["evaluate.py"] * (7 + 5)
     assert sorted(command[0] for command in commands) == sorted(runs)

@@ -171,10 +171,12 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_used(damage, capsys
     assert_same_run(whole_run(), Path("run"))
 
 
-def test_a_run_without_a_sound_checkpoint_does_not_start_anew(capsys):
+@pytest.mark.parametrize("lose", [lambda path: path.write_bytes(b""), Path.unlink])
+def test_a_run_without_a_sound_checkpoint_does_not_start_anew(lose, capsys):
     shutil.copytree(whole_run(), "run")
+    Path("run/training.png").touch()  # `launch` leaves it out
     for path in Path("run").glob("checkpoint-*.pt"):
-        path.write_bytes(b"")
+        lose(path)
     for _ in range(2):  # the first one renames them
         with pytest.raises(SystemExit, match="2"):
             launch(RESUME)
