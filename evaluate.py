@@ -34,7 +34,7 @@ from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
 # A rollout has this many dialogues for each slot. The journal is written after each rollout, so a kill loses less if
-# rollouts are short. But slots are idle at its end, and on a GPU a step takes as long with few slots as with many.
+# rollouts are short. But slots are idle at the end of each, and on a GPU few slots take as long as many.
 PER_SLOT_CPU, PER_SLOT_GPU = 4, 16
 Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
@@ -159,7 +159,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in tables: folder or hub name} of each [LABEL=]PATH[/]. The name is LABEL, which has no slash, or PATH."""
+    """{name in tables: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. A LABEL has no slash."""
     pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):

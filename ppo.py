@@ -140,7 +140,7 @@ def gae(reward_DT: torch.Tensor, value_DT: torch.Tensor, sampled_DT: torch.Tenso
 
 def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> torch.Tensor:
     """Without a critic, (D, T): an action of attempt i gets r_i + r_{i+1} + ... minus the mean of this sum over the
-    dialogues of its group that reached attempt i. `calibrated` (CAL-GRPO): r_{i+1} + ... is the mean at attempt i + 1.
+    dialogues of its group that reached attempt i. `calibrated` (CAL-GRPO): the mean at i + 1 replaces r_{i+1} + ...
 
     A group is the `group_size` neighbours that answer the same question. Those that ended earlier are not in the mean:
     it estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the standard
@@ -220,7 +220,7 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}
 
-    results, rng = [], np.random.default_rng(seed)  # of each optimiser step, see `minibatch_step`
+    results, rng = [], np.random.default_rng(seed)  # results: one for each optimiser step
     for _ in range(config.epochs):
         order = torch.from_numpy(rng.permutation(trained_indices.numpy()))
         for indices in order.tensor_split(min(config.minibatches, len(order))):
@@ -329,7 +329,7 @@ class Optimizer:
         self.peak_lr, self.warmup_steps, self.total_steps = lr, warmup_steps, total_steps
         # (i, k, shard): shard k of weight i, a flat view. Rank n % world_size has the master and moments of shard n.
         flat = [weight.detach().view(-1).split(SHARD_SIZE) for weight in self.weights]
-        shards = [(i, k, shard) for i, shards in enumerate(flat) for k, shard in enumerate(shards)]
+        shards = [(i, k, shard) for i, views in enumerate(flat) for k, shard in enumerate(views)]
         self.shards = sorted(shards, key=lambda each: -len(each[2]))  # so that the ranks' shares are about equal
         fused = self.weights[0].is_cuda
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):

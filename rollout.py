@@ -33,7 +33,7 @@ from data import Problem
 from data.chat import Chat
 from support.check import check_fit
 from support.cuda import capture, flash_attention, has_flash
-from support.memory import PREFILL_TOKENS, SURPLUS, allocate_cache
+from support.memory import OVERRUN, PREFILL_TOKENS, allocate_cache
 from support.models import kv_heads_and_size, to_device
 
 
@@ -90,8 +90,8 @@ class Dialogues:
 # -------------------- 2. The algorithm, one dialogue at a time
 @torch.no_grad()
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
-    """One dialogue, with a full forward pass for every token: slow, for readers and tests. `rules` finds the answer of
-    an attempt and grades it (reward.py:Rules). Returns the dialogue's tokens, a mask of those the model wrote, and its
+    """One dialogue, with a full forward pass for every token: slow, for readers and tests. `rules` find the answer of
+    an attempt and grade it (reward.py:Rules). Returns the dialogue's tokens, a mask of those the model wrote, and its
     attempts. `rollout` returns the same, with rewards and log-probabilities."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, dialogue_limit = len(tokens), len(tokens) + config.max_new_tokens
@@ -129,11 +129,11 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 
 # -------------------- 3. The key/value cache, and the attention that reads it
-# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. `reads` is
-#     for prompts         None: only the new tokens
-#     for feedback        (indices, span): of these slots the first `span` positions, under a mask
-#     in a decode step    (a slice, span): the same, with N = 1
-#     in one with flash attention     (a slice, None): each slot up to its own length; `flash_reads` says how far
+# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. `reads` is, for
+#     prompts                         None: only the new tokens
+#     feedback                        (indices, span): of these slots the first `span` positions, under a mask
+#     a decode step                   (a slice, span): the same, with N = 1
+#     a decode step, flash attention  (a slice, None): each slot up to its own length, see `flash_reads`
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -142,8 +142,8 @@ class KVCache:
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads, as above. `flash_reads`, for each
-        slot and head: the index of its query, the index of its first key in the flat cache, the number of its keys."""
+        """Before a forward pass: where it writes, and what its attention reads, as above. `flash_reads`: for each slot
+        and head, where its query starts, where its keys start in the flat cache, and how many keys it has."""
         self.slot_R, self.position_RN, self.reads, self.flash_reads = slot_R, position_RN, reads, flash_reads
 
     def update(self, key, value, layer_index: int):
@@ -236,8 +236,8 @@ class Engine:
         self.steps_per_call, self.calls_ahead = schedule
         # a prefill interrupts decoding, so it waits for this many dialogues; on a GPU it costs more and waits for more
         self.prefill_at = slots // (8 if self.device.type == "cuda" else 16)
-        assert self.steps_per_call * (self.calls_ahead + 1) <= SURPLUS  # a slot may write this far past its end
-        self.capacity = longest + SURPLUS  # room for tokens that will be discarded, and for the padding of a prefill
+        assert self.steps_per_call * (self.calls_ahead + 1) <= OVERRUN  # a slot may write this far past its end
+        self.capacity = longest + OVERRUN  # room for tokens that will be discarded, and for the padding of a prefill
         self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device)
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`

@@ -15,7 +15,7 @@ tensor: value_DT is D dialogues by T tokens (see rollout.py and ppo.py). A run w
     checkpoint-STEP.pt     the last few, for --resume
     model/                 the trained model, an ordinary Hugging Face folder
     training.png           metrics, drawn again with every checkpoint; python -m support.plots overlays runs
-    evaluation.json, accuracy.png     base and trained model at 1, 2, ... attempts; the first with all dialogues
+    evaluation.json        base and trained model at 1, 2, ... attempts, with all dialogues; accuracy.png plots it
 
 On Ctrl-C or SIGTERM the run finishes its step, saves and stops; a second one of the same kind stops it at once.
 All randomness comes from the seed and the number of the step, so a resumed run has no random state to restore.
@@ -124,8 +124,8 @@ class Config:
     offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
 
 
-# Numpy's seeds: (seed, step, d) for the tokens of dialogue d, and with a fourth number, so that they differ from these,
-# (seed, pass, 0, ORDER), (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). To numpy, (s, t, 0, 0) would be (s, t, 0).
+# Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
+# (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None of these ends in 0: to numpy, (s, t, 0, 0) is (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -137,7 +137,7 @@ def build_run(config: Config) -> Run:
     dtype = pick_dtype(config.dtype, device)
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
-    actor.set_attn_implementation("causal")  # in support/models.py: no mask. Its copies have it too
+    actor.set_attn_implementation("causal")  # without a mask (support/models.py); copies inherit it
     reference = copy.deepcopy(actor).requires_grad_(False)
     optimizer_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     settings = dict(warmup_steps=int(config.lr_warmup * optimizer_steps), total_steps=optimizer_steps)
@@ -174,23 +174,23 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             share = ranks.own_slice(config.dialogues, config.group_size)
             draw = dict(temperature=config.temperature, seed=seed, first_index=share.start)
             written = rollout(actor, run.chat, asked[share], allowed[share], rules, config, **draw, engine=run.engine)
-            dialogues = training_set = ranks.gather_rows(written)
+            dialogues = kept = ranks.gather_rows(written)
             if config.drop_uniform_groups:  # here, so that stage 2 spends no time on them
-                training_set = dialogues.select(informative_dialogues(dialogues, config))
+                kept = dialogues.select(informative_dialogues(dialogues, config))
             clock.append(time.perf_counter())
 
             # 2. Log-probabilities of the reference model (the frozen base) and values of the critic, before the update.
             with run.on_device(reference):  # with --offload it is there only now
-                ref_logp_DT, value_DT = reference_logps_and_values(reference, critic, training_set, config)
+                ref_logp_DT, value_DT = reference_logps_and_values(reference, critic, kept, config)
             clock.append(time.perf_counter())
 
             # 3. Clipped PPO on the model-written tokens.
             shuffle_seed = (*seed, 0, SHUFFLE)
-            metrics = update(actor, critic, optimizers, training_set, ref_logp_DT, value_DT, config, shuffle_seed)
+            metrics = update(actor, critic, optimizers, kept, ref_logp_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
             metrics = {"step": run.step} | training_metrics(dialogues) | metrics
-            metrics |= stage_speeds(dialogues, training_set, clock) | run.memory()
+            metrics |= stage_speeds(dialogues, kept, clock) | run.memory()
             if config.eval_every and run.step % config.eval_every == 0:
                 metrics |= validate(run, validation)
             if is_rank0:

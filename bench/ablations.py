@@ -40,7 +40,7 @@ TARGET = 0.9  # accuracy at 5 attempts: the best possible is 1
 # -------------------- Runs
 def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
     """{preset: {variant: {seed: learning curve}}} of all runs; with --finished of those that are there."""
-    args.out, folders, jobs = args.out or Path("-".join(["runs/ablations", *args.extra])), {}, []
+    args.out, folders, jobs = args.out or Path("runs", "-".join(["ablations", *args.extra]).replace("/", "-")), {}, []
     # the seeds one after another: an interrupted measurement has all variants of the first
     for seed, preset, name in product(args.seeds, TASKS, VARIANTS):
         folders[preset, name, str(seed)] = folder = run_folder(args.out / preset, name, seed)

@@ -126,7 +126,7 @@ def over_seeds(runs: dict[str, dict], part: slice) -> dict:
 
 def measure(args: argparse.Namespace) -> dict[str, dict]:
     """Runs what is missing, unless --finished. Sets args.out if it is None. Returns a summary for each preset."""
-    args.out = args.out or Path("-".join(["runs/reproduce", *args.preset, *args.extra]))
+    args.out = args.out or Path("runs", "-".join(["reproduce", *args.preset, *args.extra]).replace("/", "-"))
     configs = {preset: parse_run(Config, ["--preset", preset, *args.extra]) for preset in args.preset}
     if any(config.eval_limit is not None for config in configs.values()):
         raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")

@@ -67,7 +67,7 @@ def resolve_feedback(feedback: Feedback) -> Feedback:
         return FEEDBACKS.get(feedback, feedback)
     if " " not in feedback:
         raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
-    # \boxed{x} and \frac{a}{b} are no placeholders: a letter, brace or backslash is before theirs
+    # the braces of \boxed{x} and \frac{a}{b} follow a letter, brace or backslash: they are no placeholders
     if unknown := set(re.findall(r"(?<![\w}\\])\{([\w ]+)\}", feedback)) - {"attempts", "answer"}:
         raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
     return feedback

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from support.memory import SURPLUS
+from support.memory import OVERRUN
 
 # -------------------- By the configuration
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # types of layers without a state
@@ -25,7 +25,7 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
     narrow = unknown or any(0 < size < longest for size in windows.values())
     stateful = getattr(model, "_is_stateful", False) or layers - ATTENTION
     rope = values.get("rope_parameters") or {}
-    longrope = "longrope" in str(rope) and longest + SURPLUS > (rope.get("original_max_position_embeddings") or 0)
+    longrope = "longrope" in str(rope) and longest + OVERRUN > (rope.get("original_max_position_embeddings") or 0)
     reasons = {
         "some layers keep a state (state-space, linear attention)": stateful,
         f"some layers do not see all of {longest} tokens": narrow,
@@ -37,7 +37,7 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
             raise ValueError(f"{config.model_type} is not supported: {reason}")
 
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and 0 < positions < longest + (0 if rope else SURPLUS):  # learned positions end there
+    if positions and 0 < positions < longest + (0 if rope else OVERRUN):  # learned positions end there
         lengths = f"the longest prompt ({longest_prompt} tokens) and --max_new_tokens {max_new_tokens}"
         raise ValueError(f"{lengths} exceed the model's {positions} positions")
     return longest

@@ -10,7 +10,7 @@ from transformers import Qwen2Config
 from support.models import kv_heads_and_size
 
 PREFILL_TOKENS = 16384  # tokens of prompts or feedback in one forward pass of the rollout, padding included
-SURPLUS = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
+OVERRUN = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
 USABLE = 0.985  # of a card's memory, as CUDA reports it
 RESERVE = 2e9  # bytes that belong to no tensor: CUDA's own, the libraries' workspaces, gaps between tensors
 
@@ -70,7 +70,7 @@ def memory_plan(shape, parameters, element, options, longest, processes=1, keep_
     slots, tokens = options["slots"], max(options["micro_batch_tokens"], longest)  # a micro-batch has a whole dialogue
     # a chunk in float32 thrice, or compiled, in float32 once and twice as it is; its weights' gradient twice
     logits = actions_at_once(V) * V * (4 + 2 * element if options["compile"] else 12) + 2 * element * V * E
-    cache = cache_bytes(shape, slots, longest + SURPLUS, element)
+    cache = cache_bytes(shape, slots, longest + OVERRUN, element)
     both = {"actor and critic": element * trained, "masters and moments": states}
     both |= {"reference": reference, "reserve": RESERVE}
     # logits: the model's own, then three float32 tensors of the sampling

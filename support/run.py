@@ -225,9 +225,9 @@ def training_metrics(dialogues) -> dict:
     return means | {"accuracy_first": shares[0], "accuracy_by_attempt": shares, "repeated": repeated}
 
 
-def stage_speeds(dialogues, training_set, clock: list[float]) -> dict:
+def stage_speeds(dialogues, kept, clock: list[float]) -> dict:
     """Tokens per second of each stage: sampled ones in the rollout, elsewhere all of the dialogues trained on."""
-    sampled, total = int(dialogues.sampled_DT.sum()), int(training_set.length_D.sum())
+    sampled, total = int(dialogues.sampled_DT.sum()), int(kept.length_D.sum())
     stages = zip(("rollout", "score", "update"), (sampled, total, total), clock, clock[1:])
     rates = {f"{stage}_tokens_per_second": tokens / (end - start) for stage, tokens, start, end in stages}
     return rates | {"seconds": clock[-1] - clock[0]}
@@ -261,10 +261,8 @@ def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], No
         if log_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            writer = SummaryWriter(out)
-            return lambda row: [
-                writer.add_scalar(k, x, row["step"]) for k, x in row.items() if isinstance(x, int | float)
-            ]
+            add = SummaryWriter(out).add_scalar
+            return lambda row: [add(key, x, row["step"]) for key, x in row.items() if isinstance(x, int | float)]
     except ImportError as error:
         raise ValueError(f"--log_to {log_to} needs a package that is not installed: {error}") from error
     return lambda metrics: None
