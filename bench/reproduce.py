@@ -45,10 +45,10 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 
 def run(script: str, options: list[str], out: Path, result: str) -> None:
     """Run train.py or evaluate.py in a process of one thread, unless its `result` is there. An interrupted training run
-    is resumed. Options and output are in OUT.log. ValueError if they were others, RuntimeError if the process fails."""
-    log, given = Path(f"{out}.log"), " ".join([script, *options])
+    is resumed. Options and output are in OUT.log. ValueError if the options differ, RuntimeError if the process fails."""
+    log, given = Path(f"{out}.log"), repr([script, *options])
     if out.exists() and log.exists() and log.read_text(errors="replace").split("\n")[0] != given:
-        raise ValueError(f"{out} was made with other options, see {log}: choose another --out")
+        raise ValueError(f"{out} was made with other options or paths, see {log}: choose another --out")
     if (out / result).exists():
         return
     if (out / "config.json").exists():  # only train.py writes one
@@ -158,7 +158,7 @@ def summarise(out: Path, config: Config, seeds: list[int]) -> dict:
     if not {"base", MULTI} <= results.keys():
         raise ValueError(f"{out} has no finished evaluation of the base model, or none of a {MULTI} run")
     sets = {name: len(problems) for name, problems in load_sets(config.eval_data).items()}
-    best = best_possible(config.preset == "cue", config.eval_attempts) if config.eval_data in RIDDLES else []
+    best = best_possible("cue" in config.eval_data, config.eval_attempts) if config.eval_data in RIDDLES else []
     return {"sets": sets, "best possible": best, "results": results}
 
 
@@ -204,7 +204,7 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
     parser.add_argument("--out", type=Path, help="folder of runs and results, runs/... by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of each kind for each")
     parser.add_argument("--processes", type=int, default=2, help="runs side by side (default 2)")
-    parser.add_argument("--finished", action="store_true", help="no runs: the tables of those that are finished")
+    parser.add_argument("--finished", action="store_true", help="no runs: tables of those finished, with these options")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("SUMMARY", "OUT"), help="only draw again, into OUT")
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="options of train.py; comes last")
     args = parser.parse_args(argv)

@@ -181,5 +181,5 @@ def your_problem(line: bytes) -> Problem:
     match parse_json(line):
         case {"question": str(question), "answer": str(answer)} if question.strip() and answer.strip():
             (question + answer).encode()  # ValueError for half of a surrogate pair, which no tokenizer takes
-            return Problem(question.strip(), re.sub(r"(?s).*####\s*(?=\S)", "", answer).strip())  # as in GSM8K
+            return Problem(question.strip(), f"\n{answer}".rpartition("\n#### ")[2].strip() or answer.strip())  # GSM8K
     raise ValueError("one of them is missing, empty or something else")

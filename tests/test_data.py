@@ -214,7 +214,7 @@ def test_bad_line(content, line, why, own):
 
 
 def test_own_file(own):
-    """Every line is a problem, also one that is there twice. Answers as in GSM8K end in #### 72."""
+    """Every line is a problem, also one that is there twice. Answers as in GSM8K end in #### 5."""
     lines = ['{"question": "What is a?\u2028 ", "answer": 3, "more": null}', ""]  # \u2028 ends no line of a file
     lines += 2 * ['{"question": "What is A?", "answer": "4"}'] + [
         r'{"question": "\ud83d\ude00", "answer": "2 + 3 = 5\n#### 5"}'

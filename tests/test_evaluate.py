@@ -175,9 +175,9 @@ def test_the_papers_curves_are_drawn_with_its_five_benchmarks(sets, curves, eval
 
 def test_limit_is_a_seeded_shuffle(evaluation):
     def take(limit, seed):
-        _, sets, paths, out = ev.prepare(dict(model="base", data="a.jsonl", limit=limit, seed=seed))
-        assert paths == {"base": "base"} and out == Path("runs/evaluate/base-a")  # where --out does not say
-        return [problem.answer for problem in sets["a.jsonl"]]
+        _, sets, paths, out = ev.prepare(dict(model="base", data="./a.jsonl", limit=limit, seed=seed))
+        assert paths == {"base": "base"} and out == Path("runs/evaluate/base-.-a")  # where --out does not say
+        return [problem.answer for problem in sets["./a.jsonl"]]
 
     assert take(None, 0) == ["1", "2", "3"] == sorted(take(9, 0))
     assert take(2, 0) == take(2, 0) == take(3, 0)[:2]
