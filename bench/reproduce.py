@@ -45,7 +45,7 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 
 def run(script: str, options: list[str], out: Path, result: str) -> None:
     """Run train.py or evaluate.py in a process of one thread, unless its `result` is there. An interrupted training run
-    is resumed. Options and output are in OUT.log. ValueError if the options differ, RuntimeError if the process fails."""
+    is resumed. OUT.log has options and output. ValueError if the options differ, RuntimeError if the process fails."""
     log, given = Path(f"{out}.log"), repr([script, *options])
     if out.exists() and log.exists() and log.read_text(errors="replace").split("\n")[0] != given:
         raise ValueError(f"{out} was made with other options or paths, see {log}: choose another --out")
