@@ -250,7 +250,7 @@ def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
 
 
 def fitting_problems(run: Run, questions: dict[str, list[Problem]]) -> tuple[list[Problem], int]:
-    """Training questions with short enough prompts, and tokens of the longest dialogue. ValueError if they do not fit."""
+    """Training questions with short enough prompts, and tokens of the longest dialogue. ValueError if nothing fits."""
     config, training = run.config, questions["data"]
     limit = config.max_prompt_tokens
     problems = [p for p in training if len(run.chat.prompt(p.question, config.max_attempts)) <= limit]
