@@ -129,11 +129,10 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 
 # -------------------- 3. The key/value cache, and the attention that reads it
-# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. `reads` is, for
-#     prompts                         None: only the new tokens
-#     feedback                        (indices, span): of these slots the first `span` positions, under a mask
-#     a decode step                   (a slice, span): the same, with N = 1
-#     a decode step, flash attention  (a slice, None): each slot up to its own length, see `flash_reads`
+# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. Its attention reads
+#     for prompts         only these tokens
+#     for feedback        the first `span` positions of these slots, under a mask
+#     in a decode step    the same, with N = 1; or with flash attention, each slot up to its own length, without a mask
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -142,8 +141,9 @@ class KVCache:
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
 
     def set_positions(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads, as above. `flash_reads`: for each slot
-        and head, where its query starts, where its keys start in the flat cache, and how many keys it has."""
+        """Before a forward pass: where it writes, and what its attention reads. `reads` is an index into a layer's keys
+        and values, (2, S, H, C, head size); None for prompts. `flash_reads`: for each slot and head, where its query
+        starts, where its keys start in the flat cache, and how many keys it has."""
         self.slot_R, self.position_RN, self.reads, self.flash_reads = slot_R, position_RN, reads, flash_reads
 
     def update(self, key, value, layer_index: int):
@@ -152,10 +152,7 @@ class KVCache:
         for cached, new in zip(layer, (key, value)):
             # (R, N, H, head size): the indices on both sides of a slice put their dimensions first
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
-        if self.reads is None:
-            return key, value
-        slots, span = self.reads
-        return layer[:, slots, :, :span]  # keys and values; span None: all positions
+        return (key, value) if self.reads is None else layer[self.reads]
 
 
 def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
@@ -283,7 +280,7 @@ class Engine:
         reads, mask = None, None  # a prompt has nothing before it: causal attention needs neither the cache nor a mask
         if batch[0].prefill_from > 0:
             span = max(len(live.tokens) for live in batch) - 1
-            reads, mask = (slot_R, span), causal_mask(position_RN, span, self.model.dtype)
+            reads, mask = np.s_[:, slot_R, :, :span], causal_mask(position_RN, span, self.model.dtype)
         self.cache.set_positions(slot_R, position_RN, reads)
         inputs = dict(input_ids=tokens_RN, position_ids=position_RN, attention_mask=mask)
         self.model.base_model(**inputs, cache=self.cache, use_cache=False)
@@ -351,7 +348,7 @@ class Engine:
             flash_reads = starts, starts * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
         else:
             mask = causal_mask(position_R[:, None], span, self.model.dtype)
-        self.cache.set_positions(slot_R, position_R[:, None], (slice(R), span), flash_reads)
+        self.cache.set_positions(slot_R, position_R[:, None], np.s_[:, :R, :, :span], flash_reads)
         inputs = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
         logits_RV = self.model(**inputs, cache=self.cache, use_cache=False).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[slot_R, position_R + 1], self.temperature)
