@@ -175,7 +175,7 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     """Load and check a model, and open its journals. Options FROM_THE_RUN are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    own = {key: config[key] for key in FROM_THE_RUN if key in config} if "preset" in config else {}  # is it a run?
+    own = {key: config[key] for key in FROM_THE_RUN if key in config and "preset" in config}  # only a run has it
     options = Options(**own | given)  # the command line before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))

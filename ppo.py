@@ -1,12 +1,12 @@
 """PPO: Dialogues (rollout.py) + models -> one update of actor and critic. `config` is the Config of train.py.
 
-What textbook PPO leaves open or does otherwise; the first three are the paper's (section 4, the authors' settings):
+What textbook PPO leaves open or does otherwise; the first two are the paper's (section 4, the authors' settings):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
-- A reward comes at the last action of an attempt; by the paper's rule only the last attempt has one (+1, -0.5 or -1).
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
 - A loss is the mean over all actions of its minibatch (or as `action_weights` says), not of a micro-batch.
 - A step in which every action has the same undiscounted reward-to-go trains nothing (`trained_mask`).
+- The old log-probabilities are those of the rollout, not computed again: at first a ratio is 1 up to rounding.
 
 Shapes: D dialogues of the step, B of a minibatch or micro-batch, T tokens, A actions (sampled tokens), V vocabulary,
         E hidden size, Q questions. Entry t of a tensor _DT is about the choice of token t.
@@ -294,7 +294,7 @@ def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float |
 
 
 # -------------------- The optimiser
-SHARD_SIZE = 2**26  # elements of a weight that are stepped at once
+SHARD_SIZE = 2**26  # the most elements of a shard, a part of a weight
 MAX_SKIPPED = 5  # steps in a row without a finite gradient: then the run stops
 add_in_place = torch.compile(torch.Tensor.add_)  # PyTorch's CUDA kernel is slow if dtypes differ
 
@@ -333,7 +333,7 @@ class Optimizer:
         self.shards = sorted(shards, key=lambda each: -len(each[2]))  # so that the ranks' shares are about equal
         fused = self.weights[0].is_cuda
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
-            # AdamW's state is made here: offloading and load_state_dict need it. `step` is on the CPU, unless fused.
+            # AdamW's state is made here: offloading and load_state_dict need it. AdamW ignores `master`.
             master, step = self.shards[n][2].float(), torch.zeros((), device=self.weights[0].device if fused else "cpu")
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
             self.states[n] = {"master": master, "step": step, **moments}

@@ -112,7 +112,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             sampled.append(True)
             ends_turn = token in chat.end_tokens
             text = chat.decode(tokens[start:-1] if ends_turn else tokens[start:])
-            answer = None if ends_turn else rules.extract(text)  # `rollout` asks only after a token with a "}"
+            answer = None if ends_turn else rules.extract(text)  # a closed box ends an attempt before that
             ended = ends_turn or answer is not None
         correct = answer is not None and rules.is_equal(answer, problem.answer)
         attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))
@@ -229,10 +229,10 @@ class Engine:
         self.to_device = partial(to_device, device=model.device)
         self.flash = has_flash(model, slots)  # then a decode step is a CUDA graph
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
-        schedule = schedule or {"cpu": (1, 0), "cuda": (4, 1)}.get(self.device.type, (8, 0))
+        schedule = schedule or {"cpu": (1, 0)}.get(self.device.type, (4, 1))
         self.steps_per_call, self.calls_ahead = schedule
         # a prefill interrupts decoding, so it waits for this many dialogues; on a GPU it costs more and waits for more
-        self.prefill_at = slots // (8 if self.device.type == "cuda" else 16)
+        self.prefill_threshold = slots // (8 if self.device.type == "cuda" else 16)
         assert self.steps_per_call * (self.calls_ahead + 1) <= OVERRUN  # a slot may write this far past its end
         self.capacity = longest + OVERRUN  # room for tokens that will be discarded, and for the padding of a prefill
         self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device)
@@ -290,7 +290,7 @@ class Engine:
             layer[:, target_R, :, :span] = layer[:, source_R, :, :span]
 
     def compact_slots(self) -> int:
-        """Swap active slots at the back with inactive ones at the front. Returns the number of active slots."""
+        """Swap active slots at the back with as many gaps at the front. Returns the number of active slots."""
         n_active = int(self.active_S.sum())
         gaps, back = np.flatnonzero(~self.active_S[:n_active]), n_active + np.flatnonzero(self.active_S[n_active:])
         if len(gaps):
@@ -368,7 +368,7 @@ class Engine:
         return self.graphs[R]
 
 
-@torch.compile  # eager until `fuse_layers`, as in ppo.py
+@torch.compile  # eager until support/cuda.py:fuse_layers
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One token from each of R distributions, by inverting the cumulative distribution at `uniform_R`, and its
     log-probability (float32). Temperature 0 takes the most probable token and its log-probability at temperature 1.
@@ -480,7 +480,7 @@ def rollout(
     `rules` extract, grade and reward (reward.py:Rules). `config` gives slots, max_new_tokens and
     max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
     first_index + i). `progress` labels a progress bar on a terminal. `engine`: used in place of a new one. ValueError
-    when model or prompts do not fit, OSError when the cache does not."""
+    when model or prompts do not fit, OSError when the cache does not, FloatingPointError when logits are not finite."""
     all_live = []
     for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
         prompt = chat.prompt(problem.question, n)
@@ -490,7 +490,7 @@ def rollout(
     engine = engine or Engine(model, min(config.slots or len(all_live), len(all_live)), longest, temperature)
     assert engine.temperature == temperature  # its CUDA graphs have it
     own_attention = model.config._attn_implementation
-    model.set_attn_implementation("engine")  # until the end: it needs a cache
+    model.set_attn_implementation("engine")  # until the end of this rollout: `engine_attention` needs a cache
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(all_live, key=lambda live: -live.allowed))
     to_prefill, n_finished, n_solved = [], 0, 0
@@ -504,7 +504,7 @@ def rollout(
             engine.admit(live, uniforms)
 
         # Prompts and feedback go into the cache, when enough dialogues need it or no slot is active.
-        if to_prefill and (len(to_prefill) >= engine.prefill_at or not engine.active_S.any()):
+        if to_prefill and (len(to_prefill) >= engine.prefill_threshold or not engine.active_S.any()):
             for batch in prefill_batches(to_prefill):
                 engine.prefill(batch)
             to_prefill.clear()

@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None of these ends in 0: to numpy, (s, t, 0, 0) is (s, t, 0).
+# (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). No name below is 0: to numpy, (s, t, 0, 0) is (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -171,9 +171,9 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
 
             # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
-            share = ranks.own_slice(config.dialogues, config.group_size)
-            draw = dict(temperature=config.temperature, seed=seed, first_index=share.start)
-            written = rollout(actor, run.chat, asked[share], allowed[share], rules, config, **draw, engine=run.engine)
+            mine = ranks.own_slice(config.dialogues, config.group_size)
+            draw = dict(temperature=config.temperature, seed=seed, first_index=mine.start)
+            written = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **draw, engine=run.engine)
             dialogues = kept = ranks.gather_rows(written)
             if config.drop_uniform_groups:  # here, so that stage 2 spends no time on them
                 kept = dialogues.select(informative_dialogues(dialogues, config))

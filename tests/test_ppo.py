@@ -247,7 +247,7 @@ def test_value_loss(value, target, loss):
     assert ppo.value_loss(value_A, old_value_A, return_A, clip=0.2).item() == pytest.approx(loss, abs=1e-6)
 
 
-def test_k3_is_the_exact_kl_of_a_small_softmax():
+def test_k3_has_the_value_of_the_kl_not_its_slope():
     """In expectation over the policy's own samples: the value of KL(policy || reference), with the gradient of
     KL(reference || policy)."""
     logits = torch.tensor([0.5, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
