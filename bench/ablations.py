@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.reproduce import command, run, run_folder
+from evaluate import file_name
 from support.files import read_json, read_metrics
 from support.plots import COLOURS, markdown, new_panels
 from support.statistics import mean, t_interval
@@ -40,7 +41,7 @@ TARGET = 0.9  # accuracy at 5 attempts: the best possible is 1
 # -------------------- Runs
 def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
     """{preset: {variant: {seed: learning curve}}} of all runs; with --finished of those that are there."""
-    args.out, folders, jobs = args.out or Path("runs", "-".join(["ablations", *args.extra]).replace("/", "-")), {}, []
+    args.out, folders, jobs = args.out or Path("runs", file_name("-".join(["ablations", *args.extra]))), {}, []
     # the seeds one after another: an interrupted measurement has all variants of the first
     for seed, preset, name in product(args.seeds, TASKS, VARIANTS):
         folders[preset, name, str(seed)] = folder = run_folder(args.out / preset, name, seed)

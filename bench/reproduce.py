@@ -23,6 +23,7 @@ import numpy as np
 
 from data import RIDDLES, load_sets
 from data.miniature import best_possible
+from evaluate import file_name
 from support.cli import fail
 from support.files import make_folder, read_json, read_metrics, save_json, save_text
 from support.plots import interval, markdown, percent, plot_accuracy, table
@@ -126,7 +127,7 @@ def over_seeds(runs: dict[str, dict], part: slice) -> dict:
 
 def measure(args: argparse.Namespace) -> dict[str, dict]:
     """Runs what is missing, unless --finished. Sets args.out if it is None. Returns a summary for each preset."""
-    args.out = args.out or Path("runs", "-".join(["reproduce", *args.preset, *args.extra]).replace("/", "-"))
+    args.out = args.out or Path("runs", file_name("-".join(["reproduce", *args.preset, *args.extra])))
     configs = {preset: parse_run(Config, ["--preset", preset, *args.extra]) for preset in args.preset}
     if any(config.eval_limit is not None for config in configs.values()):
         raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")

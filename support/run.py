@@ -202,7 +202,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         except Exception as error:  # a damaged file raises half a dozen kinds
             path.rename(path.with_suffix(".corrupt"))
             print(f"{path} is corrupt ({error!r:.100}): trying the one before it", file=sys.stderr)
-    if any(folder.glob("checkpoint-*")) or (folder / "training.png").exists():  # all are damaged, or were deleted
+    if any(folder.glob("checkpoint-*")) or (folder / "training.png").exists():  # drawn with a checkpoint
         raise OSError(f"no checkpoint in {folder} can be read: start again with another --out")
     return None
 
