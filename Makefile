@@ -67,7 +67,7 @@ lint: .venv/ready  ## formatter and linter
 	.venv/bin/ruff check .
 
 test: .venv/ready  ## all tests
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n auto --maxprocesses 4 tests
 
 smoke: .venv/ready  ## the whole chain with tiny numbers, in under a minute
 	rm -rf runs/smoke

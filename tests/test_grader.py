@@ -534,7 +534,7 @@ MAX_CALLS = 120_000  # of Python functions, for one pair: a tenth of a second
 
 def test_hostile_texts_against_each_other_cost_little(meter):
     texts = [text for text in HOSTILE if len(text) <= 400]
-    pairs = [(a, g) for k, a in enumerate(HOSTILE) for g in HOSTILE[k % 12 :: 12]] + [(t + "+1", t) for t in texts]
+    pairs = [(a, g) for k, a in enumerate(HOSTILE) for g in HOSTILE[k % 36 :: 36]] + [(t + "+1", t) for t in texts]
     assert [(a, g) for a, g in pairs if meter.calls(a, g) > MAX_CALLS or not meter.within_bounds()] == []
     assert [text for text in texts if re.search(r"[\w)}]$", text) and is_equal("1+" + text, text)] == []
 
