@@ -52,7 +52,7 @@ ablations: .venv/ready runs/miniature/base runs/cue/base  ## how fast variants o
 bench-rollout: .venv/ready  ## the rollout beside transformers' ways to generate: about 10 minutes
 	$(PY) -m bench.rollout
 
-memory: .venv/ready  ## what fits on one GPU: the GB that Qwen2.5's sizes need, and the options that help (computed)
+memory: .venv/ready  ## what fits on one GPU: the GiB that Qwen2.5's sizes need, and the options that help (computed)
 	$(PY) -m support.memory
 
 bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU: about 7 minutes

@@ -34,7 +34,7 @@ from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
 # A rollout has this many dialogues for each slot. The journal is written after each rollout, so a kill loses less if
-# rollouts are short. But slots are idle at the end of each, and on a GPU few slots take as long as many.
+# rollouts are short. But slots are idle at the end of each; a GPU's step takes as long for few as for many.
 PER_SLOT_CPU, PER_SLOT_GPU = 4, 16
 Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
@@ -69,7 +69,7 @@ def dialogue_record(dialogues: Dialogues, d: int, problem: Problem, chat: Chat) 
         attempts.append(record | {"text_start": start, "text_end": end})
     return {
         "question": problem.question,
-        "gold": problem.answer,
+        "gold": problem.gold,
         "allowed": int(dialogues.allowed_D[d]),
         "correct": attempts[-1]["correct"],
         "reward": dialogues.reward_DT[d].sum().item(),
@@ -114,7 +114,7 @@ class Options:
     attempts: int = option(5, "ask every question with 1, 2, ... up to this many attempts allowed", POSITIVE)
     out: str | None = option(None, "output folder; none: runs/evaluate/MODEL-DATA")
     limit: int | None = option(None, "only N questions a data set, drawn by --seed (train.py: the first)", POSITIVE)
-    slots: int = option(256, "dialogues written side by side; lower it when memory runs out", POSITIVE)
+    slots: int = option(256, "dialogues decoded in parallel; lower it when memory runs out", POSITIVE)
     max_new_tokens: int = option(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = option(None, "token budget of a single attempt; none: no such limit", POSITIVE)
     chat_template: str = option("chatml", TEMPLATE_HELP, one_of(*CHAT_TEMPLATES, "auto"))
@@ -127,7 +127,7 @@ class Options:
     seed: int = option(0, "decides which questions --limit takes, and draws the --samples", NOT_NEGATIVE)
 
 
-FROM_THE_RUN = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # read from a run's config.json
+RUN_OPTIONS = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # read from a run's config.json
 
 
 class Candidate(NamedTuple):
@@ -136,13 +136,13 @@ class Candidate(NamedTuple):
     name: str  # in tables and file names
     model: torch.nn.Module
     chat: Chat
-    options: Options  # of the command; those of FROM_THE_RUN are the model's own, unless given
+    options: Options  # of the command; RUN_OPTIONS come from the model's run, unless given
     greedy_journal: Journal  # with 1, 2, ... attempts allowed
     sample_journal: Journal | None  # independent samples with 1 attempt allowed, if any
 
 
 def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, str], Path]:
-    """Options of the command line, questions by data set, models by name (see `name_models`) and output folder."""
+    """The command's own options, questions by data set, models by name (see `name_models`) and output folder."""
     options = Options(**given)
     require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
     sets = load_sets(options.data)
@@ -159,8 +159,8 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in tables: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. A LABEL has no slash."""
-    pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
+    """{name in tables: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. A LABEL has no slash or bar."""
+    pairs = [re.fullmatch("(?:([^/=|]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or len(set(map(file_name, paths))) < len(pairs):
         raise ValueError(f"--model must name models, each once, separated by commas, not '{models}'")
@@ -172,10 +172,10 @@ def file_name(name: str) -> str:
 
 
 def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Problem]], out: Path) -> Candidate:
-    """Load and check a model, and open its journals. Options FROM_THE_RUN are its run's, if any, unless `given`."""
+    """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    own = {key: config[key] for key in FROM_THE_RUN if key in config and "preset" in config}  # only a run has it
+    own = {key: config[key] for key in RUN_OPTIONS if "preset" in config}  # only a run's config has a preset
     options = Options(**own | given)  # the command line before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
@@ -221,10 +221,10 @@ def report(options: Options, sets: dict, candidates: list[Candidate], greedy: di
         save_json(sum(records, []), out / f"dialogues-{file_name(name)}.json")
         most_allowed[name] = [dialogues[-1] for dialogues in records]  # with the most attempts allowed
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
-    asked_with = {each.name: {key: getattr(each.options, key) for key in FROM_THE_RUN} for each in candidates}
+    asked_with = {each.name: {key: getattr(each.options, key) for key in RUN_OPTIONS} for each in candidates}
     summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
     text = tables(", ".join(sets), results, paired)
-    if differ := [f"--{key}" for key in FROM_THE_RUN if len({each[key] for each in asked_with.values()}) > 1]:
+    if differ := [f"--{key}" for key in RUN_OPTIONS if len({each[key] for each in asked_with.values()}) > 1]:
         text += f"\n\nThe models were asked with different {', '.join(differ)}: give these options to ask all alike."
     save_json(summary, out / "results.json")
     save_text(text + "\n", out / "table.md")

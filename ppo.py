@@ -113,7 +113,7 @@ def advantages(dialogues, value_DT: torch.Tensor | None, trained_DT: torch.Tenso
 
 
 def trained_mask(dialogues, config) -> torch.Tensor:
-    """(D,), True for those that are trained on: all, or with `drop_truncated` those that did not run out of tokens. All
+    """(D,), True for the dialogues to train on: all, or with `drop_truncated` those that did not run out of tokens. All
     False if every action has the same undiscounted reward-to-go: advantages would be only the critic's errors."""
     trained_D = ~(dialogues.truncated_D & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[dialogues.sampled_DT & trained_D[:, None]]
@@ -168,7 +168,7 @@ def informative_dialogues(dialogues, config) -> torch.Tensor:
 
 def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> torch.Tensor:
     """Over the step's actions that are trained on (the mask): "std" gives them mean 0 and standard deviation 1, as in
-    the paper, "centre" only mean 0; both can move a group of equal rewards off 0. "none" leaves them as they are."""
+    the paper, "centre" only mean 0; both can give a group of equal rewards an advantage. "none" changes nothing."""
     if how == "none":
         return advantage_DT * mask_DT
     advantage_A = advantage_DT[mask_DT]
@@ -325,8 +325,8 @@ class Optimizer:
         self.gradients: list[torch.Tensor | None] = [None] * len(self.weights)
         for i, weight in enumerate(self.weights):
             weight.register_post_accumulate_grad_hook(partial(add_gradient, self.gradients, i))
-        self.max_grad_norm, self.offload, self.skipped, self.steps, self.states = max_grad_norm, offload, 0, 0, {}
-        self.peak_lr, self.warmup_steps, self.total_steps = lr, warmup_steps, total_steps
+        self.max_grad_norm, self.offload, self.skipped, self.states = max_grad_norm, offload, 0, {}
+        self.peak_lr, self.warmup_steps, self.total_steps, self.steps = lr, warmup_steps, total_steps, 0
         # (i, k, shard): shard k of weight i, a flat view. Rank n % world_size has the master and moments of shard n.
         flat = [weight.detach().view(-1).split(SHARD_SIZE) for weight in self.weights]
         shards = [(i, k, shard) for i, views in enumerate(flat) for k, shard in enumerate(views)]

@@ -114,13 +114,13 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             text = chat.decode(tokens[start:-1] if ends_turn else tokens[start:])
             answer = None if ends_turn else rules.extract(text)  # a closed box ends an attempt before that
             ended = ends_turn or answer is not None
-        correct = answer is not None and rules.is_equal(answer, problem.answer)
+        correct = answer is not None and rules.is_equal(answer, problem.gold)
         attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))
         if correct or attempts_left == 0:
             break
 
         # After a wrong attempt the feedback is forced, in the same context.
-        feedback = chat.feedback_after(tokens[-1], attempts_left, attempts[-1], problem.answer)
+        feedback = chat.feedback_after(tokens[-1], attempts_left, attempts[-1], problem.gold)
         if len(tokens) + len(feedback) >= dialogue_limit:  # no room for another attempt
             break
         tokens += feedback
@@ -229,8 +229,7 @@ class Engine:
         self.to_device = partial(to_device, device=model.device)
         self.flash = has_flash(model, slots)  # then a decode step is a CUDA graph
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
-        schedule = schedule or {"cpu": (1, 0)}.get(self.device.type, (4, 1))
-        self.steps_per_call, self.calls_ahead = schedule
+        self.steps_per_call, self.calls_ahead = schedule or ((1, 0) if self.device.type == "cpu" else (4, 1))
         # a prefill interrupts decoding, so it waits for this many dialogues; on a GPU it costs more and waits for more
         self.prefill_threshold = slots // (8 if self.device.type == "cuda" else 16)
         assert self.steps_per_call * (self.calls_ahead + 1) <= OVERRUN  # a slot may write this far past its end
@@ -268,7 +267,7 @@ class Engine:
         self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
         self.position_S[slot_R] = self.to_device(self.host_position_S[slots])
 
-    @torch.compiler.set_stance("force_eager")  # compiled, it takes as long (docs/speed.md)
+    @torch.compiler.set_stance("force_eager")  # compiled, it is no faster (docs/speed.md)
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
         """A forward pass over the tokens of these dialogues that the cache lacks: only prompts, or only feedback."""
         new_tokens = [torch.tensor(live.tokens[live.prefill_from : -1], dtype=torch.long) for live in batch]
@@ -323,14 +322,14 @@ class Engine:
         self.host_position_S[:n_active] += steps
         token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*per_step))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        writers = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and how many attempts they had
+        decoded = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and how many attempts they had
 
         def read():
             if copied:
                 copied.synchronize()
             if not logp_NR.isfinite().all():
                 raise FloatingPointError("the model's logits are not finite: in training, lower the learning rates")
-            for (live, n_attempts), tokens, logps in zip(writers, token_NR.T.tolist(), logp_NR.T.tolist()):
+            for (live, n_attempts), tokens, logps in zip(decoded, token_NR.T.tolist(), logp_NR.T.tolist()):
                 if len(live.attempts) == n_attempts:  # else an earlier call has ended the attempt
                     yield live, tokens, logps
 
@@ -338,14 +337,14 @@ class Engine:
 
     def step(self, R: int, span: int | None) -> None:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
-        reads `span` positions of each slot. In a graph `span` is None: it reads up to the slot's own position."""
+        reads `span` positions of each slot. In a graph `span` is None, and only there can some slots be inactive."""
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
         active_R = slot_R < self.active_count
         flash_reads = mask = None
         if span is None:  # an inactive slot reads only one position; what it samples and writes is never used
             H = self.cache.kv.shape[3]  # flash attention takes each head of a row as a sequence
-            starts = torch.arange(R * H + 1, dtype=torch.int32, device=self.device)
-            flash_reads = starts, starts * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
+            sequence = torch.arange(R * H + 1, dtype=torch.int32, device=self.device)
+            flash_reads = sequence, sequence * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
         else:
             mask = causal_mask(position_R[:, None], span, self.model.dtype)
         self.cache.set_positions(slot_R, position_R[:, None], np.s_[:, :R, :, :span], flash_reads)
@@ -421,13 +420,13 @@ def ended_attempt(live: LiveDialogue, n_new: int, chat: Chat, rules) -> Attempt 
 def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config) -> bool:
     """Grade an ended attempt and drop later tokens. Append the feedback and start the next one, or return False."""
     del live.tokens[attempt.end :], live.logps[attempt.end :]
-    attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.answer)
+    attempt.correct = attempt.answer is not None and rules.is_equal(attempt.answer, live.problem.gold)
     live.attempts.append(attempt)
 
     attempts_left = live.allowed - len(live.attempts)
     if attempt.correct or attempts_left == 0:
         return False
-    feedback = chat.feedback_after(live.tokens[-1], attempts_left, attempt, live.problem.answer)
+    feedback = chat.feedback_after(live.tokens[-1], attempts_left, attempt, live.problem.gold)
     if len(live.tokens) + len(feedback) >= live.dialogue_limit:  # no room for another attempt
         return False
     live.prefill_from = len(live.tokens) - 1  # the last token of an attempt might not be cached yet
@@ -460,7 +459,7 @@ def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
     sampled_DT, reward_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
     truncated_D = torch.zeros(len(finished), dtype=torch.bool)
     for d, live in enumerate(finished):
-        for attempt, reward in zip(live.attempts, rules.reward(live.attempts, live.problem.answer), strict=True):
+        for attempt, reward in zip(live.attempts, rules.reward(live.attempts, live.problem.gold), strict=True):
             sampled_DT[d, attempt.start : attempt.end] = True
             reward_DT[d, attempt.end - 1] = reward
         last, more_allowed = live.attempts[-1], len(live.attempts) < live.allowed

@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). No name below is 0: to numpy, (s, t, 0, 0) is (s, t, 0).
+# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). No name is 0: to numpy, (s, t, 0, 0) is (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -139,17 +139,17 @@ def build_run(config: Config) -> Run:
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
     actor.set_attn_implementation("causal")  # without a mask (support/models.py); copies inherit it
     reference = copy.deepcopy(actor).requires_grad_(False)
-    optimizer_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
-    settings = dict(warmup_steps=int(config.lr_warmup * optimizer_steps), total_steps=optimizer_steps)
-    settings |= dict(max_grad_norm=config.max_grad_norm, offload=config.offload)
-    actor_optimizer = Optimizer(actor, config.lr, **settings)
+    total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
+    warmup_steps = int(config.lr_warmup * total_steps)
+    settings = warmup_steps, total_steps, config.max_grad_norm, config.offload
+    actor_optimizer = Optimizer(actor, config.lr, *settings)
     critic = critic_optimizer = None
     if config.group_size == 1:
         critic = copy.deepcopy(actor.base_model)
         critic.score = torch.nn.Linear(actor.config.hidden_size, 1, device=device, dtype=dtype)
         torch.nn.init.zeros_(critic.score.weight)
         torch.nn.init.zeros_(critic.score.bias)
-        critic_optimizer = Optimizer(critic, config.critic_lr, **settings)
+        critic_optimizer = Optimizer(critic, config.critic_lr, *settings)
     if config.compile and device.type == "cuda":
         fuse_layers(*filter(None, (actor, critic, reference)))
     check_model(actor, chat, rollout, action_logps)
@@ -159,9 +159,9 @@ def build_run(config: Config) -> Run:
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
-    reward_options = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
-    reward_options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
-    rules = RULES._replace(reward=partial(RULES.reward, **reward_options))
+    outcome = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
+    per_attempt = dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
+    rules = RULES._replace(reward=partial(RULES.reward, **outcome, **per_attempt))
     stopping, is_rank0 = False, ranks.rank() == 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=None if is_rank0 else True) as bar:
         while run.step < config.steps and not stopping:
@@ -222,8 +222,8 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
 
 def validate(run: Run, problems: list[Problem]) -> dict:
     """Greedy accuracy on the validation questions, which are split among the ranks."""
-    mine = problems[ranks.rank() :: ranks.world_size()]
-    records = sum(ranks.all_gather(evaluate(run.actor, run.chat, mine, [run.config.eval_attempts], run.config)), [])
+    share = problems[ranks.rank() :: ranks.world_size()]
+    records = sum(ranks.all_gather(evaluate(run.actor, run.chat, share, [run.config.eval_attempts], run.config)), [])
     (row,) = accuracy_at_k(records)["by_attempts"]
     return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 
@@ -274,7 +274,7 @@ def finish(run: Run, held_out: list[Problem]) -> None:
     if held_out:
         results = {}
         for name, model, other in (("base", run.reference, run.actor), ("trained", run.actor, run.reference)):
-            other.cpu()  # with --offload there is no memory for both
+            other.cpu()  # there may be no memory for both
             model.to(pick_device(config.device))
             allowed = range(1, config.eval_attempts + 1)
             records = evaluate(model, run.chat, held_out, allowed, config, progress=f"evaluate {name}")
@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            if run.plan_memory(longest):  # sets config.slots; an engine that fits beside the update serves all steps
+            if run.plan_memory(longest):  # True: an engine fits beside the update, and serves all steps
                 run.engine = Engine(run.actor, config.slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))

@@ -67,7 +67,7 @@ def scripted(script: Script) -> Iterator[None]:
     def ended_attempt(live, *_) -> rollout.Attempt | None:
         if len(live.tokens) >= live.attempt_limit:
             last = len(live.attempts) + 1 == len(script.lengths[live.index])
-            answer = live.problem.answer if last else "wrong"
+            answer = live.problem.gold if last else "wrong"
             return rollout.Attempt(live.start, live.attempt_limit, "", answer, truncated=False)
 
     start_scripted = mock.patch.object(rollout.LiveDialogue, "start_attempt", start_attempt)

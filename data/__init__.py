@@ -32,7 +32,7 @@ from urllib.request import urlopen
 
 class Problem(NamedTuple):
     question: str
-    answer: str  # the gold answer, LaTeX or plain
+    gold: str  # the right answer, LaTeX or plain
 
 
 def parse_json(text: bytes):
@@ -104,7 +104,7 @@ def load(name: str) -> list[Problem]:
         from data.miniature import draw_riddles  # imported here because it needs PyTorch, which the rest does not
 
         riddles = draw_riddles(name.split("-")[-1], cued="-cue-" in name)
-        return [Problem(riddle.question, riddle.answer) for riddle in riddles]
+        return [Problem(riddle.question, riddle.gold) for riddle in riddles]
     if name in EASY:
         from data.smollm2 import easy  # as above
 
@@ -140,7 +140,7 @@ def published(file: str) -> list[Problem]:
     for row in parse_json(content) if file.endswith(".json") else map(parse_json, content.splitlines()):
         problem = Problem(*(part.strip() for part in READERS[reader](row)))
         copies.setdefault(question_key(problem.question), []).append(problem)
-    return [same[0] for same in copies.values() if len({problem.answer for problem in same}) == 1]
+    return [same[0] for same in copies.values() if len({problem.gold for problem in same}) == 1]
 
 
 def fetch(file: str, address: str, blob_id: str) -> bytes:

@@ -56,6 +56,9 @@ FEEDBACKS: dict[str, Feedback] = {
 }
 FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"
 
+# The braces of \boxed{x} and \frac{a}{b} follow a letter, brace or backslash: they are no placeholders.
+PLACEHOLDER = re.compile(r"(?<![\w}\\])\{([\w ]+)\}")
+
 # If a question spells a special token, such as <|im_end|>, its text must not become that token. Chat.escape puts this
 # noncharacter into it, and Chat.encode cuts the text there.
 CUT = "\ufdd0"
@@ -67,8 +70,7 @@ def resolve_feedback(feedback: Feedback) -> Feedback:
         return FEEDBACKS.get(feedback, feedback)
     if " " not in feedback:
         raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
-    # the braces of \boxed{x} and \frac{a}{b} follow a letter, brace or backslash: they are no placeholders
-    if unknown := set(re.findall(r"(?<![\w}\\])\{([\w ]+)\}", feedback)) - {"attempts", "answer"}:
+    if unknown := set(PLACEHOLDER.findall(feedback)) - {"attempts", "answer"}:
         raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
     return feedback
 
@@ -77,7 +79,8 @@ def fill_feedback(feedback: Feedback, attempts_left: int, attempt, gold: str) ->
     """What the feedback says after this attempt."""
     if callable(feedback):
         return feedback(attempts_left, attempt, gold)
-    return feedback.replace("{attempts}", str(attempts_left)).replace("{answer}", attempt.answer or "")
+    values = {"attempts": str(attempts_left), "answer": attempt.answer or ""}
+    return PLACEHOLDER.sub(lambda name: values[name[1]], feedback)
 
 
 def prompt_text(template: ChatTemplate, question: str, allowed: int) -> str:
@@ -132,7 +135,7 @@ class Chat:
     """A chat template and a feedback for a model's tokenizer: only here does text become tokens, or tokens text.
 
     `template` is a name of CHAT_TEMPLATES or "auto", `feedback` a name of FEEDBACKS, a text, or a function. ValueError
-    for an unknown feedback, or a tokenizer without the template's end token."""
+    for a feedback or template that cannot be used with this tokenizer."""
 
     def __init__(self, model, tokenizer, template: str, feedback: Feedback = "paper"):
         self.tokenizer, self.feedback = tokenizer, resolve_feedback(feedback)

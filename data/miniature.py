@@ -65,7 +65,7 @@ class Riddle(NamedTuple):
         return f"I am thinking of a number {clues} What is my number?"
 
     @property
-    def answer(self) -> str:
+    def gold(self) -> str:
         return str(self.hidden)
 
     @property
@@ -123,7 +123,7 @@ def build_tokenizer(riddles: list[Riddle], feedback: str = "paper") -> PreTraine
     texts = list(map(str, range(100)))
     for riddle in riddles:
         solved = riddle.solution(riddle.hidden)
-        words = fill_feedback(feedback, 1, boxed(solved), riddle.answer)
+        words = fill_feedback(feedback, 1, boxed(solved), riddle.gold)
         texts += prompt_text(chat, riddle.question, 1), solved, feedback_turn(chat, words)
     tokenizer.train_from_iterator((piece for text in texts for piece in re.split(r"<\|im_\w+\|>", text)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")

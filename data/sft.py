@@ -32,7 +32,7 @@ def worked_dialogue(chat: Chat, problem, max_attempts: int, teacher: Callable, r
         written = chat.encode(attempt)
         tokens += forced + written
         targets += [-100] * len(forced) + written
-        forced = chat.feedback_after(tokens[-1], allowed - used, boxed(attempt), problem.answer)
+        forced = chat.feedback_after(tokens[-1], allowed - used, boxed(attempt), problem.gold)
     return tokens, targets
 
 

@@ -52,13 +52,13 @@ def operations(question: str) -> dict[str, str]:
 def easy(problems: list[Problem]) -> list[Problem]:
     """The questions that at least one operation answers and at least one does not."""
     results = {problem: list(operations(problem.question).values()) for problem in problems}
-    return [problem for problem, found in results.items() if 0 < found.count(problem.answer) < len(found)]
+    return [problem for problem, found in results.items() if 0 < found.count(problem.gold) < len(found)]
 
 
 def neutral_attempts(problem: Problem, allowed: int, rng: np.random.Generator) -> list[str]:
     """`allowed` attempts of a teacher who looks neither at earlier ones nor at verdicts."""
     results = operations(problem.question)
-    right = [calculation for calculation, result in results.items() if result == problem.answer]
+    right = [calculation for calculation, result in results.items() if result == problem.gold]
     others = [calculation for calculation in results if calculation not in right]
     return [f"\\boxed{{{rng.choice(right if rng.random() < RIGHT else others)}}}" for _ in range(allowed)]
 

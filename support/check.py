@@ -63,7 +63,7 @@ def check_model(model, chat, rollout, action_logps=None) -> None:
             raise ValueError(f"the model's weight {name} has values that are not finite")
         if "sink" in name:  # in bfloat16 its effect could pass for rounding
             raise ValueError(f"{refused}: its attention has sinks ({name})")
-    problems = [SimpleNamespace(question=question, answer="2") for question in QUESTIONS]
+    problems = [SimpleNamespace(question=question, gold="2") for question in QUESTIONS]
     check_fit(model, max(len(chat.prompt(problem.question, 2)) for problem in problems), BUDGET.max_new_tokens)
     try:
         differences = logp_differences(model, chat, problems, rollout, action_logps)

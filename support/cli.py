@@ -88,7 +88,7 @@ def converter(kind: type) -> Callable[[str], object]:
             return None
         return bool(("false", "true").index(word.lower())) if base is bool else base(word)
 
-    convert.__name__ = base.__name__  # argparse says "invalid int value"
+    convert.__name__ = "true-or-false" if base is bool else base.__name__  # argparse says "invalid int value"
     return convert
 
 

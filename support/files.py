@@ -78,12 +78,14 @@ def locked_folder(out: str) -> Iterator[None]:
         os.close(lock)
 
 
-def read_json(path: str | Path) -> dict:
+def read_json(path: str | Path, lines: bool = False):
+    """What a file of JSON holds; with `lines`, a list of what each line holds."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        return list(map(json.loads, text.splitlines())) if lines else json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def read_metrics(run: str | Path) -> list[dict]:
-    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    return read_json(Path(run, "metrics.jsonl"), lines=True)

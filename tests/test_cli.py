@@ -37,7 +37,7 @@ def test_parse_gives_what_was_given(words, given):
         (Config, "--step=3", "there is no option --step: did you mean --steps?"),  # nor is it taken for --steps
         (Config, "-xyzzy", "there is no option -xyzzy, see --help"),
         (Config, "--steps 3.5", "--steps: invalid int value: '3.5'"),
-        (Config, "--offload maybe", "--offload: invalid bool value: 'maybe'"),
+        (Config, "--offload maybe", "--offload: invalid true-or-false value: 'maybe'"),
         (Config, "--model a b", "there is no option b, see --help"),
         (Config, "--steps 3 --model", "--model: expected one argument"),
     ],

@@ -86,14 +86,14 @@ def test_real_splits(family, real):
     if family == "mawps":  # the same story with other numbers is on the same side
         train, validation, test = [{re.sub(r"[\W\d_]", "", p.question).casefold() for p in s} for s in splits]
         assert not train & validation and not train & test and not validation & test
-        answers = {p.answer for split in splits for p in split}
+        answers = {p.gold for split in splits for p in split}
         assert {"2400000", "0.6666666667", "0.08"} <= answers
         assert not any(answer.endswith(".0") or "e" in answer for answer in answers)
 
 
 def test_real_answers(real):
     names = ("gsm8k-train", "gsm8k-test", "mawps-train", "math500", "aime24", "amc23")
-    gsm8k, gsm8k_test, mawps, math500, aime24, amc23 = [[p.answer for p in load(name)] for name in names]
+    gsm8k, gsm8k_test, mawps, math500, aime24, amc23 = [[p.gold for p in load(name)] for name in names]
     assert gsm8k[0] == "72" and mawps[0] == "43" and "1,450,000" in gsm8k_test
     assert len(aime24) == 30 and aime24[0] == "204" and "025" in aime24  # as published: 25 is the grader's matter
     assert len(amc23) == 40 and amc23[0] == "27" and amc23[15] == "-1"
@@ -138,7 +138,7 @@ def test_training_leaves_out_test_questions_and_copies(publish):
     splits = [load(name) for name in ("math-train", "math-validation", "math500")]
     assert_disjoint(splits)
     assert splits[0][0] == Problem("What is $0+$?", "0") and len(splits[0]) > len(splits[1])
-    answers = sorted((p.answer for p in splits[0] + splits[1]), key=int)
+    answers = sorted((p.gold for p in splits[0] + splits[1]), key=int)
     assert answers == [str(i) for i in range(200) if i not in (6, 7)]
 
 
@@ -149,7 +149,7 @@ def test_question_alone_decides_the_split(publish):
     publish("gsm8k_train.jsonl", rows(*row))
     before = load("gsm8k-validation")
     publish("gsm8k_train.jsonl", rows(*row[:0:-2]))
-    assert before and set(load("gsm8k-validation")) == {p for p in before if int(p.answer) % 2}
+    assert before and set(load("gsm8k-validation")) == {p for p in before if int(p.gold) % 2}
 
 
 BOXES = {
@@ -187,7 +187,7 @@ def test_numbers_as_answers(own):
     numbers = ["27.0", "27", "-1.5", "1e20", "1e-7", "0.1", "9" * 400, '" 1,000 "', "1e-9999999999"]
     answers = ["27", "27", "-1.5", "1" + "0" * 20, "0.0000001", "0.1", "9" * 400, "1,000", "1e-9999999999"]
     own.write_text("".join(f'{{"question": "{i}", "answer": {number}}}\n' for i, number in enumerate(numbers)))
-    assert [p.answer for p in load(str(own))] == answers
+    assert [p.gold for p in load(str(own))] == answers
 
 
 NOT_BOTH = "one of them is missing, empty or something else"

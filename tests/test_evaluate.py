@@ -59,11 +59,11 @@ def test_records_are_those_of_the_plain_loop(allowed, temperature, feedback, opt
     for i, (problem, record) in enumerate(records):
         n = allowed[i % len(allowed)]
         tokens, sampled, attempts = rollout_one(model, chat, problem, n, ev.RULES, config, **draw, index=i)
-        expected = {"question": problem.question, "gold": problem.answer, "allowed": n, "text": chat.decode(tokens)}
+        expected = {"question": problem.question, "gold": problem.gold, "allowed": n, "text": chat.decode(tokens)}
         no_room = len(attempts) < n and not attempts[-1].correct
         expected |= {"correct": attempts[-1].correct, "truncated": attempts[-1].truncated or no_room}
         expected["tokens"] = sum(sampled)
-        expected |= {"reward": sum(ev.RULES.reward(attempts, problem.answer)), "attempts": []}
+        expected |= {"reward": sum(ev.RULES.reward(attempts, problem.gold)), "attempts": []}
         for each in map(asdict, attempts):
             at, end = (len(chat.decode(tokens[: each.pop(key)])) for key in ("start", "end"))
             expected["attempts"].append(each | {"text_start": at, "text_end": end})
@@ -177,7 +177,7 @@ def test_limit_is_a_seeded_shuffle(evaluation):
     def take(limit, seed):
         _, sets, paths, out = ev.prepare(dict(model="base", data="./a.jsonl", limit=limit, seed=seed))
         assert paths == {"base": "base"} and out == Path("runs/evaluate/base-.-a")  # where --out does not say
-        return [problem.answer for problem in sets["./a.jsonl"]]
+        return [problem.gold for problem in sets["./a.jsonl"]]
 
     assert take(None, 0) == ["1", "2", "3"] == sorted(take(9, 0))
     assert take(2, 0) == take(2, 0) == take(3, 0)[:2]

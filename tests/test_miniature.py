@@ -56,7 +56,7 @@ def test_splits(name, drawn):
         assert riddle.hidden in riddle.candidates
         assert list(riddle.candidates) == [n for n in range(riddle.bound) if n % riddle.modulus == riddle.remainder]
     problems = load(f"riddles-{name}")
-    assert [(p.question, p.answer) for p in problems] == [(riddle.question, str(riddle.hidden)) for riddle in riddles]
+    assert [(p.question, p.gold) for p in problems] == [(riddle.question, str(riddle.hidden)) for riddle in riddles]
 
 
 def test_splits_share_no_question_and_are_always_the_same(drawn):

@@ -100,7 +100,7 @@ def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=re
     for i, attempt in enumerate(written):
         if i:
             wrong = SimpleNamespace(answer=extract_boxed(written[i - 1]))
-            words = fill_feedback(FEEDBACKS.get(feedback, feedback), allowed - i, wrong, problem.answer)
+            words = fill_feedback(FEEDBACKS.get(feedback, feedback), allowed - i, wrong, problem.gold)
             forced = encode(feedback_turn(template, words))
             if written[i - 1].endswith("<|im_end|>"):
                 del forced[0]  # the end token that the model has written
@@ -315,7 +315,7 @@ class Recorded(TorchDispatchMode):
                 old.copy_(new)
 
 
-def flash_in_words(query, key, value, cu_seqlens_q, cu_seqlens_k, max_q, max_k, *flags, scale, seqused_k, **unused):
+def plain_flash(query, key, value, cu_seqlens_q, cu_seqlens_k, max_q, max_k, *flags, scale, seqused_k, **unused):
     """What the operator computes: queries and keys of all rows one after the other, `seqused_k` keys each."""
     R, E = len(seqused_k), query.shape[-1]
     assert flags == (0.0, False, False)  # dropout, causal mask, debug mask
@@ -335,7 +335,7 @@ def flash_in_words(query, key, value, cu_seqlens_q, cu_seqlens_k, max_q, max_k, 
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The step as on CUDA with 16-bit weights: recorded once for each number of rows, flash attention in words."""
+    """The step as on CUDA with 16-bit weights: recorded once for each number of rows, a plain flash attention."""
     made = []
 
     def capture(run, other):
@@ -344,7 +344,7 @@ def graphs(monkeypatch):
         return made[-1]
 
     library = torch.library.Library("aten", "IMPL")
-    library.impl("_flash_attention_forward", flash_in_words, "CPU")
+    library.impl("_flash_attention_forward", plain_flash, "CPU")
     monkeypatch.setattr(stage, "has_flash", lambda *_: True)
     monkeypatch.setattr(stage, "capture", capture)
     yield made

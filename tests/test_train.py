@@ -172,7 +172,7 @@ def test_a_dialogue_of_the_first_the_last_and_every_few_steps():
         (problem,) = [p for p in data.load("questions.jsonl") if f"user\n{p.question}<" in shown]
         d = [used > 1 for used in result.rollouts[step - 1].used_D.tolist()].index(True)
         record = evaluate.dialogue_record(result.rollouts[step - 1], d, problem, result.run.chat)
-        assert shown == as_text(record) + "\n" and f"gold answer {problem.answer}, reward " in shown
+        assert shown == as_text(record) + "\n" and f"gold answer {problem.gold}, reward " in shown
     assert f"A dialogue of step 5:\n\n{shown}" in result.output
 
 
@@ -390,8 +390,10 @@ def test_a_step_whose_rewards_are_all_equal_trains_nothing_and_is_noted(options)
     result = launch(f"{options} --max_new_tokens 1", report=True)  # no token closes a box: all fail alike
     assert [(row["reward"], row["learned"], "policy_loss" in row) for row in result.rows] == [(-1, 0, False)] * 2
     assert same(result.run.actor.state_dict(), result.run.reference.state_dict())
-    if "group" not in options:  # the critic starts at zero
-        assert not result.run.critic.score.weight.any() and not result.run.critic.score.bias.any()
+    if "group" not in options:  # the critic is still the base model with a head of zeros
+        weights = result.run.critic.state_dict()
+        assert not weights.pop("score.weight").any() and not weights.pop("score.bias").any()
+        assert same(weights, result.run.reference.base_model.state_dict())
     assert "warning: 2 of 2 steps had nothing to learn from: equal rewards" in result.output
 
 
@@ -400,7 +402,7 @@ def test_drop_uniform_groups_learns_only_from_groups_with_different_rewards():
     watched = in_call("train.reference_logps_and_values", 1, lambda work: seen.append(work.args[2]) or work(), last=9)
     result = launch("--group_size 2 --drop_uniform_groups --steps 3", watched)
     for row, written, training_set in zip(result.rows, result.rollouts, seen, strict=True):
-        kept = [d for d in range(8) if written.reward_D[d] != written.reward_D[d ^ 1]]
+        kept = [d for d in range(8) if written.reward_D[d] != written.reward_D[d ^ 1]]  # the other of its group
         assert row["learned"] == len(kept) / 8 and training_set.attempts == [written.attempts[d] for d in kept]
         assert torch.equal(training_set.tokens_DT, written.tokens_DT[kept])
     assert {row["learned"] for row in result.rows} - {0, 1}  # otherwise this run shows nothing
