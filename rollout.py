@@ -452,44 +452,8 @@ def prefill_batches(to_prefill: list[LiveDialogue]) -> Iterator[list[LiveDialogu
     yield batch
 
 
-def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
-    """Reward finished dialogues and pad them into one batch."""
-    tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
-    logp_DT = pad_sequence([torch.tensor(live.logps) for live in finished], batch_first=True)
-    sampled_DT, reward_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
-    truncated_D = torch.zeros(len(finished), dtype=torch.bool)
-    for d, live in enumerate(finished):
-        for attempt, reward in zip(live.attempts, rules.reward(live.attempts, live.problem.gold), strict=True):
-            sampled_DT[d, attempt.start : attempt.end] = True
-            reward_DT[d, attempt.end - 1] = reward
-        last, more_allowed = live.attempts[-1], len(live.attempts) < live.allowed
-        truncated_D[d] = last.truncated or (more_allowed and not last.correct)
-    counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
-    length_D, prompt_length_D, allowed_D, used_D = torch.tensor(counts).T
-    tensors = tokens_DT, sampled_DT, logp_DT, reward_DT, length_D, prompt_length_D, allowed_D, used_D, truncated_D
-    return Dialogues(*tensors, attempts=[live.attempts for live in finished])
-
-
-@torch.no_grad()
-def rollout(
-    model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first_index=0, progress=None, engine=None
-) -> Dialogues:
-    """The model answers problem i in at most allowed[i] attempts (paper, section 3).
-
-    `rules` extract, grade and reward (reward.py:Rules). `config` gives slots, max_new_tokens and
-    max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
-    first_index + i). `progress` labels a progress bar on a terminal. `engine`: used in place of a new one. ValueError
-    when model or prompts do not fit, OSError when the cache does not, FloatingPointError when logits are not finite."""
-    all_live = []
-    for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
-        prompt = chat.prompt(problem.question, n)
-        all_live.append(LiveDialogue(index, problem, n, prompt, dialogue_limit=len(prompt) + config.max_new_tokens))
-        all_live[-1].start_attempt(config)
-    longest = check_fit(model, max(len(live.tokens) for live in all_live), config.max_new_tokens)
-    engine = engine or Engine(model, min(config.slots or len(all_live), len(all_live)), longest, temperature)
-    assert engine.temperature == temperature  # its CUDA graphs have it
-    own_attention = model.config._attn_implementation
-    model.set_attn_implementation("engine")  # until the end of this rollout: `engine_attention` needs a cache
+def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules, config, seed, progress) -> None:
+    """The model writes these dialogues to their ends."""
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(all_live, key=lambda live: -live.allowed))
     to_prefill, n_finished, n_solved = [], 0, 0
@@ -529,5 +493,48 @@ def rollout(
                 bar.set_postfix_str(f"{n_solved / n_finished:.1%} solved", refresh=False)
                 bar.update()
     bar.close()
-    model.set_attn_implementation(own_attention)
+
+
+def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
+    """Reward finished dialogues and pad them into one batch."""
+    tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
+    logp_DT = pad_sequence([torch.tensor(live.logps) for live in finished], batch_first=True)
+    sampled_DT, reward_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
+    truncated_D = torch.zeros(len(finished), dtype=torch.bool)
+    for d, live in enumerate(finished):
+        for attempt, reward in zip(live.attempts, rules.reward(live.attempts, live.problem.gold), strict=True):
+            sampled_DT[d, attempt.start : attempt.end] = True
+            reward_DT[d, attempt.end - 1] = reward
+        last, more_allowed = live.attempts[-1], len(live.attempts) < live.allowed
+        truncated_D[d] = last.truncated or (more_allowed and not last.correct)
+    counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
+    length_D, prompt_length_D, allowed_D, used_D = torch.tensor(counts).T
+    tensors = tokens_DT, sampled_DT, logp_DT, reward_DT, length_D, prompt_length_D, allowed_D, used_D, truncated_D
+    return Dialogues(*tensors, attempts=[live.attempts for live in finished])
+
+
+@torch.no_grad()
+def rollout(
+    model, chat, problems, allowed, rules, config, temperature=1.0, seed=(0,), first_index=0, progress=None, engine=None
+) -> Dialogues:
+    """The model answers problem i in at most allowed[i] attempts (paper, section 3).
+
+    `rules` extract, grade and reward (reward.py:Rules). `config` gives slots, max_new_tokens and
+    max_attempt_tokens (train.py:Config). Temperature 0 is greedy. Dialogue i draws its random numbers from (*seed,
+    first_index + i). `progress` labels a progress bar on a terminal. `engine`: used in place of a new one. ValueError
+    when model or prompts do not fit, OSError when the cache does not, FloatingPointError when logits are not finite."""
+    all_live = []
+    for index, (problem, n) in enumerate(zip(problems, allowed, strict=True), first_index):
+        prompt = chat.prompt(problem.question, n)
+        all_live.append(LiveDialogue(index, problem, n, prompt, dialogue_limit=len(prompt) + config.max_new_tokens))
+        all_live[-1].start_attempt(config)
+    longest = check_fit(model, max(len(live.tokens) for live in all_live), config.max_new_tokens)
+    engine = engine or Engine(model, min(config.slots or len(all_live), len(all_live)), longest, temperature)
+    assert engine.temperature == temperature  # its CUDA graphs have it
+    own_attention = model.config._attn_implementation
+    model.set_attn_implementation("engine")  # only for this rollout: `engine_attention` needs a cache
+    try:
+        attempt_loop(engine, all_live, chat, rules, config, seed, progress)
+    finally:
+        model.set_attn_implementation(own_attention)
     return to_dialogues(all_live, rules)

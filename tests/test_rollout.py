@@ -210,6 +210,7 @@ def test_logits_that_are_not_finite_end_a_rollout(tokenizer, temperature):
     model.lm_head.weight.data.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="lower the learning rates"):
         small_rollout(model, tokenizer, temperature)
+    assert model.config._attn_implementation == "sdpa"  # as it was
 
 
 # -------------------- Against the full forward pass
