@@ -367,7 +367,7 @@ class Optimizer:
         self.adamw.param_groups[0]["lr"] = self.lr
         with streams(self.weights[0].device) as on_device:
             # AdamW steps the masters that have a gradient: all at once, or each while it is on the device
-            for batch in [[n] for n in self.states] if self.offload else [list(self.states)]:
+            for batch in [[*self.states]] if not self.offload else [[n] for n in self.states]:
                 with on_device(sum(map(self.offloaded, batch), [])):
                     for n in batch:
                         i, k, _ = self.shards[n]

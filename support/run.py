@@ -1,6 +1,6 @@
 """A run: its folder, checkpoints, metrics and log, and where its models are."""
 
-import re
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import transformers
 
 from support import ranks
 from support.cli import parse
-from support.files import append_lines, atomic_write, make_folder, read_json, read_metrics, remove, save_json, save_text
+from support.files import append_lines, atomic_write, make_folder, read_json, remove, save_json, save_text
 from support.memory import RESERVE, device_memory, explain_memory, memory_plan, most_slots, needed
 from support.models import fingerprint, move, recompute_activations, save_model
 from support.plots import plot_training
@@ -68,6 +68,7 @@ class Run:
 
     def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
+        self.rows: list[dict] = []  # of metrics.jsonl; also in the checkpoints
         self.options = asdict(config)  # as given: plan_memory sets config.slots, and a resumed run may have another GPU
         self.actor, self.critic, self.reference = actor, critic, reference
         self.optimizers = [*filter(None, (actor_optimizer, critic_optimizer))]
@@ -111,7 +112,8 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint, and delete all but the last few. OSError when it cannot be written."""
-        state = {name: part.state_dict() for name, part in self.parts.items()} | {"step": self.step}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"step": self.step, "metrics": self.rows}
         if ranks.rank() > 0:
             return
         path = self.folder / f"checkpoint-{self.step:06d}.pt"
@@ -122,7 +124,7 @@ class Run:
             raise OSError(f"{path} cannot be written, the checkpoints before it are intact: {error!r:.150}") from error
         for old in sorted(self.folder.glob("checkpoint-*.pt"))[: -self.config.keep_checkpoints]:
             old.unlink()
-        plot_training({"": read_metrics(self.folder)}, self.folder / "training.png")
+        plot_training({"": self.rows}, self.folder / "training.png")
         if self.config.export_checkpoints:
             save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
 
@@ -144,30 +146,23 @@ class Run:
         save_json(self.options | {"resume": False, "made_with": began}, path)
 
     def restore(self) -> None:
-        """Go on from the last sound checkpoint, if there is one."""
+        """Go on from the last sound checkpoint, if there is one. The metrics after it go: those steps are repeated."""
         if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             try:
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
-                self.step = state["step"]
+                self.step, self.rows = state["step"], state["metrics"]
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
                 raise ValueError(f"{path} is of another model, or of another version of train.py: {error}") from error
-        ranks.on_rank0(self.cut_metrics)
-
-    def cut_metrics(self) -> None:
-        """Drop the metrics after the checkpoint: those steps are repeated. ValueError if an earlier line is missing."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True)[: self.step] if path.exists() else []
-        for step, line in enumerate(lines + [""] * (self.step - len(lines)), 1):
-            if not re.fullmatch(rf'{{"step": {step}, .*}}\n', line):
-                raise ValueError(f"{path}: line {step} should be that of step {step}, but is missing or torn")
-        save_text("".join(lines), path)
+        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
+        ranks.on_rank0(lambda: save_text(lines, self.folder / "metrics.jsonl"))
 
     def record(self, metrics: dict, dialogue: dict) -> None:
         """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue;
         where there is no terminal for a progress bar, also print a line."""
-        append_lines([metrics], self.folder / "metrics.jsonl")  # before the checkpoint that counts on it
+        self.rows.append(metrics)
+        append_lines([metrics], self.folder / "metrics.jsonl")
         step, steps = self.step, self.config.steps
         if step in (1, steps) or step % self.config.show_every == 0:
             save_text(as_text(dialogue) + "\n", make_folder(self.folder / "dialogues") / f"step-{step:06d}.txt")
@@ -177,8 +172,8 @@ class Run:
 
     def warnings(self) -> list[str]:
         """What went wrong in the run, a sentence each."""
-        rows = read_metrics(self.folder)
-        truncated, skipped = mean(row["truncated"] for row in rows), sum(row.get("skipped", 0) for row in rows)
+        rows, skipped = self.rows, sum(row.get("skipped", 0) for row in self.rows)
+        truncated = mean(row["truncated"] for row in rows)
         idle = sum(row["learned"] == 0 for row in rows)
         sentences = {
             f"{truncated:.0%} of the dialogues ran out of tokens, see --max_new_tokens": truncated > 0.5,

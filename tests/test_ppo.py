@@ -309,13 +309,7 @@ def test_gradient_without_a_critic_is_that_of_the_plain_formula(actor, dialogues
     metrics, found = gradients(actor, None, dialogues, config)  # no metrics of the critic
     assert set(metrics) == set("learned policy_loss kl entropy approx_kl clipfrac ratio skipped grad_norm lr".split())
 
-    reward, advantages = dialogues.reward_D.tolist(), []
-    for d, attempts in enumerate(dialogues.attempts):
-        for i, attempt in enumerate(attempts):
-            group = range(d - d % 4, d - d % 4 + 4)
-            reached = [reward[other] for other in group if len(dialogues.attempts[other]) > i]
-            advantages += [reward[d] - sum(reached) / len(reached)] * (attempt.end - attempt.start)
-    advantage_A = torch.tensor(advantages)
+    advantage_A = ppo.group_advantages(dialogues, 4)[dialogues.sampled_DT]
     assert advantage_A.unique().numel() > 2
     advantage_A = (advantage_A - advantage_A.mean()) / advantage_A.std(correction=0)
     ratio_A = (plain_logps(actor, dialogues) - dialogues.logp_DT[dialogues.sampled_DT]).exp()
