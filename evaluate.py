@@ -40,23 +40,23 @@ Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i
 
 
 # -------------------- 1. Asking: model + questions -> records
-def evaluate(model, chat, problems, allowed, config, journal=None, progress=None, temperature=0, seed=(0,)) -> Records:
-    """Ask every problem once for each number of attempts in `allowed`, each time anew: the prompt states that number.
+def evaluate(model, chat, problems, counts, config, journal=None, progress=None, temperature=0, seed=(0,)) -> Records:
+    """Ask every problem once for each number of attempts in `counts`, each time anew: the prompt states that number.
 
     range(1, K + 1) gives the paper's curve (section 4, greedy); [1] * n with temperature 1 gives n independent samples,
     its control. What the journal has is not asked again. `config` gives slots and token budgets."""
     journal = journal or Journal()
-    missing = journal.missing(problems, allowed)
+    missing = journal.missing(problems, counts)
     chunk = (config.slots or len(problems)) * (PER_SLOT_CPU if model.device.type == "cpu" else PER_SLOT_GPU)
     for start in range(0, len(missing), chunk):
-        asked, allowed_each = zip(*missing[start : start + chunk])
+        asked, allowed = zip(*missing[start : start + chunk])
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
-        draw = dict(temperature=temperature, seed=seed, first_index=journal.count)  # so later samples are new
-        dialogues = rollout(model, chat, asked, allowed_each, RULES, config, **draw, progress=label)
+        settings = dict(temperature=temperature, seed=seed, first_index=journal.count)  # so later samples are new
+        dialogues = rollout(model, chat, asked, allowed, RULES, config, **settings, progress=label)
         journal.append([dialogue_record(dialogues, d, problem, chat) for d, problem in enumerate(asked)])
-    return journal.records(problems, len(allowed))
+    return journal.records(problems, len(counts))
 
 
 def dialogue_record(dialogues: Dialogues, d: int, problem: Problem, chat: Chat) -> dict:
@@ -196,14 +196,14 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dic
     """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any. All sets are
     asked together, so that slots stay full; the journals then give each set its own records."""
     name, model, chat, options, greedy_journal, sample_journal = candidate
-    problems, allowed = sum(sets.values(), []), range(1, options.attempts + 1)
+    problems, counts = sum(sets.values(), []), range(1, options.attempts + 1)
     model.to(pick_device(options.device))
-    evaluate(model, chat, problems, allowed, options, greedy_journal, f"{name}, greedy")  # fills the journal
+    evaluate(model, chat, problems, counts, options, greedy_journal, f"{name}, greedy")  # fills the journal
     greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
     samples = {}
     if sample_journal:
-        draw = dict(temperature=1.0, seed=(options.seed, 0))  # 0 is not a step of training: those start at 1
-        evaluate(model, chat, problems, [1] * options.samples, options, sample_journal, f"{name}, samples", **draw)
+        settings = dict(temperature=1.0, seed=(options.seed, 0))  # 0 is not a step of training: those start at 1
+        evaluate(model, chat, problems, [1] * options.samples, options, sample_journal, f"{name}, samples", **settings)
         samples = {data: sample_journal.records(asked, options.samples) for data, asked in sets.items()}
     model.cpu()
     return greedy, samples

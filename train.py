@@ -171,9 +171,9 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
 
             # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
-            mine = ranks.own_slice(config.dialogues, config.group_size)
-            draw = dict(temperature=config.temperature, seed=seed, first_index=mine.start)
-            written = rollout(actor, run.chat, asked[mine], allowed[mine], rules, config, **draw, engine=run.engine)
+            own = ranks.own_slice(config.dialogues, config.group_size)
+            settings = dict(temperature=config.temperature, seed=seed, first_index=own.start, engine=run.engine)
+            written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **settings)
             dialogues = kept = ranks.gather_rows(written)
             if config.drop_uniform_groups:  # here, so that stage 2 spends no time on them
                 kept = dialogues.select(informative_dialogues(dialogues, config))
@@ -276,8 +276,8 @@ def finish(run: Run, held_out: list[Problem]) -> None:
         for name, model, other in (("base", run.reference, run.actor), ("trained", run.actor, run.reference)):
             other.cpu()  # there may be no memory for both
             model.to(pick_device(config.device))
-            allowed = range(1, config.eval_attempts + 1)
-            records = evaluate(model, run.chat, held_out, allowed, config, progress=f"evaluate {name}")
+            counts = range(1, config.eval_attempts + 1)
+            records = evaluate(model, run.chat, held_out, counts, config, progress=f"evaluate {name}")
             results[name] = accuracy_at_k(records) | {"dialogues": sum(records, [])}
         save_json(results, run.folder / "evaluation.json")
         plot_accuracy(results, run.folder / "accuracy.png")

@@ -57,9 +57,9 @@ class Journal:
             if other := [key for key in saved | settings if saved.get(key) != settings.get(key)]:
                 raise ValueError(f"{path} has other settings ({', '.join(other)}): choose another --out, or delete it")
 
-    def missing(self, problems: list[tuple], allowed: Sequence[int]) -> list[tuple]:
-        """(problem, attempts allowed) of each dialogue that is not there. `allowed` must begin as in earlier calls."""
-        return [(problem, n) for problem in dict.fromkeys(problems) for n in allowed[len(self.finished[problem]) :]]
+    def missing(self, problems: list[tuple], counts: Sequence[int]) -> list[tuple]:
+        """(problem, attempts allowed) of each dialogue that is not there. `counts` must begin as in earlier calls."""
+        return [(problem, n) for problem in dict.fromkeys(problems) for n in counts[len(self.finished[problem]) :]]
 
     def records(self, problems: list[tuple], count: int) -> list[list[dict]]:
         """The first `count` records of each problem."""
