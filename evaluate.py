@@ -53,8 +53,8 @@ def evaluate(model, chat, problems, counts, config, journal=None, progress=None,
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
-        settings = dict(temperature=temperature, seed=seed, first_index=journal.count)  # so later samples are new
-        dialogues = rollout(model, chat, asked, allowed, RULES, config, **settings, progress=label)
+        sampling = dict(temperature=temperature, seed=seed, first_index=journal.count)  # so later samples are new
+        dialogues = rollout(model, chat, asked, allowed, RULES, config, **sampling, progress=label)
         journal.append([dialogue_record(dialogues, d, problem, chat) for d, problem in enumerate(asked)])
     return journal.records(problems, len(counts))
 
@@ -175,8 +175,8 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    own = {key: config[key] for key in RUN_OPTIONS if "preset" in config}  # only a run's config has a preset
-    options = Options(**own | given)  # the command line before the run, the run before the defaults
+    of_run = {key: config[key] for key in RUN_OPTIONS} if "preset" in config else {}  # only a run's config has it
+    options = Options(**of_run | given)  # the command line before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)
@@ -202,8 +202,8 @@ def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dic
     greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
     samples = {}
     if sample_journal:
-        settings = dict(temperature=1.0, seed=(options.seed, 0))  # 0 is not a step of training: those start at 1
-        evaluate(model, chat, problems, [1] * options.samples, options, sample_journal, f"{name}, samples", **settings)
+        sampling = dict(temperature=1.0, seed=(options.seed, 0))  # 0 is not a step of training: those start at 1
+        evaluate(model, chat, problems, [1] * options.samples, options, sample_journal, f"{name}, samples", **sampling)
         samples = {data: sample_journal.records(asked, options.samples) for data, asked in sets.items()}
     model.cpu()
     return greedy, samples

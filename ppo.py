@@ -232,7 +232,7 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     if critic is not None:
         metrics["critic_lr"] = optimizers[1].lr
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-    own_sums = sum((sums for sums, _ in steps_taken), [])
+    own_sums = [each for sums, _ in steps_taken for each in sums]
     all_sums = sum(ranks.all_gather(own_sums), [])  # of the micro-batches of all ranks
     if steps_taken:
         totals = {name: sum(each[name] for each in all_sums) for name in all_sums[0]}

@@ -130,9 +130,9 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 # -------------------- 3. The key/value cache, and the attention that reads it
 # A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. Its attention reads
-#     for prompts         only these tokens
+#     in a decode step    with flash attention, each slot up to its own length, without a mask; else as for feedback
 #     for feedback        the first `span` positions of these slots, under a mask
-#     in a decode step    the same, with N = 1; or with flash attention, each slot up to its own length, without a mask
+#     for prompts         only these tokens
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -140,7 +140,7 @@ class KVCache:
         L, (H, head_size) = model_config.num_hidden_layers, kv_heads_and_size(model_config)
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
 
-    def set_positions(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
+    def prepare(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
         """Before a forward pass: where it writes, and what its attention reads. `reads` is an index into a layer's keys
         and values, (2, S, H, C, head size); None for prompts. `flash_reads`: for each slot and head, where its query
         starts, where its keys start in the flat cache, and how many keys it has."""
@@ -280,7 +280,7 @@ class Engine:
         if batch[0].prefill_from > 0:
             span = max(len(live.tokens) for live in batch) - 1
             reads, mask = np.s_[:, slot_R, :, :span], causal_mask(position_RN, span, self.model.dtype)
-        self.cache.set_positions(slot_R, position_RN, reads)
+        self.cache.prepare(slot_R, position_RN, reads)
         inputs = dict(input_ids=tokens_RN, position_ids=position_RN, attention_mask=mask)
         self.model.base_model(**inputs, cache=self.cache, use_cache=False)
 
@@ -342,12 +342,12 @@ class Engine:
         active_R = slot_R < self.active_count
         flash_reads = mask = None
         if span is None:  # an inactive slot reads only one position; what it samples and writes is never used
-            H = self.cache.kv.shape[3]  # flash attention takes each head of a row as a sequence
+            H = self.cache.kv.shape[3]  # key/value heads: each of a row is a sequence of its own
             sequence = torch.arange(R * H + 1, dtype=torch.int32, device=self.device)
             flash_reads = sequence, sequence * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
         else:
             mask = causal_mask(position_R[:, None], span, self.model.dtype)
-        self.cache.set_positions(slot_R, position_R[:, None], np.s_[:, :R, :, :span], flash_reads)
+        self.cache.prepare(slot_R, position_R[:, None], np.s_[:, :R, :, :span], flash_reads)
         inputs = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
         logits_RV = self.model(**inputs, cache=self.cache, use_cache=False).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[slot_R, position_R + 1], self.temperature)
@@ -497,20 +497,20 @@ def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules
 
 def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
     """Reward finished dialogues and pad them into one batch."""
-    tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
-    logp_DT = pad_sequence([torch.tensor(live.logps) for live in finished], batch_first=True)
+    tokens_DT = pad_sequence([torch.tensor(x.tokens) for x in finished], batch_first=True)
+    logp_DT = pad_sequence([torch.tensor(x.logps) for x in finished], batch_first=True)
     sampled_DT, reward_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
     truncated_D = torch.zeros(len(finished), dtype=torch.bool)
-    for d, live in enumerate(finished):
-        for attempt, reward in zip(live.attempts, rules.reward(live.attempts, live.problem.gold), strict=True):
+    for d, x in enumerate(finished):
+        for attempt, reward in zip(x.attempts, rules.reward(x.attempts, x.problem.gold), strict=True):
             sampled_DT[d, attempt.start : attempt.end] = True
             reward_DT[d, attempt.end - 1] = reward
-        last, more_allowed = live.attempts[-1], len(live.attempts) < live.allowed
+        last, more_allowed = x.attempts[-1], len(x.attempts) < x.allowed
         truncated_D[d] = last.truncated or (more_allowed and not last.correct)
     counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
     length_D, prompt_length_D, allowed_D, used_D = torch.tensor(counts).T
     tensors = tokens_DT, sampled_DT, logp_DT, reward_DT, length_D, prompt_length_D, allowed_D, used_D, truncated_D
-    return Dialogues(*tensors, attempts=[live.attempts for live in finished])
+    return Dialogues(*tensors, attempts=[x.attempts for x in finished])
 
 
 @torch.no_grad()

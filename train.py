@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). No name is 0: to numpy, (s, t, 0, 0) is (s, t, 0).
+# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None is 0: numpy takes (s, t, 0, 0) for (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -142,7 +142,6 @@ def build_run(config: Config) -> Run:
     total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     warmup_steps = int(config.lr_warmup * total_steps)
     settings = warmup_steps, total_steps, config.max_grad_norm, config.offload
-    actor_optimizer = Optimizer(actor, config.lr, *settings)
     critic = critic_optimizer = None
     if config.group_size == 1:
         critic = copy.deepcopy(actor.base_model)
@@ -150,6 +149,7 @@ def build_run(config: Config) -> Run:
         torch.nn.init.zeros_(critic.score.weight)
         torch.nn.init.zeros_(critic.score.bias)
         critic_optimizer = Optimizer(critic, config.critic_lr, *settings)
+    actor_optimizer = Optimizer(actor, config.lr, *settings)
     if config.compile and device.type == "cuda":
         fuse_layers(*filter(None, (actor, critic, reference)))
     check_model(actor, chat, rollout, action_logps)
@@ -260,8 +260,8 @@ def fitting_problems(run: Run, questions: dict[str, list[Problem]]) -> tuple[lis
         print(f"left out {len(training) - len(problems)} questions with prompts of more than {limit} tokens")
     attempts = max(config.max_attempts, config.eval_attempts)
     asked = problems + questions["validation_data"] + questions["eval_data"]
-    longest = max(len(run.chat.prompt(p.question, attempts)) for p in asked)
-    return problems, check_fit(run.actor, longest, config.max_new_tokens)
+    longest_prompt = max(len(run.chat.prompt(p.question, attempts)) for p in asked)
+    return problems, check_fit(run.actor, longest_prompt, config.max_new_tokens)
 
 
 def finish(run: Run, held_out: list[Problem]) -> None:

@@ -51,7 +51,7 @@ Feedback = str | Callable[[int, object, str], str]
 FEEDBACKS: dict[str, Feedback] = {
     "paper": "Your answer is incorrect. You have {attempts} attempts left. Try an alternative.",
     "uncounted": "Your answer is incorrect. Try an alternative.",
-    # a control, as long as the paper's
+    # a control, about as long as the paper's
     "uninformative": "Please reason step by step, and put your final answer within \\boxed{}",
 }
 FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"

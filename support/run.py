@@ -221,7 +221,7 @@ def training_metrics(dialogues) -> dict:
 
 
 def stage_speeds(dialogues, kept, clock: list[float]) -> dict:
-    """Tokens per second of each stage: sampled ones in the rollout, elsewhere all of the dialogues trained on."""
+    """Tokens per second of each stage: sampled ones in the rollout, elsewhere all those of `kept`."""
     sampled, total = int(dialogues.sampled_DT.sum()), int(kept.length_D.sum())
     stages = zip(("rollout", "score", "update"), (sampled, total, total), clock, clock[1:])
     rates = {f"{stage}_tokens_per_second": tokens / (end - start) for stage, tokens, start, end in stages}

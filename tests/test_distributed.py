@@ -66,7 +66,7 @@ def test_two_processes_give_what_one_gives(options):
 
 
 @pytest.mark.parametrize("before, after", [(1, 2), (2, 1)])
-def test_a_run_goes_on_with_another_number_of_processes(before, after):
+def test_a_run_resumes_with_another_number_of_processes(before, after):
     one = launch(f"{THREE} --out one")
 
     def saved_and_stopped(work):

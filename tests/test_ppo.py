@@ -326,7 +326,11 @@ def test_the_ratio_is_new_policy_over_that_of_the_rollout(actor, critic, dialogu
 
 def test_every_epoch_uses_every_dialogue_once_in_its_own_order(actor, critic, dialogues, monkeypatch):
     seen = []
-    monkeypatch.setattr(ppo, "minibatch_step", lambda *args: seen.append(args[-2].tolist()))  # its `indices`
+
+    def minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config):
+        seen.append(indices.tolist())
+
+    monkeypatch.setattr(ppo, "minibatch_step", minibatch_step)
     for seed in (5, 5, 6):
         gradients(actor, critic, dialogues, with_config(epochs=2, minibatches=4), seed)
     first, second, again, _, other, _ = (sum(seen[i : i + 4], []) for i in range(0, 24, 4))
@@ -368,7 +372,7 @@ def test_a_step_that_is_not_finite_is_skipped_for_both_models(broken, actor, cri
     for model, twin in zip(models, twins):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters()))
     optimizers[0].skip()
-    twin_optimizers[0].load_state_dict(optimizers[0].state_dict())  # a run that goes on knows it
+    twin_optimizers[0].load_state_dict(optimizers[0].state_dict())  # a resumed run knows it
     assert twin_optimizers[0].skipped == 1 and twin_optimizers[0].steps == 2
     assert metrics["ratio"] == pytest.approx(1, abs=0.1)  # the mean over the actions of those two
     assert metrics["grad_norm"] == pytest.approx(np.mean([norms[0] for _, norms in expected]))

@@ -1,4 +1,4 @@
-"""A run that is interrupted, at whatever moment and by whatever, goes on exactly, bit for bit."""
+"""A run that is interrupted, at whatever moment and by whatever, resumes exactly, bit for bit."""
 
 import os
 import re

@@ -508,7 +508,7 @@ def test_tensorboard(monkeypatch):
 
 
 def test_wandb(monkeypatch):
-    """A run that goes on has the id of its first part, which wandb keeps in the name of its folder."""
+    """A resumed run has the id of its first part, which wandb keeps in the name of its folder."""
     calls = []
 
     def init(dir, id, **options):

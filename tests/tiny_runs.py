@@ -30,7 +30,7 @@ assert_equal = partial(torch.testing.assert_close, atol=0, rtol=0)
 
 
 def words(options: str) -> list[str]:
-    """The command line of a tiny run with these options. A run that goes on has its own."""
+    """The command line of a tiny run with these options. A resumed run has its own."""
     return (options if "--resume" in options else TINY + options).split()
 
 
