@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.reproduce import command, run, run_folder
 from evaluate import file_name
-from support.files import read_json, read_metrics
+from support.files import read_json
 from support.plots import COLOURS, markdown, new_panels
 from support.statistics import mean, t_interval
 
@@ -62,7 +62,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
 def learning_curve(folder: Path) -> list[dict[str, float]]:
     """Of each evaluation: dialogues and tokens sampled so far, and the shares of `train.validate`."""
     dialogues, tokens, points = read_json(folder / "config.json")["dialogues"], 0, []
-    for row in read_metrics(folder):
+    for row in read_json(folder / "metrics.jsonl", lines=True):
         tokens += row["tokens_sampled"] * dialogues  # a mean over the dialogues
         if "validation_accuracy" in row:
             point = {"dialogues": row["step"] * dialogues, "tokens": round(tokens)}

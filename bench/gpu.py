@@ -38,7 +38,7 @@ from data.chat import Chat
 from data.miniature import build_tokenizer, draw_riddles
 from reward import RULES
 from support.cuda import fuse_layers
-from support.files import read_metrics, save_json
+from support.files import read_json, save_json
 from support.memory import QWEN25, SHAPE, USABLE, cache_bytes
 
 QWEN = Qwen2Config(**COMMON | QWEN25["1.5B"])
@@ -124,7 +124,7 @@ def run_training(folder: str, shape, script: dict, options: str) -> dict:
     nothing = dict(check_model=mock.DEFAULT, save_model=mock.DEFAULT)
     with scripted(script), mock.patch.multiple(train, **ours, **nothing), redirect_stdout(sys.stderr):
         train.main([*options.split(), "--out", folder])
-    return read_metrics(folder)[-1]
+    return read_json(Path(folder, "metrics.jsonl"), lines=True)[-1]
 
 
 def share_of_peak(shape, row: dict) -> float:

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from data import RIDDLES, load_sets
 from data.miniature import best_possible
 from evaluate import file_name
 from support.cli import fail
-from support.files import make_folder, read_json, read_metrics, save_json, save_text
+from support.files import make_folder, read_json, save_json, save_text
 from support.plots import interval, markdown, percent, plot_accuracy, table
 from support.run import parse_run
 from support.statistics import crossed_interval, mean, pass_chance, t_interval
@@ -63,15 +63,17 @@ def run(script: str, options: list[str], out: Path, result: str) -> None:
     print(f"{out} is done", flush=True)
 
 
-def train_and_evaluate(config: Config, extra: list[str], out: Path, name: str, seed: int) -> None:
-    """Train an arm, and evaluate it or the base model on the test questions."""
+def train_and_evaluate(config: Config, extra: list[str], out: Path, name: str, seed: int, before: list[Future]) -> None:
+    """Train an arm, and evaluate it or the base model on the test questions, after the runs `before` are finished."""
+    for each in before:
+        each.result()
     folder = run_folder(out, name, seed)
     if name in ARMS:
         options = ["--preset", config.preset, "--seed", str(seed), *extra, "--eval_data", "none", *ARMS[name]]
         if name == SAME_TOKENS:
-            multi, single = (read_metrics(run_folder(out, arm, seed)) for arm in (MULTI, SINGLE))
-            ratio = sum(row["tokens_sampled"] for row in multi) / sum(row["tokens_sampled"] for row in single)
-            options += ["--steps", str(round(len(single) * ratio))]
+            paths = (run_folder(out, arm, seed) / "metrics.jsonl" for arm in (MULTI, SINGLE))
+            multi, single = ([row["tokens_sampled"] for row in read_json(path, lines=True)] for path in paths)
+            options += ["--steps", str(round(len(single) * sum(multi) / sum(single)))]
         run("train.py", options, folder, "model")
     asked = {key: getattr(config, key) for key in ("max_new_tokens", "max_attempt_tokens", "device", "dtype")}
     asked |= dict(data=config.eval_data, attempts=config.eval_attempts, seed=seed, chat_template=config.chat_template)
@@ -129,14 +131,17 @@ def measure(args: argparse.Namespace) -> dict[str, dict]:
     configs = {preset: parse_run(Config, ["--preset", preset, *args.extra]) for preset in args.preset}
     if any(config.eval_limit is not None for config in configs.values()):
         raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")
-    jobs = [
-        (configs[preset], args.extra, args.out / preset, name, seed)
-        for seed, name, preset in product([] if args.finished else args.seeds, [*ARMS, "base"], args.preset)
-        if preset == "cue" or "discount" not in name  # the discounts are tried on the riddles with a cue
-    ]
-    for last in (False, True):  # one arm needs the token counts of two others
-        with ThreadPoolExecutor(args.processes) as pool:
-            list(pool.map(train_and_evaluate, *zip(*(job for job in jobs if (SAME_TOKENS in job) == last))))
+    runs = {}
+    with ThreadPoolExecutor(args.processes) as pool:
+        for seed, name, preset in product([] if args.finished else args.seeds, [*ARMS, "base"], args.preset):
+            if preset == "cue" or "discount" not in name:  # the discounts are tried on the riddles with a cue
+                before = [runs[seed, arm, preset] for arm in (MULTI, SINGLE) if name == SAME_TOKENS]
+                job = train_and_evaluate, configs[preset], args.extra, args.out / preset, name, seed, before
+                runs[seed, name, preset] = pool.submit(*job)
+        try:
+            list(map(Future.result, runs.values()))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C no other run begins
     return {preset: summarise(args.out / preset, config, args.seeds) for preset, config in configs.items()}
 
 

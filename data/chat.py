@@ -56,9 +56,6 @@ FEEDBACKS: dict[str, Feedback] = {
 }
 FEEDBACK_HELP = f"after a wrong attempt: {', '.join(FEEDBACKS)}, or a text of your own with {{attempts}} or {{answer}}"
 
-# The braces of \boxed{x} and \frac{a}{b} follow a letter, brace or backslash: they are no placeholders.
-PLACEHOLDER = re.compile(r"(?<![\w}\\])\{([\w ]+)\}")
-
 # If a question spells a special token, such as <|im_end|>, its text must not become that token. Chat.escape puts this
 # noncharacter into it, and Chat.encode cuts the text there.
 CUT = "\ufdd0"
@@ -70,7 +67,8 @@ def resolve_feedback(feedback: Feedback) -> Feedback:
         return FEEDBACKS.get(feedback, feedback)
     if " " not in feedback:
         raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
-    if unknown := set(PLACEHOLDER.findall(feedback)) - {"attempts", "answer"}:
+    # the braces of \boxed{x} and \frac{a}{b} follow a letter, brace or backslash: they are no placeholders
+    if unknown := set(re.findall(r"(?<![\w}\\])\{([\w ]+)\}", feedback)) - {"attempts", "answer"}:
         raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
     return feedback
 
@@ -80,7 +78,9 @@ def fill_feedback(feedback: Feedback, attempts_left: int, attempt, gold: str) ->
     if callable(feedback):
         return feedback(attempts_left, attempt, gold)
     values = {"attempts": str(attempts_left), "answer": attempt.answer or ""}
-    return PLACEHOLDER.sub(lambda name: values[name[1]], feedback)
+    # a LaTeX command keeps its braces: \boxed{answer} becomes \boxed{7}
+    feedback = re.sub(r"(\\[a-zA-Z]+)\{(attempts|answer)\}", r"\1{{\2}}", feedback)
+    return re.sub(r"\{(attempts|answer)\}", lambda name: values[name[1]], feedback)
 
 
 def prompt_text(template: ChatTemplate, question: str, allowed: int) -> str:

@@ -85,7 +85,3 @@ def read_json(path: str | Path, lines: bool = False):
         return list(map(json.loads, text.splitlines())) if lines else json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-
-
-def read_metrics(run: str | Path) -> list[dict]:
-    return read_json(Path(run, "metrics.jsonl"), lines=True)

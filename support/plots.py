@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from support.cli import fail
-from support.files import read_json, read_metrics
+from support.files import read_json
 
 # The colours of Okabe and Ito are told apart with every kind of colour vision; markers tell the curves apart in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         options = [read_json(Path(run, "config.json")) for run in args.runs]
-        plot_training({run: read_metrics(run) for run in args.runs}, args.out)
+        plot_training({run: read_json(Path(run, "metrics.jsonl"), lines=True) for run in args.runs}, args.out)
     except (OSError, ValueError) as error:
         fail(error)
     rows = [[name, *(str(each.get(name)) for each in options)] for name in options[0] if name != "made_with"]

@@ -132,7 +132,7 @@ class Run:
         """All options, versions, and fingerprints of base model and questions. ValueError when a resumed run has
         another base model or other questions than it began with."""
         path = self.folder / "config.json"
-        hashes = {name: sha256(repr(problems).encode()).hexdigest()[:16] for name, problems in questions.items()}
+        hashes = {name: sha256(json.dumps(each).encode()).hexdigest()[:16] for name, each in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
         if self.config.resume:
             began = read_json(path)["made_with"]
@@ -161,7 +161,7 @@ class Run:
     def record(self, metrics: dict, dialogue: dict) -> None:
         """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue;
         where there is no terminal for a progress bar, also print a line."""
-        self.rows.append(metrics)
+        self.rows.append(json.loads(json.dumps(metrics)))  # a checkpoint takes none of numpy's numbers
         append_lines([metrics], self.folder / "metrics.jsonl")
         step, steps = self.step, self.config.steps
         if step in (1, steps) or step % self.config.show_every == 0:

@@ -183,8 +183,8 @@ def too_high_or_low(attempts_left, attempt, gold):
         ("uninformative", "7", "Please reason step by step, and put your final answer within \\boxed{}"),
         ("No. {attempts} more.", "7", "No. 2 more."),
         ("Not {answer}: \\frac{1}{2} {", "7", "Not 7: \\frac{1}{2} {"),
-        ("{attempts} more: \\boxed{answer}", "{attempts}", "2 more: \\boxed{answer}"),  # not of a placeholder
-        ("Not {answer}", "{attempts}", "Not {attempts}"),
+        ("Not \\boxed{answer}, not {{answer}}{attempts}", "{attempts}", "Not \\boxed{{attempts}}, not {{attempts}}2"),
+        ("答案错误,还剩{attempts}次机会 ", "7", "答案错误,还剩2次机会 "),
         ("{answer} is wrong", None, " is wrong"),
         (too_high_or_low, "7", "7 is too high; 2 left"),
     ],

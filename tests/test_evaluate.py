@@ -297,7 +297,10 @@ MISTAKES = [
     ("--attempts 0", "--attempts must be greater than 0, not 0"),
     ("--samples 1", "--samples must be 0 or at least --attempts, not 1"),
     ("--feedback kind", "unknown feedback 'kind': choose one of paper, uncounted, uninformative"),
-    *[(f"--model {names}", "--model must name models, each once, ") for names in ("base,base/", "a=b,a=c", "=b")],
+    *[
+        (f"--model {names}", "--model must name models, each once, ")
+        for names in ("base,base/", "a=b,a=c", "=b", "a|b=c")
+    ],
     ("--model base,missing", "there is no model folder missing: "),
     ("--model .", "the model . cannot be loaded: "),
     ("--model plain", "the tokenizer does not know the token <|im_end|> of the chat template 'chatml': choose "),

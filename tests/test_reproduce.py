@@ -7,13 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import small_model
-from tiny_runs import in_this_process
+from tiny_runs import in_this_process, metrics
 
 from bench import ablations, reproduce
 from data.chat import Chat
 from data.miniature import best_possible
 from support import statistics as stats
-from support.files import read_metrics
 
 
 def test_verdicts_of_a_summary():
@@ -127,7 +126,7 @@ def test_reproduce(commands, capsys, monkeypatch):
     configs = {name: reproduce.read_json(reproduce.run_folder(out, name, 3) / "config.json") for name in reproduce.ARMS}
     assert [config["attempt_discount"] for config in configs.values()] == [1, 1, 0.8, 0.6, 1]
     assert [config["max_attempts"] for config in configs.values()] == [2, 1, 2, 2, 1]
-    multi, single = (read_metrics(out / f"{name}-3") for name in ("multi-attempt", "single-attempt"))
+    multi, single = (metrics(out / f"{name}-3") for name in ("multi-attempt", "single-attempt"))
     ratio = sum(row["tokens_sampled"] for row in multi) / sum(row["tokens_sampled"] for row in single)
     assert configs[reproduce.SAME_TOKENS]["steps"] == round(2 * ratio) > 2
 

@@ -108,6 +108,7 @@ def test_interrupted_and_resumed(name, call, event, code, sentence, lines, check
 def test_resumed_with_float32_masters_or_without_a_critic(options):
     whole = whole_run(options)
     assert exit_codes(lambda: launch(FOUR + options, in_call("train.update", 3, ctrl_c_after))) == [130]
+    Path("run/metrics.jsonl").unlink()  # the checkpoint holds the metrics too
     launch(RESUME)
     assert_same_run(whole, Path("run"))
 
@@ -264,8 +265,11 @@ def test_what_has_changed_is_named(name, change, sentence, capsys):
 def test_one_process_at_a_time_writes_to_a_folder(name, options, capsys):
     """While the first one builds its models, or is in a step, another one comes."""
 
-    def meanwhile(work):
+    def another():
         assert "another process writes to run: wait for its end, or choose another --out" in refused(capsys, options)
+
+    def meanwhile(work):
+        assert exit_codes(another) == [0]
         return work()
 
     assert len(launch("", in_call(name, 1, meanwhile)).rows) == 2
