@@ -60,7 +60,7 @@ bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU: a
 
 evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (paper: its five) ATTEMPTS=7
 	@test -n "$(MODEL)" -a -n "$(DATA)" || { echo 'make evaluate needs a model and a data set: make evaluate MODEL=runs/NAME/model DATA=riddles-test, or DATA=paper' >&2; exit 2; }
-	$(PY) evaluate.py --model $(MODEL) --data $(DATA) $(if $(ATTEMPTS),--attempts $(ATTEMPTS)) $(ARGS)
+	$(PY) evaluate.py --model "$(MODEL)" --data "$(DATA)" $(if $(ATTEMPTS),--attempts $(ATTEMPTS)) $(ARGS)
 
 lint: .venv/ready  ## formatter and linter
 	.venv/bin/ruff format --check .

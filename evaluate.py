@@ -162,7 +162,7 @@ def name_models(models: str) -> dict[str, str]:
     """{name in tables: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. A LABEL has no slash."""
     pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
-    if "" in [*paths, *paths.values()] or "|" in models or len(set(map(file_name, paths))) < len(pairs):
+    if "" in [*paths, *paths.values()] or re.search("[|$]", models) or len(set(map(file_name, paths))) < len(pairs):
         raise ValueError(f"--model must name models, each once, separated by commas, not '{models}'")
     return paths
 

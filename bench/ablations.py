@@ -45,8 +45,8 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
     # the seeds one after another: an interrupted measurement has all variants of the first
     for seed, preset, name in product(args.seeds, TASKS, VARIANTS):
         folders[preset, name, str(seed)] = folder = run_folder(args.out / preset, name, seed)
-        options = f"--preset {preset} --seed {seed} --steps {TASKS[preset][1]} {EVERY_RUN}".split()
-        jobs.append(("train.py", [*options, *args.extra, *VARIANTS[name].split()], folder, "model"))
+        options = f"--preset {preset} --steps {TASKS[preset][1]} {EVERY_RUN}".split() + args.extra
+        jobs.append(("train.py", [*options, "--seed", str(seed), *VARIANTS[name].split()], folder, "model"))
     if not args.finished:
         with ThreadPoolExecutor(args.processes) as pool:
             list(pool.map(run, *zip(*jobs)))

@@ -23,7 +23,7 @@ import numpy as np
 
 from data import RIDDLES, load_sets
 from data.miniature import best_possible
-from evaluate import file_name
+from evaluate import RUN_OPTIONS, file_name
 from support.cli import fail
 from support.files import make_folder, read_json, save_json, save_text
 from support.plots import interval, markdown, percent, plot_accuracy, table
@@ -69,14 +69,14 @@ def train_and_evaluate(config: Config, extra: list[str], out: Path, name: str, s
         each.result()
     folder = run_folder(out, name, seed)
     if name in ARMS:
-        options = ["--preset", config.preset, "--seed", str(seed), *extra, "--eval_data", "none", *ARMS[name]]
+        options = ["--preset", config.preset, *extra, "--seed", str(seed), "--eval_data", "none", *ARMS[name]]
         if name == SAME_TOKENS:
             paths = (run_folder(out, arm, seed) / "metrics.jsonl" for arm in (MULTI, SINGLE))
             multi, single = ([row["tokens_sampled"] for row in read_json(path, lines=True)] for path in paths)
             options += ["--steps", str(round(len(single) * sum(multi) / sum(single)))]
         run("train.py", options, folder, "model")
-    asked = {key: getattr(config, key) for key in ("max_new_tokens", "max_attempt_tokens", "device", "dtype")}
-    asked |= dict(data=config.eval_data, attempts=config.eval_attempts, seed=seed, chat_template=config.chat_template)
+    asked = {key: getattr(config, key) for key in (*RUN_OPTIONS, "device", "dtype")}
+    asked |= dict(data=config.eval_data, attempts=config.eval_attempts, seed=seed)
     asked["model"] = folder / "model" if name in ARMS else config.model
     samples = {"samples": 4 * config.eval_attempts} if name in ("base", SINGLE) else {}
     controls = {UNINFORMED: {"feedback": "uninformative"}} if name == MULTI else {}
@@ -181,7 +181,7 @@ def draw(summaries: dict[str, dict], out: Path) -> str:
         results, sets, best = summary["results"], summary["sets"], summary["best possible"]
         models = results | {"base": dict([*results["base"].items()][:1])}  # which is the same for all seeds
         ends = np.cumsum([0, *sets.values()]).tolist()
-        parts = {" and ".join(sets): slice(None)} | dict(zip(sets, map(slice, ends, ends[1:])))
+        parts = {" and ".join(sets): slice(None)} | dict(zip(sets if len(sets) > 1 else (), map(slice, ends, ends[1:])))
         for data, part in parts.items():
             by_model = {f"{name}, seeds {' '.join(runs)}": over_seeds(runs, part) for name, runs in models.items()}
             texts += [f"{data}, %", table(by_model)]

@@ -65,10 +65,10 @@ def resolve_feedback(feedback: Feedback) -> Feedback:
     """The feedback with this name, or the text or function itself. ValueError for an unknown name or placeholder."""
     if callable(feedback) or feedback in FEEDBACKS:
         return FEEDBACKS.get(feedback, feedback)
-    if " " not in feedback:
+    if re.fullmatch(r"[\w-]+", feedback, re.ASCII):
         raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
     # the braces of \boxed{x} and \frac{a}{b} follow a letter, brace or backslash: they are no placeholders
-    if unknown := set(re.findall(r"(?<![\w}\\])\{([\w ]+)\}", feedback)) - {"attempts", "answer"}:
+    if unknown := set(re.findall(r"(?<![A-Za-z0-9_}\\])\{([\w ]+)\}", feedback)) - {"attempts", "answer"}:
         raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
     return feedback
 

@@ -96,7 +96,7 @@ def converter(kind: type) -> Callable[[str], object]:
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether Ctrl-C or SIGTERM came, after which the caller should stop. A second signal
-    of the same kind stops at once. One of each does not, because torchrun sends SIGTERM after a Ctrl-C."""
+    of the same kind stops at once. One of each does not, because torchrun may send both."""
     signals, came = (signal.SIGINT, signal.SIGTERM), []
 
     def note(number: int, frame) -> None:

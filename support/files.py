@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -73,8 +73,8 @@ def locked_folder(out: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        with suppress(OSError):
+            folder.rmdir()  # if it is empty
         os.close(lock)
 
 

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from support.files import atomic_write
+from support.files import atomic_write, make_folder
 
 # transformers' own attention, but without a mask: to choose one, the CPU would wait for the GPU in every forward pass.
 AttentionInterface.register("causal", sdpa_attention_forward)
@@ -70,7 +70,7 @@ def model_folder(folder: Path) -> Path:
     other = folder.is_symlink() or folder.is_file()
     if other or folder.is_dir() and any(folder.iterdir()) and not (folder / "tokenizer_config.json").exists():
         raise FileExistsError(f"{folder} is something other than a model folder: choose another --out")
-    return folder
+    return make_folder(folder.parent) / folder.name
 
 
 def save_model(model, tokenizer, folder: Path) -> None:

@@ -116,6 +116,8 @@ class Run:
         state |= {"step": self.step, "metrics": self.rows}
         if ranks.rank() > 0:
             return
+        if self.config.export_checkpoints:  # first: a step that is repeated after a kill writes it again
+            save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
         path = self.folder / f"checkpoint-{self.step:06d}.pt"
         try:
             with atomic_write(path) as part:
@@ -125,8 +127,6 @@ class Run:
         for old in sorted(self.folder.glob("checkpoint-*.pt"))[: -self.config.keep_checkpoints]:
             old.unlink()
         plot_training({"": self.rows}, self.folder / "training.png")
-        if self.config.export_checkpoints:
-            save_model(self.actor, self.chat.tokenizer, self.folder / f"model-{self.step:06d}")
 
     def write_config(self, questions: dict[str, list]) -> None:
         """All options, versions, and fingerprints of base model and questions. ValueError when a resumed run has

@@ -198,6 +198,7 @@ def test_filled_feedback(feedback, answer, words):
 
 REFUSED_FEEDBACK = {
     "kind": "unknown feedback 'kind': choose one of paper, uncounted, uninformative, or write a sentence",
+    "错误{attempt}": "has {attempt}: it may have {attempts} and {answer}",
     "{Attempts } left": "has {Attempts }: it may have {attempts} and {answer}",
 }
 

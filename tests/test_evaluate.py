@@ -299,7 +299,7 @@ MISTAKES = [
     ("--feedback kind", "unknown feedback 'kind': choose one of paper, uncounted, uninformative"),
     *[
         (f"--model {names}", "--model must name models, each once, ")
-        for names in ("base,base/", "a=b,a=c", "=b", "a|b=c")
+        for names in ("base,base/", "a=b,a=c", "=b", "a|b=c", "$a=c")
     ],
     ("--model base,missing", "there is no model folder missing: "),
     ("--model .", "the model . cannot be loaded: "),

@@ -167,3 +167,10 @@ def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
     Path("out/smollm2/evaluations/single-attempt-1/results.json").unlink()
     reproduce.main(["--finished", *argv])
     assert len(commands) == finished and "| single-attempt, seeds 0 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, script", [("reproduce", reproduce), ("smollm2", reproduce), ("ablations", ablations)])
+def test_the_committed_tables_are_those_of_the_committed_verdicts(name, script, tmp_path):
+    results = Path(reproduce.__file__).parent / "results" / name
+    script.main(["--draw", str(results / "summary.json"), str(tmp_path)])
+    assert (tmp_path / "table.md").read_text() == (results / "table.md").read_text()
