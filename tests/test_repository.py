@@ -29,7 +29,7 @@ FORBIDDEN = {
     "evaluate.py": "train bench",
     "train.py": "bench",
 }
-FOREIGN_OPTIONS = {"nproc-per-node"}  # of torchrun
+FOREIGN_OPTIONS = {"nproc-per-node", "shutdown-timeout"}  # of torchrun
 
 
 @pytest.mark.parametrize("pattern, forbidden", FORBIDDEN.items())
