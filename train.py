@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None is 0: numpy takes (s, t, 0, 0) for (s, t, 0).
+# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). No name is 0: numpy takes (s, t, 0, 0) for (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            if run.plan_memory(longest):  # True: an engine fits beside the update, and serves all steps
+            if run.plan_memory(longest):  # sets config.slots; True: an engine fits beside the update
                 run.engine = Engine(run.actor, config.slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))
