@@ -137,7 +137,7 @@ class Run:
         if self.config.resume:
             began = read_json(path)["made_with"]
             if differ := [f"--{name}" for name in hashes if began.get(name) != hashes[name]]:
-                raise ValueError(f"{self.folder} began with other contents or precision of {' and '.join(differ)}")
+                raise ValueError(f"{self.folder} began with other contents, precision or code: {', '.join(differ)}")
         else:
             command = "git describe --always --dirty --abbrev=40"  # without git, the shell prints nothing
             git = subprocess.run(command, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)

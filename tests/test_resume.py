@@ -245,8 +245,12 @@ CHANGES = [  # in which file of the run or its inputs, which, and the sentence
     ("run/config.json", edited(".*", "{"), "run/config.json is not JSON: "),
     ("run/config.json", edited("{", '{"kl_estimator": "k3",'), "unexpected keyword argument 'kl_estimator'"),
     ("run/checkpoint-000004.pt", other_shapes, "run/checkpoint-000004.pt is of another model, or of another version"),
-    ("questions.jsonl", edited("Question 3", "Question 33"), "run began with other contents or precision of --data"),
-    ("base/model.safetensors", other_weights, "run began with other contents or precision of --model"),
+    (
+        "questions.jsonl",
+        edited("Question 3", "Question 33"),
+        "run began with other contents, precision or code: --data",
+    ),
+    ("base/model.safetensors", other_weights, "run began with other contents, precision or code: --model"),
 ]
 
 
