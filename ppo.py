@@ -143,7 +143,7 @@ def group_advantages(dialogues, group_size: int, calibrated: bool = False) -> to
     dialogues of its group that reached attempt i. `calibrated` (CAL-GRPO): the mean at i + 1 replaces r_{i+1} + ...
 
     A group is the `group_size` neighbours that answer the same question. Those that ended earlier are not in the mean:
-    it estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the standard
+    it estimates what a dialogue that reaches attempt i still gets. There is no gamma, and no division by the group's
     deviation, which would favour questions that are nearly always or never solved (Dr. GRPO, arXiv 2503.20783)."""
     advantage_DT = torch.zeros_like(dialogues.reward_DT)
     later_D = torch.zeros(len(dialogues.attempts), dtype=torch.float64)  # r_{i+1} + ..., or its mean
@@ -176,7 +176,7 @@ def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> to
     return (advantage_DT - advantage_A.mean()) / scale * mask_DT
 
 
-# -------------------- Losses per action, (A,). The update minimises their sums, weighted by `action_weights`.
+# -------------------- Losses per action, (A,), and the weights with which the update adds them up
 def action_weights(count_B: torch.Tensor, loss_mean: str) -> torch.Tensor:
     """The weight of each action of a dialogue, in a minibatch, (B,); `count_B` counts a dialogue's actions. "tokens":
     the loss is the mean over all actions. "dialogues": the mean over dialogues of their own means."""

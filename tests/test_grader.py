@@ -537,6 +537,8 @@ def test_hostile_texts_against_each_other_cost_little(meter):
     pairs = [(a, g) for k, a in enumerate(HOSTILE) for g in HOSTILE[k % 36 :: 36]] + [(t + "+1", t) for t in texts]
     assert [(a, g) for a, g in pairs if meter.calls(a, g) > MAX_CALLS or not meter.within_bounds()] == []
     assert [text for text in texts if re.search(r"[\w)}]$", text) and is_equal("1+" + text, text)] == []
+    # on a run of spaces some patterns would take cubic time
+    assert [text for text in HOSTILE if "  " in latex.clean(f"x{text}x")] == []
 
 
 def test_random_compositions_cost_little(meter):

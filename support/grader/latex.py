@@ -67,7 +67,7 @@ REWRITES = [  # a pattern, its replacement, and an example that needs the rule
     (r"\\circ *(\\(text|mathrm)\{ ?)?[CF]\}?$", r"\\circ", r"20^\circ C is 20"),
     (r"(\\[dtc]?frac|\\[dt]?binom) ?(\d) ?(\d)", r"\1{\2}{\3}", r"\frac12 is 0.5"),
     (r"\bUS *(?=\\?\$)", "", r"US\$18 is \$18"),
-    (r"\\[()]|(?<!\\)\\[\[\],;:>! \n]|(?<!\\)\$|~|\\q?quad|\\(?:display|text)style(?![a-z])", " ", r"\(7\) is $7$"),
+    (r"(?:[ ~]|\\[()]|(?<!\\)\\[][,;:>! \n]|(?<!\\)\$|\\q?quad|\\(?:display|text)style(?![a-z]))+", " ", r"\(7\) is 7"),
     (r"(?i)^ *(?:\\text\{ *)?(?:so|hence|thus|therefore)\b,?[ }]*", "", "Hence x = 5 is 5"),
     (_LABEL, _unlabelled, r"\text{The area is }12 is 12"),
     (r"(?<!\w)(\\?[PE]r?|\\?gcd)[([]([^()[\]]{2,})[)\]] ?(?==)", r"\1_{\2}", "P(X > 2) = 5 is 5"),
