@@ -13,6 +13,11 @@ from support.memory import SHAPE
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the numbers are those of the CPU")
 
 
+@pytest.fixture(autouse=True)
+def small_tokenizer(tokenizer, monkeypatch):
+    monkeypatch.setattr(gpu, "build_tokenizer", lambda _: tokenizer)  # to train the real one takes time
+
+
 def test_all_sections_in_small(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("support.run.plot_training", lambda *_: None)  # slow
     assert gpu.main(["--json", str(tmp_path / "figures.json")]) == 0

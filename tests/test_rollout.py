@@ -91,8 +91,8 @@ class Scripted:
 
 
 def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, feedback="paper", **options):
-    """The model writes these attempts. After the last one its script has a right answer, so a loop that does not stop
-    is caught. Returns the Dialogues, of one dialogue, and the spans of its attempts."""
+    """Asserts that the engine and `rollout_one` write these attempts. The model's script goes on with a right answer:
+    a loop that does not stop is caught. Returns the Dialogues, of one dialogue, and the spans of its attempts."""
     encode, template = partial(tokenizer.encode, add_special_tokens=False), CHAT_TEMPLATES["chatml"]
     problem, rules = Problem("5 or 17?", "5"), Rules(extract_boxed, operator.eq, reward)
     tokens, spans = encode(prompt_text(template, problem.question, allowed)), []

@@ -195,24 +195,29 @@ def test_what_a_run_prints_without_a_terminal(capsys):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_exported_model_is_the_trained_one(dtype):
-    """evaluate.py, which is asked as the run was, finds in it what the run found."""
+def test_the_models_of_a_run_and_their_precision(dtype):
+    """The reference stays the base model. Masters and moments are float32 also in a bfloat16 run."""
     run, folder, kind = finished_run(dtype).run, finished_run(dtype).folder, getattr(torch, dtype)
-    exported = AutoModelForCausalLM.from_pretrained(folder / "model")  # no option names the dtype
-    assert exported.dtype == kind and same(exported.state_dict(), run.actor.state_dict())
     models = run.actor, run.critic, run.reference
-    assert {model.config._attn_implementation for model in models} == {"causal"}
-    assert "causal" not in (folder / "model" / "config.json").read_text()  # a name of ours
-    base = AutoModelForCausalLM.from_pretrained("base", dtype=kind)
-    assert same(run.reference.state_dict(), base.state_dict()) and not same(base.state_dict(), exported.state_dict())
-    assert not any(weight.requires_grad for weight in run.reference.parameters())
     assert {weight.dtype for model in models for weight in model.parameters()} == {kind}
+    assert {model.config._attn_implementation for model in models} == {"causal"}
+    assert same(run.reference.state_dict(), AutoModelForCausalLM.from_pretrained("base", dtype=kind).state_dict())
+    assert not any(weight.requires_grad for weight in run.reference.parameters())
     optimizers = [torch.load(folder / "checkpoint-000002.pt")[f"{name}_optimizer"] for name in ("actor", "critic")]
     states = [state for optimizer in optimizers for state in optimizer["states"].values()]
     assert {x.dtype for state in states for x in state.values()} == {torch.float32}
     assert run.optimizers == [*run.parts] == []  # views of the weights would keep them on a GPU in the evaluation
     assert not run.actor.training and not run.critic.training  # no dropout
 
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_exported_model_is_the_trained_one(dtype):
+    """evaluate.py, which is asked as the run was, finds in it what the run found."""
+    run, folder = finished_run(dtype).run, finished_run(dtype).folder
+    exported = AutoModelForCausalLM.from_pretrained(folder / "model")  # no option names the dtype
+    assert exported.dtype == getattr(torch, dtype) and same(exported.state_dict(), run.actor.state_dict())
+    assert not same(exported.state_dict(), run.reference.state_dict())
+    assert "causal" not in (folder / "model" / "config.json").read_text()  # a name of ours
     command = f"--model {folder}/model --data first_three.jsonl --attempts 2 --slots 8 --device cpu --dtype {dtype}"
     evaluate.main(f"{command} --out evaluation".split())
     (found,) = json.loads(Path("evaluation/results.json").read_text())["models"].values()
@@ -324,11 +329,11 @@ def test_offload_keeps_elsewhere_what_is_not_used():
     for name in ("rollout", "reference_logps_and_values", "update"):
         replaced |= in_call(f"train.{name}", 1, lambda work, name=name: seen.append(name) or work(), last=9)
     replaced["support.run.move"] = lambda tensors, device: seen.append(len(list(tensors)))
-    replaced["ppo.move"] = lambda tensors, device: seen.append("master and moments" * (len(tensors) == 3))
+    replaced["ppo.move"] = lambda tensors, device: seen.append(f"{len(tensors)} states")
     run = launch("--offload --dtype bfloat16", replaced).run
     base, weights = len(list(run.reference.parameters())), sum(len(each.weights) for each in run.optimizers)
     step = ["rollout", base, "reference_logps_and_values", base, "update"]
-    assert seen == ["master and moments"] * weights + ["rollout", base] + step + step
+    assert seen == ["3 states"] * weights + ["rollout", base] + step + step  # a master and two moments
 
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
