@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -63,10 +63,8 @@ def run(script: str, options: list[str], out: Path, result: str) -> None:
     print(f"{out} is done", flush=True)
 
 
-def train_and_evaluate(config: Config, extra: list[str], out: Path, name: str, seed: int, before: list[Future]) -> None:
-    """Train an arm, and evaluate it or the base model on the test questions, after the runs `before` are finished."""
-    for each in before:
-        each.result()
+def train_and_evaluate(config: Config, extra: list[str], out: Path, name: str, seed: int) -> None:
+    """Train an arm, and evaluate it or the base model on the test questions."""
     folder = run_folder(out, name, seed)
     if name in ARMS:
         options = ["--preset", config.preset, *extra, "--seed", str(seed), "--eval_data", "none", *ARMS[name]]
@@ -131,17 +129,15 @@ def measure(args: argparse.Namespace) -> dict[str, dict]:
     configs = {preset: parse_run(Config, ["--preset", preset, *args.extra]) for preset in args.preset}
     if any(config.eval_limit is not None for config in configs.values()):
         raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")
-    runs = {}
-    with ThreadPoolExecutor(args.processes) as pool:
-        for seed, name, preset in product([] if args.finished else args.seeds, [*ARMS, "base"], args.preset):
-            if preset == "cue" or "discount" not in name:  # the discounts are tried on the riddles with a cue
-                before = [runs[seed, arm, preset] for arm in (MULTI, SINGLE) if name == SAME_TOKENS]
-                job = train_and_evaluate, configs[preset], args.extra, args.out / preset, name, seed, before
-                runs[seed, name, preset] = pool.submit(*job)
-        try:
-            list(map(Future.result, runs.values()))
-        finally:
-            pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C no other run begins
+    before = [name for name in (*ARMS, "base") if name != SAME_TOKENS]
+    for names in (before, [SAME_TOKENS]):  # which is as long as others have sampled tokens
+        jobs = [
+            (configs[preset], args.extra, args.out / preset, name, seed)
+            for seed, name, preset in product([] if args.finished else args.seeds, names, args.preset)
+            if preset == "cue" or "discount" not in name  # the discounts are tried on the riddles with a cue
+        ]
+        with ThreadPoolExecutor(args.processes) as pool:
+            list(pool.map(train_and_evaluate, *zip(*jobs)))
     return {preset: summarise(args.out / preset, config, args.seeds) for preset, config in configs.items()}
 
 
