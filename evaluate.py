@@ -249,11 +249,8 @@ def main(argv: list[str] | None = None) -> None:
             for each in candidates:
                 greedy[each.name], samples[each.name] = ask(each, sets)
             report(options, sets, candidates, greedy, samples, out)
-    except KeyboardInterrupt:
-        print(f"\nstopped{resume_hint}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
-        fail(f"{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", bug=error if resume_hint else None)
+    except (KeyboardInterrupt, ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
+        fail(error, resume_hint)
 
 
 if __name__ == "__main__":

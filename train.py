@@ -24,7 +24,6 @@ All randomness comes from the seed and the number of the step, so a resumed run 
 import copy
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -314,15 +313,10 @@ def main(argv: list[str] | None = None) -> None:
                 raise KeyboardInterrupt  # to end like a Ctrl-C
             if is_rank0:
                 finish(run, questions["eval_data"])
-    except KeyboardInterrupt:
-        if resume_hint:  # else there is nothing yet to save
-            print(f"\nstopped{resume_hint}", file=sys.stderr)
-        raise SystemExit(130) from None
     except FloatingPointError as error:
-        fail(f"step {run.step}: {error}; start a new run, as --resume keeps the options")
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:  # a mistake, a full disk, a lost process
-        where = f"step {run.step}: " if resume_hint else ""
-        fail(f"{where}{(str(error) or repr(error)).splitlines()[0]}{resume_hint}", bug=error if resume_hint else None)
+        fail(error, "; start a new run, as --resume keeps the options", f"step {run.step}: ")
+    except (KeyboardInterrupt, ValueError, OSError, torch.OutOfMemoryError) as error:  # also a lost process
+        fail(error, resume_hint, f"step {run.step}: " if resume_hint else "")
 
 
 if __name__ == "__main__":

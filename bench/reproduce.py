@@ -210,8 +210,8 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
         save_json(summary, out / "summary.json")
     except (RuntimeError, OSError, ValueError) as error:
         fail(error)
-    except KeyboardInterrupt:
-        raise SystemExit("\nstopped: the same command resumes") from None
+    except KeyboardInterrupt as error:
+        fail(error, ": the same command resumes")
     tables = draw(summary, out)
     save_text(tables, out / "table.md")
     print(f"\n{tables}")

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 
-def fail(message: object, bug: object = None) -> NoReturn:
-    """One sentence on stderr, exit code 2. If `bug` is a ValueError, its traceback comes first: nobody expected it."""
-    if isinstance(bug, ValueError):
-        traceback.print_exception(bug)
-    sentence = re.sub(r"\[Errno \d+\] ", "", str(message))
-    print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
+def fail(reason: object, hint: str = "", where: str = "") -> NoReturn:
+    """One sentence on stderr, exit code 2; after Ctrl-C 130. Once long work has begun, `hint` says how to go on. From
+    then on nobody expects a ValueError, so its traceback comes first."""
+    if isinstance(reason, KeyboardInterrupt):
+        print(f"\nstopped{hint}", file=sys.stderr)
+        raise SystemExit(130)
+    if hint and isinstance(reason, ValueError):
+        traceback.print_exception(reason)
+    sentence = re.sub(r"\[Errno \d+\] ", "", str(reason) or repr(reason)).splitlines()[0]
+    print(f"{Path(sys.argv[0]).name}: {where}{sentence}{hint}", file=sys.stderr)
     raise SystemExit(2)
 
 
