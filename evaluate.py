@@ -131,14 +131,14 @@ RUN_OPTIONS = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback
 
 
 class Candidate(NamedTuple):
-    """A model of the command line, how it is asked, and what it has answered already."""
+    """A model of the command line, how it is asked, and what it has answered."""
 
     name: str  # in tables and file names
     model: torch.nn.Module
     chat: Chat
     options: Options  # of the command; RUN_OPTIONS come from the model's run, unless given
     greedy_journal: Journal  # with 1, 2, ... attempts allowed
-    sample_journal: Journal | None  # independent samples with 1 attempt allowed, if any
+    sample_journal: Journal  # independent samples with 1 attempt allowed
 
 
 def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, str], Path]:
@@ -171,7 +171,7 @@ def file_name(name: str) -> str:
     return name.strip("/").replace("/", "-")
 
 
-def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Problem]], out: Path) -> Candidate:
+def load_candidate(name: str, path: str, given: dict, problems: list[Problem], out: Path) -> Candidate:
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
@@ -180,44 +180,38 @@ def load_candidate(name: str, path: str, given: dict, sets: dict[str, list[Probl
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)
-    prompts = [chat.prompt(problem.question, options.attempts) for problems in sets.values() for problem in problems]
-    check_fit(model, max(map(len, prompts)), options.max_new_tokens)
+    longest_prompt = max(len(chat.prompt(problem.question, options.attempts)) for problem in problems)
+    check_fit(model, longest_prompt, options.max_new_tokens)
     check_model(model, chat, rollout)
     settings = journal_settings(model, chat, options, RULES)
     greedy_journal = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
-    sample_journal = None
-    if options.samples:  # they have no feedback; fields that nothing reads are left out
-        settings = settings | {"feedback": None, "seed": options.seed}
-        sample_journal = Journal(out / f"samples-{file_name(name)}.jsonl", settings, ("text", "attempts", "reward"))
+    # samples have no feedback; of them, fields that nothing reads are left out
+    settings = settings | {"feedback": None, "seed": options.seed}
+    sample_journal = Journal(out / f"samples-{file_name(name)}.jsonl", settings, ("text", "attempts", "reward"))
     return Candidate(name, model.cpu(), chat, options, greedy_journal, sample_journal)
 
 
-def ask(candidate: Candidate, sets: dict[str, list[Problem]]) -> tuple[dict, dict]:
-    """A model's records by data set: with 1, 2, ... attempts allowed, and the independent samples, if any. All sets are
-    asked together, so that slots stay full; the journals then give each set its own records."""
+def ask(candidate: Candidate, problems: list[Problem]) -> None:
+    """Ask what the model's journals do not have. All data sets are asked together, so that slots stay full."""
     name, model, chat, options, greedy_journal, sample_journal = candidate
-    problems, counts = sum(sets.values(), []), range(1, options.attempts + 1)
     model.to(pick_device(options.device))
-    evaluate(model, chat, problems, counts, options, greedy_journal, f"{name}, greedy")  # fills the journal
-    greedy = {data: greedy_journal.records(asked, options.attempts) for data, asked in sets.items()}
-    samples = {}
-    if sample_journal:
-        sampling = dict(temperature=1.0, seed=(options.seed, 0))  # 0 is not a step of training: those start at 1
-        evaluate(model, chat, problems, [1] * options.samples, options, sample_journal, f"{name}, samples", **sampling)
-        samples = {data: sample_journal.records(asked, options.samples) for data, asked in sets.items()}
+    evaluate(model, chat, problems, range(1, options.attempts + 1), options, greedy_journal, f"{name}, greedy")
+    sampling = dict(temperature=1.0, seed=(options.seed, 0))  # 0 is not a step of training: those start at 1
+    evaluate(model, chat, problems, [1] * options.samples, options, sample_journal, f"{name}, samples", **sampling)
     model.cpu()
-    return greedy, samples
 
 
-def report(options: Options, sets: dict, candidates: list[Candidate], greedy: dict, samples: dict, out: Path) -> None:
-    """Write all files, and print tables and dialogues. `greedy` and `samples` hold {model: {data set: records}}."""
-    results, most_allowed = {}, {}
-    for name, by_data in greedy.items():
-        results[name] = mean_over({data: accuracy_at_k(records) for data, records in by_data.items()})
+def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Candidate], out: Path) -> None:
+    """Write all files, and print tables and dialogues, from what is in the journals."""
+    greedy, results, most_allowed = {}, {}, {}
+    for name, _, _, _, greedy_journal, sample_journal in candidates:
+        greedy[name] = {data: greedy_journal.records(problems, options.attempts) for data, problems in sets.items()}
+        results[name] = mean_over({data: accuracy_at_k(records) for data, records in greedy[name].items()})
         if options.samples:
-            control = {data: pass_at_k(records, options.attempts) for data, records in samples[name].items()}
+            samples = {data: sample_journal.records(problems, options.samples) for data, problems in sets.items()}
+            control = {data: pass_at_k(records, options.attempts) for data, records in samples.items()}
             results[f"{name}, pass@k of independent samples"] = mean_over(control)
-        records = sum(by_data.values(), [])
+        records = sum(greedy[name].values(), [])
         save_json(sum(records, []), out / f"dialogues-{file_name(name)}.json")
         most_allowed[name] = [dialogues[-1] for dialogues in records]  # with the most attempts allowed
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
@@ -241,14 +235,14 @@ def main(argv: list[str] | None = None) -> None:
     given, resume_hint = parse(Options, argv, __doc__), ""
     try:
         options, sets, paths, out = prepare(given)
+        problems = sum(sets.values(), [])
         with locked_folder(out):
             # all are loaded before the first is asked: a mistake in the last one shows at once
-            candidates = [load_candidate(name, path, given, sets, out) for name, path in paths.items()]
+            candidates = [load_candidate(name, path, given, problems, out) for name, path in paths.items()]
             resume_hint = "; what is finished is kept: repeat the command to resume"
-            greedy, samples = {}, {}
             for each in candidates:
-                greedy[each.name], samples[each.name] = ask(each, sets)
-            report(options, sets, candidates, greedy, samples, out)
+                ask(each, problems)
+            report(options, sets, candidates, out)
     except (KeyboardInterrupt, ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
         fail(error, resume_hint)
 
