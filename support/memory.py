@@ -88,12 +88,9 @@ def needed(plan: dict[str, dict[str, float]]) -> float:
 
 def most_slots(available: float, most: int, options: dict, **settings) -> int:
     """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case."""
-
-    def fits(n: int) -> bool:
-        return sum(memory_plan(options=options | {"slots": n}, **settings)["rollout"].values()) <= 0.95 * available
-
-    few = min(FEW_SLOTS, most)
-    return max(filter(fits, range(few + 1, most + 1)), default=few)
+    none, one = (sum(memory_plan(options=options | {"slots": n}, **settings)["rollout"].values()) for n in (0, 1))
+    fitting = int((0.95 * available - none) / (one - none))  # every slot takes as much as the first
+    return min(most, max(FEW_SLOTS, fitting))
 
 
 def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
