@@ -45,6 +45,7 @@ from support.check import check_fit, check_model
 from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, require, stop_on_signal
 from support.cuda import fuse_layers
 from support.files import locked_folder, save_json
+from support.memory import plan_run
 from support.models import load_model, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
 from support.presets import PRESETS
@@ -297,7 +298,8 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            if run.plan_memory(longest):  # sets config.slots; True: an engine fits beside the update
+            config.slots, engine_stays, run.planned_memory = plan_run(config, run.actor, longest)
+            if engine_stays:
                 run.engine = Engine(run.actor, config.slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))

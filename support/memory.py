@@ -7,6 +7,7 @@ from itertools import compress, product
 import torch
 from transformers import Qwen2Config
 
+from support import ranks
 from support.models import kv_heads_and_size
 
 PREFILL_TOKENS = 16384  # tokens of prompts or feedback in one forward pass of the rollout, padding included
@@ -113,6 +114,22 @@ def explain_memory(available: float, **settings) -> str:
     if needed(plan) > available:
         verdict = f"it does not fit: try {mildest(available, **settings)[0]}"
     return "\n".join([*lines, f"  {verdict}"])
+
+
+def plan_run(config, model, longest: int) -> tuple[int, bool, float]:
+    """Of a run of train.py: its slots; does an engine fit in memory during the update, so that it can stay from step to
+    step; bytes of all tensors. On CUDA, rank 0 prints the plan."""
+    available, cuda = device_memory(model.device), model.device.type == "cuda"
+    options, most = vars(config) | {"compile": config.compile and cuda}, config.dialogues // ranks.world_size()
+    settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
+    settings |= dict(options=options, longest=longest, processes=ranks.world_size())
+    options["slots"] = min(config.slots or most_slots(available, most, **settings), most)
+    kept = memory_plan(**settings, keep_engine=True)
+    another = kept["rollout"]["cache"] if config.eval_every else 0  # a validation has an engine of its own
+    settings["keep_engine"] = needed(kept) + another <= available
+    if cuda and ranks.rank() == 0:
+        print(explain_memory(available, **settings))
+    return options["slots"], settings["keep_engine"], needed(memory_plan(**settings)) - RESERVE
 
 
 SHAPE = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()

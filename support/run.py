@@ -17,7 +17,6 @@ import transformers
 from support import ranks
 from support.cli import parse
 from support.files import append_lines, atomic_write, make_folder, read_json, remove, save_json, save_text
-from support.memory import RESERVE, device_memory, explain_memory, memory_plan, most_slots, needed
 from support.models import fingerprint, move, recompute_activations, save_model
 from support.plots import plot_training
 from support.presets import PRESETS
@@ -69,12 +68,12 @@ class Run:
     def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.rows: list[dict] = []  # of metrics.jsonl; also in the checkpoints
-        self.options = asdict(config)  # as given: plan_memory sets config.slots, and a resumed run may have another GPU
+        self.options = asdict(config)  # as given: train.py plans config.slots, and a resumed run may have another GPU
         self.actor, self.critic, self.reference = actor, critic, reference
         self.optimizers = [*filter(None, (actor_optimizer, critic_optimizer))]
         parts = dict(actor=actor, actor_optimizer=actor_optimizer, critic=critic, critic_optimizer=critic_optimizer)
         self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
-        self.engine = None  # of the rollouts, where memory allows keeping it from step to step
+        self.engine, self.planned_memory = None, None  # see support/memory.py:plan_run
         self.home = torch.device("cpu") if config.offload else actor.device  # of the reference, between its uses
         move(reference.parameters(), self.home)
         if config.gradient_checkpointing:
@@ -86,23 +85,6 @@ class Run:
         move(model.parameters(), self.actor.device)
         yield
         move(model.parameters(), self.home)
-
-    def plan_memory(self, longest: int) -> bool:
-        """Set config.slots, and on CUDA print the plan. Returns whether an engine fits in memory during the update."""
-        config, model, available = self.config, self.actor, device_memory(self.actor.device)
-        cuda = model.device.type == "cuda"
-        options = asdict(config) | {"compile": config.compile and cuda}
-        settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
-        settings |= dict(options=options, longest=longest, processes=ranks.world_size())
-        most = config.dialogues // ranks.world_size()  # those that a rank writes
-        config.slots = options["slots"] = min(config.slots or most_slots(available, most, **settings), most)
-        kept = memory_plan(**settings, keep_engine=True)
-        another = kept["rollout"]["cache"] if config.eval_every else 0  # a validation has an engine of its own
-        settings["keep_engine"] = needed(kept) + another <= available
-        self.planned_memory = needed(memory_plan(**settings)) - RESERVE  # torch counts only tensors
-        if cuda and ranks.rank() == 0:
-            print(explain_memory(available, **settings))
-        return settings["keep_engine"]
 
     def memory(self) -> dict:
         """On CUDA the peak bytes of tensors so far, and what the plan said."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ import train
 from data import Problem
 from reward import Rules, reward
 from rollout import Attempt, Dialogues, LiveDialogue, to_dialogues
-from support import cli
+from support import cli, memory
 from support.run import parse_run, stage_speeds, training_metrics
 from support.show import as_text
 from train import Config, draw_questions_and_attempts
@@ -338,13 +339,14 @@ def test_offload_keeps_elsewhere_what_is_not_used():
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
     """A slot takes 128 bytes a position, see base/config.json. There are at least 64, even if they do not fit."""
-    error = refused(capsys, "--out other", {"support.memory.device_memory": lambda device: 60_000})
+    available = Mock(side_effect=[6e4, 3e9, 6e4])  # of check_model, the plan, the engine
+    error = refused(capsys, "--out other", {"support.memory.device_memory": available})
     assert " GiB, more than is free: lower --slots or --max_new_tokens" in error
     plans = ("auto", 3, 100, 500, True), ("auto", 4, 100_000, 137, False), ("auto", 1, 100_000, 64, False)
     for given, gigabytes, longest, slots, keeps in (*plans, (600, 3, 100, 500, True)):
         run = train.build_run(read_config(f"--dialogues 500 --slots {given}"))
-        monkeypatch.setattr("support.run.device_memory", lambda device: gigabytes * 1e9)
-        assert (run.plan_memory(longest), run.config.slots) == (keeps, slots)
+        monkeypatch.setattr("support.memory.device_memory", lambda device: gigabytes * 1e9)
+        assert memory.plan_run(run.config, run.actor, longest)[:2] == (slots, keeps)
 
 
 def test_rewards_of_a_run():
