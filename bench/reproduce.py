@@ -33,9 +33,9 @@ from train import Config
 
 TASKS = "cue", "miniature", "smollm2"  # the longest runs first: all processes have work until the end
 MULTI, SINGLE, SAME_TOKENS = "multi-attempt", "single-attempt", "single-attempt, same sampled tokens"
-ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"]}  # options of train.py
-ARMS |= {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
-ARMS |= {SAME_TOKENS: ["--max_attempts", "1"]}
+# with their options of train.py; the discounts are tried on the riddles with a cue
+DISCOUNTS = {f"{MULTI}, discount {value}": ["--attempt_discount", value] for value in ("0.8", "0.6")}
+ARMS = {MULTI: [], SINGLE: ["--max_attempts", "1"]} | DISCOUNTS | {SAME_TOKENS: ["--max_attempts", "1"]}
 UNINFORMED = f"{MULTI}, uninformative feedback"
 
 
@@ -129,12 +129,11 @@ def measure(args: argparse.Namespace) -> dict[str, dict]:
     configs = {preset: parse_run(Config, ["--preset", preset, *args.extra]) for preset in args.preset}
     if any(config.eval_limit is not None for config in configs.values()):
         raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")
-    before = [name for name in (*ARMS, "base") if name != SAME_TOKENS]
-    for names in (before, [SAME_TOKENS]):  # which is as long as others have sampled tokens
+    for names in ([MULTI, SINGLE, *DISCOUNTS, "base"], [SAME_TOKENS]):  # the last counts tokens of the first two
         jobs = [
             (configs[preset], args.extra, args.out / preset, name, seed)
             for seed, name, preset in product([] if args.finished else args.seeds, names, args.preset)
-            if preset == "cue" or "discount" not in name  # the discounts are tried on the riddles with a cue
+            if preset == "cue" or name not in DISCOUNTS
         ]
         with ThreadPoolExecutor(args.processes) as pool:
             list(pool.map(train_and_evaluate, *zip(*jobs)))
