@@ -20,20 +20,26 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def journal_settings(model, chat, options, rules) -> dict:
-    """All that decides the answers and the verdicts; not what is asked, nor how fast."""
-    # chat template and feedback count by what they write
-    feedback = sum((chat.feedback_after(-1, n, SimpleNamespace(answer=f"{n}", text=f"{n}"), "3") for n in (1, 2)), [])
-    prompt, feedback = map(chat.decode, (chat.prompt("How much is 1 + 1?", 2), feedback))
-    settings = {name: getattr(options, name) for name in ("max_new_tokens", "max_attempt_tokens")}
-    settings |= {"model content": fingerprint(model, chat), "dtype": str(model.dtype), "prompt": prompt}
-    grader = grader_version([getattr(f, "func", f) for f in (*rules, chat.feedback) if callable(f)])
-    return settings | {"feedback": feedback, "grader": grader}
+    """All that decides the answers and the verdicts; not what is asked, nor how fast. Chat template and feedback count
+    by what they write."""
+    wrong = {n: SimpleNamespace(answer=f"{n}", text=f"{n}") for n in (1, 2)}
+    feedback = [token for n in wrong for token in chat.feedback_after(-1, n, wrong[n], "3")]
+    return {
+        "max_new_tokens": options.max_new_tokens,
+        "max_attempt_tokens": options.max_attempt_tokens,
+        "model content": fingerprint(model, chat),
+        "dtype": str(model.dtype),
+        "prompt": chat.decode(chat.prompt("How much is 1 + 1?", 2)),
+        "feedback": chat.decode(feedback),
+        "grader": grader_version([*rules, chat.feedback]),
+    }
 
 
-def grader_version(functions: Iterable[Callable] = ()) -> str:
+def grader_version(judges: Iterable[Callable | str] = ()) -> str:
     """A hash of the sources that decide verdicts: of the grader, and of the files with these functions."""
-    files = (getattr(sys.modules.get(getattr(f, "__module__", "")), "__file__", None) for f in functions)
-    sources = sorted({ROOT / "reward.py", *ROOT.glob("support/grader/*.py"), *(Path(f).resolve() for f in files if f)})
+    modules = [sys.modules.get(getattr(getattr(f, "func", f), "__module__", None)) for f in judges]
+    own = {Path(module.__file__).resolve() for module in modules if hasattr(module, "__file__")}
+    sources = sorted({ROOT / "reward.py", *ROOT.glob("support/grader/*.py")} | own)
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
