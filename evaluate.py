@@ -159,7 +159,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name in tables: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. A LABEL has no slash."""
+    """{name: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. Tables take no |, figures no $."""
     pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or re.search("[|$]", models) or len(set(map(file_name, paths))) < len(pairs):
@@ -186,8 +186,8 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     settings = journal_settings(model, chat, options, RULES)
     greedy_journal = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
     # samples have no feedback; of them, fields that nothing reads are left out
-    settings = settings | {"feedback": None, "seed": options.seed}
-    sample_journal = Journal(out / f"samples-{file_name(name)}.jsonl", settings, ("text", "attempts", "reward"))
+    file, settings = out / f"samples-{file_name(name)}.jsonl", settings | {"feedback": None, "seed": options.seed}
+    sample_journal = Journal(file if options.samples else None, settings, ("text", "attempts", "reward"))
     return Candidate(name, model.cpu(), chat, options, greedy_journal, sample_journal)
 
 
@@ -213,7 +213,7 @@ def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Ca
             results[f"{name}, pass@k of independent samples"] = mean_over(control)
         records = sum(greedy[name].values(), [])
         save_json(sum(records, []), out / f"dialogues-{file_name(name)}.json")
-        most_allowed[name] = [dialogues[-1] for dialogues in records]  # with the most attempts allowed
+        most_allowed[name] = [dialogues[-1] for dialogues in records]
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in RUN_OPTIONS} for each in candidates}
     summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
