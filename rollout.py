@@ -195,9 +195,9 @@ class LiveDialogue:
     tokens: list[int]  # the prompt, finished attempts, feedback, and what the host has seen of the current attempt
     dialogue_limit: int  # where the dialogue ends at the latest
     slot: int = -1  # of the engine; it changes when slots are compacted
+    position: int = 0  # the cache holds the tokens before it; 0: the prompt is still to be prefilled
     start: int = 0  # of the current attempt
     attempt_limit: int = 0  # where the current attempt ends at the latest
-    prefill_from: int = 0  # the next prefill feeds tokens[prefill_from:-1]; 0: a prompt
     attempts: list[Attempt] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)  # of `tokens`, 0 where forced
 
@@ -216,8 +216,8 @@ class Engine:
 
     Invariant: the cache holds a slot's tokens before `position`. The token at `position` is `token`: sampled or forced,
     but not yet fed to the model. The host knows all positions without asking: an active slot advances by one per step.
-    `prefill` rolls back a slot that wrote past the end of its attempt, by resetting its position: what the cache holds
-    from there on is not used before it is overwritten.
+    A slot that wrote past the end of its attempt is rolled back, by resetting its position: what the cache holds from
+    there on is not used before it is overwritten.
 
     A slot is active from its prefill until the host sees its attempt end. Otherwise it is free (None in `in_slot`) or
     waits for a prefill. With flash attention a step is a CUDA graph, which may include inactive slots."""
@@ -241,7 +241,6 @@ class Engine:
         self.active_count = torch.zeros((), dtype=torch.long, device=self.device)  # as a step reads it
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         self.in_slot: list[LiveDialogue | None] = [None] * slots  # from here on, the host's side
-        self.host_position_S = np.zeros(slots, dtype=np.int64)  # `position_S`, as the host knows it
         self.active_S = np.zeros(slots, dtype=bool)
 
     def admit(self, live: LiveDialogue, uniforms: np.ndarray) -> None:
@@ -255,29 +254,29 @@ class Engine:
         step. Their slots become active."""
         # Equal prompts, as in a group, are computed once and copied. On a CPU this saves a third of SmolLM2's rollout.
         computed: dict[tuple, LiveDialogue] = {}  # by prompt: the first dialogue with it
-        sources = [live if live.prefill_from else computed.setdefault(tuple(live.tokens), live) for live in batch]
+        sources = [live if live.position else computed.setdefault(tuple(live.tokens), live) for live in batch]
         self.fill_cache(list(dict.fromkeys(sources)))
-        slots = [live.slot for live in batch]
-        self.host_position_S[slots] = [len(live.tokens) - 1 for live in batch]
-        self.active_S[slots] = True
-        slot_R = self.to_device(slots)
+        for live in batch:
+            live.position = len(live.tokens) - 1
+            self.active_S[live.slot] = True
+        slot_R = self.to_device([live.slot for live in batch])
         if sources != batch:  # some are copies
             source_R = self.to_device([live.slot for live in sources])
-            self.copy_cache(source_R, slot_R, int(self.host_position_S[slots].max()))
+            self.copy_cache(source_R, slot_R, max(live.position for live in batch))
         self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
-        self.position_S[slot_R] = self.to_device(self.host_position_S[slots])
+        self.position_S[slot_R] = self.to_device([live.position for live in batch])
 
     @torch.compiler.set_stance("force_eager")  # compiled, it is no faster (docs/speed.md)
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
         """A forward pass over the tokens of these dialogues that the cache lacks: only prompts, or only feedback."""
-        new_tokens = [torch.tensor(live.tokens[live.prefill_from : -1], dtype=torch.long) for live in batch]
+        new_tokens = [torch.tensor(live.tokens[live.position : -1], dtype=torch.long) for live in batch]
         tokens_RN = self.to_device(pad_sequence(new_tokens, batch_first=True))
-        slot_R, start_R = self.to_device([[live.slot for live in batch], [live.prefill_from for live in batch]])
+        slot_R, start_R = self.to_device([[live.slot for live in batch], [live.position for live in batch]])
         # padding is written after the slot's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.capacity - 1)
         reads, mask = None, None  # a prompt has nothing before it: causal attention needs neither the cache nor a mask
-        if batch[0].prefill_from > 0:
+        if batch[0].position > 0:
             span = max(len(live.tokens) for live in batch) - 1
             reads, mask = np.s_[:, slot_R, :, :span], causal_mask(position_RN, span, self.model.dtype)
         self.cache.prepare(slot_R, position_RN, reads)
@@ -295,12 +294,12 @@ class Engine:
         if len(gaps):
             source, target = np.concatenate([back, gaps]), np.concatenate([gaps, back])
             source_R, target_R = self.to_device(source), self.to_device(target)
-            self.copy_cache(source_R, target_R, int(self.host_position_S[source].max()))
+            moved = [self.in_slot[slot] for slot in source]
+            self.copy_cache(source_R, target_R, max(live.position for live in moved if live))
             for each_S in (self.uniform_SC, self.token_S, self.position_S):
                 each_S[target_R] = each_S[source_R]
-            for each_S in (self.host_position_S, self.active_S):
-                each_S[target] = each_S[source]
-            for slot, live in zip(target.tolist(), [self.in_slot[i] for i in source]):
+            self.active_S[target] = self.active_S[source]
+            for slot, live in zip(target.tolist(), moved):
                 self.in_slot[slot] = live
                 if live:
                     live.slot = slot
@@ -313,13 +312,14 @@ class Engine:
         n_active = self.compact_slots()
         self.active_count.fill_(n_active)
         cuda = self.device.type == "cuda"
-        span = int(self.host_position_S[:n_active].max()) + steps
+        for live in self.in_slot[:n_active]:
+            live.position += steps
+        span = max(live.position for live in self.in_slot[:n_active])
         decode_step = self.graph(n_active).replay if self.flash else partial(self.step, n_active, span)
         per_step = []
         for _ in range(steps):
             decode_step()
             per_step.append((self.token_S[:n_active].clone(), self.logp_S[:n_active].clone()))
-        self.host_position_S[:n_active] += steps
         token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*per_step))
         copied = torch.cuda.current_stream().record_event() if cuda else None
         decoded = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and how many attempts they had
@@ -429,7 +429,7 @@ def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config
     feedback = chat.feedback_after(live.tokens[-1], attempts_left, attempt, live.problem.gold)
     if len(live.tokens) + len(feedback) >= live.dialogue_limit:  # no room for another attempt
         return False
-    live.prefill_from = len(live.tokens) - 1  # the last token of an attempt might not be cached yet
+    live.position = len(live.tokens) - 1  # rolled back; the last token of an attempt might not be cached yet
     live.tokens += feedback
     live.start_attempt(config)
     return True
@@ -439,7 +439,7 @@ def prefill_batches(to_prefill: list[LiveDialogue]) -> Iterator[list[LiveDialogu
     """The dialogues that need prefill, in batches of bounded size: all prompts or all feedback, of similar length."""
 
     def kind_and_length(live):
-        return live.prefill_from > 0, len(live.tokens) - live.prefill_from
+        return live.position > 0, len(live.tokens) - live.position
 
     batch: list[LiveDialogue] = []
     for live in sorted(to_prefill, key=kind_and_length):

@@ -93,7 +93,8 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
         engine.in_slot = [rollout.LiveDialogue(slot, None, 1, [], 0, slot=slot) for slot in range(slots)]
         engine.active_S[:] = True
         for count in (2, 64):  # the first ones warm up
-            engine.host_position_S[:] = context - 32
+            for live in engine.in_slot:
+                live.position = context - 32
             engine.position_S.fill_(context - 32)
             # without reading the tokens: a rollout does that while the device decodes on
             seconds = timed(lambda: engine.decode_async(count)) / count
