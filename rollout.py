@@ -219,8 +219,8 @@ class Engine:
     A slot that wrote past the end of its attempt is rolled back, by resetting its position: what the cache holds from
     there on is not used before it is overwritten.
 
-    A slot is active from its prefill until the host sees its attempt end. Otherwise it is free (None in `in_slot`) or
-    waits for a prefill. With flash attention a step is a CUDA graph, which may include inactive slots."""
+    A slot is active from its prefill until the host sees its attempt end. Otherwise it waits for a prefill, or it is
+    free (None in `in_slot`). With flash attention a step is a CUDA graph, which may include inactive slots."""
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
         """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`, for tests: how
@@ -241,7 +241,7 @@ class Engine:
         self.active_count = torch.zeros((), dtype=torch.long, device=self.device)  # as a step reads it
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         self.in_slot: list[LiveDialogue | None] = [None] * slots  # from here on, the host's side
-        self.active_S = np.zeros(slots, dtype=bool)
+        self.active: list[LiveDialogue] = []  # those in active slots
 
     def admit(self, live: LiveDialogue, uniforms: np.ndarray) -> None:
         """Give a free slot to a dialogue. Uniform number i is for the i-th token after the prompt."""
@@ -258,13 +258,13 @@ class Engine:
         self.fill_cache(list(dict.fromkeys(sources)))
         for live in batch:
             live.position = len(live.tokens) - 1
-            self.active_S[live.slot] = True
         slot_R = self.to_device([live.slot for live in batch])
         if sources != batch:  # some are copies
             source_R = self.to_device([live.slot for live in sources])
             self.copy_cache(source_R, slot_R, max(live.position for live in batch))
         self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
         self.position_S[slot_R] = self.to_device([live.position for live in batch])
+        self.active += batch
 
     @torch.compiler.set_stance("force_eager")  # compiled, it is no faster (docs/speed.md)
     def fill_cache(self, batch: list[LiveDialogue]) -> None:
@@ -287,34 +287,34 @@ class Engine:
         for layer in self.cache.kv:  # one by one: the temporary copy takes memory
             layer[:, target_R, :, :span] = layer[:, source_R, :, :span]
 
-    def compact_slots(self) -> int:
-        """Swap active slots at the back with as many gaps at the front. Returns the number of active slots."""
-        n_active = int(self.active_S.sum())
-        gaps, back = np.flatnonzero(~self.active_S[:n_active]), n_active + np.flatnonzero(self.active_S[n_active:])
-        if len(gaps):
-            source, target = np.concatenate([back, gaps]), np.concatenate([gaps, back])
-            source_R, target_R = self.to_device(source), self.to_device(target)
+    def compact_slots(self) -> None:
+        """Swap active slots at the back with as many gaps at the front."""
+        front, active = set(range(len(self.active))), {live.slot for live in self.active}
+        gaps, back = sorted(front - active), sorted(active - front)
+        if gaps:
+            source, target = back + gaps, gaps + back
             moved = [self.in_slot[slot] for slot in source]
-            self.copy_cache(source_R, target_R, max(live.position for live in moved if live))
-            for each_S in (self.uniform_SC, self.token_S, self.position_S):
-                each_S[target_R] = each_S[source_R]
-            self.active_S[target] = self.active_S[source]
-            for slot, live in zip(target.tolist(), moved):
+            for live, slot in zip(moved, target):
                 self.in_slot[slot] = live
                 if live:
                     live.slot = slot
-        return n_active
+            source_R, target_R = self.to_device(source), self.to_device(target)
+            self.copy_cache(source_R, target_R, max(live.position for live in moved if live))
+            for each_S in (self.uniform_SC, self.token_S, self.position_S):
+                each_S[target_R] = each_S[source_R]
+        self.active = self.in_slot[: len(front)]  # in the order of slots
 
     def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
         """Start this many decode steps of the active slots. The iterator that it returns waits for them and yields each
         dialogue, its new tokens and their log-probabilities. It leaves out a dialogue whose attempt ended in an earlier
         call: its new tokens are past that end."""
-        n_active = self.compact_slots()
+        self.compact_slots()
+        n_active = len(self.active)
         self.active_count.fill_(n_active)
         cuda = self.device.type == "cuda"
-        for live in self.in_slot[:n_active]:
+        for live in self.active:
             live.position += steps
-        span = max(live.position for live in self.in_slot[:n_active])
+        span = max(live.position for live in self.active)
         decode_step = self.graph(n_active).replay if self.flash else partial(self.step, n_active, span)
         per_step = []
         for _ in range(steps):
@@ -322,7 +322,7 @@ class Engine:
             per_step.append((self.token_S[:n_active].clone(), self.logp_S[:n_active].clone()))
         token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*per_step))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        decoded = [(live, len(live.attempts)) for live in self.in_slot[:n_active]]  # and how many attempts they had
+        decoded = [(live, len(live.attempts)) for live in self.active]  # and how many attempts they had
 
         def read():
             if copied:
@@ -467,13 +467,13 @@ def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules
             engine.admit(live, uniforms)
 
         # Prompts and feedback go into the cache, when enough dialogues need it or no slot is active.
-        if to_prefill and (len(to_prefill) >= engine.prefill_threshold or not engine.active_S.any()):
+        if to_prefill and (len(to_prefill) >= engine.prefill_threshold or not engine.active):
             for batch in prefill_batches(to_prefill):
                 engine.prefill(batch)
             to_prefill.clear()
 
         # The model writes. The host reads the oldest call when more than `calls_ahead` wait or no slot is active.
-        if engine.active_S.any():
+        if engine.active:
             unread.append(engine.decode_async(engine.steps_per_call))
             if len(unread) <= engine.calls_ahead:
                 continue  # the device stays ahead
@@ -484,7 +484,7 @@ def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules
                 continue
 
             # An attempt has ended. It is graded; feedback follows, or the slot is free for the next question.
-            engine.active_S[live.slot] = False
+            engine.active.remove(live)
             if next_attempt(live, attempt, chat, rules, config):
                 to_prefill.append(live)
             else:

@@ -90,10 +90,9 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
         fuse_layers(model)
     for slots, context in loads:  # nothing is prefilled: the time does not depend on what the cache holds
         engine = rollout.Engine(model, slots, context + 64, temperature=1.0)
-        engine.in_slot = [rollout.LiveDialogue(slot, None, 1, [], 0, slot=slot) for slot in range(slots)]
-        engine.active_S[:] = True
+        engine.in_slot = engine.active = [rollout.LiveDialogue(i, None, 1, [], 0, slot=i) for i in range(slots)]
         for count in (2, 64):  # the first ones warm up
-            for live in engine.in_slot:
+            for live in engine.active:
                 live.position = context - 32
             engine.position_S.fill_(context - 32)
             # without reading the tokens: a rollout does that while the device decodes on
