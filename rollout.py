@@ -32,7 +32,7 @@ from transformers import AttentionInterface
 from data import Problem
 from data.chat import Chat
 from support.check import check_fit
-from support.cuda import capture, flash_attention, has_flash
+from support.cuda import capture, flash_attention, flash_sequences, has_flash
 from support.memory import OVERRUN, PREFILL_TOKENS, allocate_cache
 from support.models import kv_heads_and_size, to_device
 
@@ -140,11 +140,10 @@ class KVCache:
         L, (H, head_size) = model_config.num_hidden_layers, kv_heads_and_size(model_config)
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
 
-    def prepare(self, slot_R, position_RN, reads: tuple | None, flash_reads: tuple | None = None) -> None:
+    def prepare(self, slot_R, position_RN, reads: tuple | None, sequences: tuple | None = None) -> None:
         """Before a forward pass: where it writes, and what its attention reads. `reads` is an index into a layer's keys
-        and values, (2, S, H, C, head size); None for prompts. `flash_reads`: for each slot and head, where its query
-        starts, where its keys start in the flat cache, and how many keys it has."""
-        self.slot_R, self.position_RN, self.reads, self.flash_reads = slot_R, position_RN, reads, flash_reads
+        and values, (2, S, H, C, head size); None for prompts. `sequences` are for flash attention."""
+        self.slot_R, self.position_RN, self.reads, self.sequences = slot_R, position_RN, reads, sequences
 
     def update(self, key, value, layer_index: int):
         """Store the layer's new keys and values, (R, H, N, head size) each. Returns what its attention reads."""
@@ -166,8 +165,8 @@ def engine_attention(module, query, key, value, attention_mask, scaling, cache: 
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, head size), key and value (R, H, N, head
     size). A `cache` given to the model arrives here unchanged; transformers uses none of its own and adds no mask."""
     key, value = cache.update(key, value, module.layer_idx)
-    if cache.flash_reads is not None:  # a decode step on CUDA: each slot up to its own length
-        out = flash_attention(query, key, value, cache.flash_reads, scaling)
+    if cache.sequences is not None:  # a decode step on CUDA: each slot up to its own length
+        out = flash_attention(query, key, value, cache.sequences, scaling)
     elif attention_mask is not None:  # any other decode step, and feedback: the cache under a mask
         # The G query heads that share a key are treated as more queries, so that the key is read once. Otherwise CUDA
         # would copy it G times: flash attention takes no mask, memory-efficient attention no groups of heads.
@@ -335,19 +334,17 @@ class Engine:
 
         return read()
 
-    def step(self, R: int, span: int | None) -> None:
+    def step(self, R: int, span: int) -> None:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
-        reads `span` positions of each slot. In a graph `span` is None, and only there can some slots be inactive."""
+        reads at most `span` positions of each slot. An inactive slot, which only a graph can have, stays as it is."""
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
         active_R = slot_R < self.active_count
-        flash_reads = mask = None
-        if span is None:  # an inactive slot reads only one position; what it samples and writes is never used
-            H = self.cache.kv.shape[3]  # key/value heads: each of a row is a sequence of its own
-            sequence = torch.arange(R * H + 1, dtype=torch.int32, device=self.device)
-            flash_reads = sequence, sequence * self.capacity, (position_R * active_R + 1).int().repeat_interleave(H)
+        mask = sequences = None
+        if self.flash:  # an inactive slot reads only one position; what it samples and writes is never used
+            sequences = flash_sequences(position_R * active_R + 1, self.cache.kv.shape[3], self.capacity)
         else:
             mask = causal_mask(position_R[:, None], span, self.model.dtype)
-        self.cache.prepare(slot_R, position_R[:, None], np.s_[:, :R, :, :span], flash_reads)
+        self.cache.prepare(slot_R, position_R[:, None], np.s_[:, :R, :, :span], sequences)
         inputs = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
         logits_RV = self.model(**inputs, cache=self.cache, use_cache=False).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[slot_R, position_R + 1], self.temperature)
@@ -362,7 +359,7 @@ class Engine:
             R = (R + 1) // 2
         if R not in self.graphs:
             self.active_count.zero_()  # so that no slot moves on in the run before the capture
-            self.graphs[R] = capture(partial(self.step, R, None), next(iter(self.graphs.values()), None))
+            self.graphs[R] = capture(partial(self.step, R, self.capacity), next(iter(self.graphs.values()), None))
             self.active_count.fill_(n_active)
         return self.graphs[R]
 

@@ -16,11 +16,17 @@ torch.backends.cuda.enable_cudnn_sdp(False)
 torch.compiler.set_stance("force_eager")  # functions under @torch.compile run as they are, until `fuse_layers`
 
 
-def flash_attention(query, key, value, flash_reads: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
+def flash_sequences(length_R: torch.Tensor, heads: int, capacity: int) -> tuple[torch.Tensor, ...]:
+    """Each key/value head of a row is a sequence of its own: where its query starts, where its keys start in the flat
+    cache, how many keys it has. With more heads in one, the operator would copy grouped queries and their output."""
+    sequence = torch.arange(len(length_R) * heads + 1, dtype=torch.int32, device=length_R.device)
+    return sequence, sequence * capacity, length_R.int().repeat_interleave(heads)
+
+
+def flash_attention(query, key, value, sequences: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
     """A decode step in which each row reads as many positions as it holds. The operator is the one below
-    torch.nn.attention.varlen; its arguments are those that torch 2.11 has too. Each key/value head of a row is a
-    sequence of its own: with more heads in one, the operator would copy grouped queries and their output."""
-    cu_seqlens_q, cu_seqlens_k, seqused_k = flash_reads
+    torch.nn.attention.varlen; its arguments are those that torch 2.11 has too."""
+    cu_seqlens_q, cu_seqlens_k, seqused_k = sequences
     q = query.reshape(len(seqused_k), -1, query.shape[-1])  # (sequences, query heads of each, head size)
     k, v = (x.view(-1, 1, x.shape[-1]) for x in (key, value))  # (positions of all sequences, 1, head size)
     # 1 query position, at most this many keys; no dropout, no causal mask, no debug mask
