@@ -130,9 +130,9 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 # -------------------- 3. The key/value cache, and the attention that reads it
 # A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. Its attention reads
-#     in a decode step    with flash attention, each slot up to its own length, without a mask; else as for feedback
-#     for feedback        the first `span` positions of these slots, under a mask
 #     for prompts         only these tokens
+#     for feedback        the first `span` positions of these slots, under a mask
+#     in a decode step    the same; with flash attention, each slot up to its own length, without a mask
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -140,10 +140,16 @@ class KVCache:
         L, (H, head_size) = model_config.num_hidden_layers, kv_heads_and_size(model_config)
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
 
-    def prepare(self, slot_R, position_RN, reads: tuple | None, sequences: tuple | None = None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `reads` is an index into a layer's keys
-        and values, (2, S, H, C, head size); None for prompts. `sequences` are for flash attention."""
-        self.slot_R, self.position_RN, self.reads, self.sequences = slot_R, position_RN, reads, sequences
+    def prepare(self, slot_R, position_RN, slots=None, span=None, length_R=None) -> None:
+        """Before a forward pass: where it writes, and what its attention reads. `slots` is slot_R or a slice, which is
+        read without a copy; None for prompts. `length_R`, for flash attention: how many positions of each slot."""
+        self.slot_R, self.position_RN, self.slots, self.span = slot_R, position_RN, slots, span
+        self.mask = self.sequences = None
+        if length_R is not None:
+            self.sequences = flash_sequences(length_R, *self.kv.shape[3:5])
+        elif slots is not None:  # (R, 1, N, span): 0 up to a token's own position, -inf after it
+            masked = torch.arange(span, device=self.kv.device) > position_RN[:, None, :, None]
+            self.mask = torch.where(masked, -torch.inf, 0.0).to(self.kv.dtype)
 
     def update(self, key, value, layer_index: int):
         """Store the layer's new keys and values, (R, H, N, head size) each. Returns what its attention reads."""
@@ -151,27 +157,21 @@ class KVCache:
         for cached, new in zip(layer, (key, value)):
             # (R, N, H, head size): the indices on both sides of a slice put their dimensions first
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
-        return (key, value) if self.reads is None else layer[self.reads]
-
-
-def causal_mask(position_RN: torch.Tensor, span: int, dtype: torch.dtype) -> torch.Tensor:
-    """(R, 1, N, span): 0 up to a token's own position, -inf after it. transformers passes a 4D mask on unchanged."""
-    masked = torch.arange(span, device=position_RN.device) > position_RN[:, None, :, None]
-    return torch.where(masked, -torch.inf, 0.0).to(dtype)
+        return (key, value) if self.slots is None else layer[:, self.slots, :, : self.span]
 
 
 @torch.compiler.disable  # the layers around it may be compiled (support/cuda.py)
 def engine_attention(module, query, key, value, attention_mask, scaling, cache: KVCache, **kwargs):
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, head size), key and value (R, H, N, head
-    size). A `cache` given to the model arrives here unchanged; transformers uses none of its own and adds no mask."""
+    size). A `cache` given to the model arrives here unchanged; transformers uses none of its own, and makes no mask."""
     key, value = cache.update(key, value, module.layer_idx)
     if cache.sequences is not None:  # a decode step on CUDA: each slot up to its own length
         out = flash_attention(query, key, value, cache.sequences, scaling)
-    elif attention_mask is not None:  # any other decode step, and feedback: the cache under a mask
+    elif cache.mask is not None:  # any other decode step, and feedback: the cache under a mask
         # The G query heads that share a key are treated as more queries, so that the key is read once. Otherwise CUDA
         # would copy it G times: flash attention takes no mask, memory-efficient attention no groups of heads.
         R, H, _, head_size = key.shape
-        mask = attention_mask.repeat(1, 1, query.shape[1] // H, 1)
+        mask = cache.mask.repeat(1, 1, query.shape[1] // H, 1)
         out = F.scaled_dot_product_attention(query.reshape(R, H, -1, head_size), key, value, mask, scale=scaling)
         out = out.reshape(query.shape)
     else:  # prompts: causal over right-padded rows, where no token sees the padding after it
@@ -274,13 +274,11 @@ class Engine:
         # padding is written after the slot's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.capacity - 1)
-        reads, mask = None, None  # a prompt has nothing before it: causal attention needs neither the cache nor a mask
-        if batch[0].position > 0:
-            span = max(len(live.tokens) for live in batch) - 1
-            reads, mask = np.s_[:, slot_R, :, :span], causal_mask(position_RN, span, self.model.dtype)
-        self.cache.prepare(slot_R, position_RN, reads)
-        inputs = dict(input_ids=tokens_RN, position_ids=position_RN, attention_mask=mask)
-        self.model.base_model(**inputs, cache=self.cache, use_cache=False)
+        if batch[0].position == 0:  # a prompt has nothing before it, so that its attention does not need the cache
+            self.cache.prepare(slot_R, position_RN)
+        else:
+            self.cache.prepare(slot_R, position_RN, slot_R, span=max(len(live.tokens) for live in batch) - 1)
+        self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, cache=self.cache, use_cache=False)
 
     def copy_cache(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
         for layer in self.cache.kv:  # one by one: the temporary copy takes memory
@@ -339,13 +337,10 @@ class Engine:
         reads at most `span` positions of each slot. An inactive slot, which only a graph can have, stays as it is."""
         slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
         active_R = slot_R < self.active_count
-        mask = sequences = None
-        if self.flash:  # an inactive slot reads only one position; what it samples and writes is never used
-            sequences = flash_sequences(position_R * active_R + 1, self.cache.kv.shape[3], self.capacity)
-        else:
-            mask = causal_mask(position_R[:, None], span, self.model.dtype)
-        self.cache.prepare(slot_R, position_R[:, None], np.s_[:, :R, :, :span], sequences)
-        inputs = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None], attention_mask=mask)
+        # an inactive slot reads only one position; what it samples and writes is never used
+        length_R = position_R * active_R + 1 if self.flash else None
+        self.cache.prepare(slot_R, position_R[:, None], slice(R), span, length_R)
+        inputs = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None])
         logits_RV = self.model(**inputs, cache=self.cache, use_cache=False).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[slot_R, position_R + 1], self.temperature)
         self.token_S[:R] = torch.where(active_R, token_R, self.token_S[:R])

@@ -52,9 +52,9 @@ RIGHT = [  # family, and what is special about this configuration
     ("qwen2", dict(sliding_window=16, use_sliding_window=False)),
 ]
 REFUSED = [
-    *[(name, {}, DIFFER) for name in ("bart", "bert", "opt")],
+    *[(name, {}, DIFFER) for name in ("bart", "bert", "bloom", "falcon", "mpt", "opt")],
     ("diffllama", {}, DIFFER),  # it changes keys and values between cache and attention
-    *[(name, {}, FAILED) for name in ("bloom", "deepseek_v3", "falcon", "gptj", "jetmoe", "mpt")],
+    *[(name, {}, FAILED) for name in ("deepseek_v3", "gptj", "jetmoe")],
     *[(name, {}, FAILED) for name in ("stablelm", "nemotron")],  # they do not hand the cache to the attention
     *[(name, {}, STATE) for name in "falcon_mamba jamba mamba qwen3_next recurrent_gemma rwkv xlstm".split()],
     ("lfm2", dict(layer_types=["conv", "full_attention"]), STATE),

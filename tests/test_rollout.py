@@ -192,7 +192,7 @@ def test_equal_prompts_are_prefilled_once_and_copied(model, tokenizer):
     """Four groups of four, which answer the same question in the same number of attempts."""
 
     def watch(module, args, kwargs):
-        prefilled.extend(kwargs["input_ids"] if kwargs["attention_mask"] is None else [])
+        prefilled.extend(kwargs["input_ids"] if kwargs["cache"].mask is None else [])
 
     problems, allowed = ([x for x in each[:4] for _ in range(4)] for each in (PROBLEMS, ALLOWED))
     prefilled, hook = [], model.base_model.register_forward_pre_hook(watch, with_kwargs=True)
