@@ -306,20 +306,22 @@ class Engine:
         dialogue, its new tokens and their log-probabilities. It leaves out a dialogue whose attempt ended in an earlier
         call: its new tokens are past that end."""
         self.compact_slots()
-        n_active = len(self.active)
-        self.active_count.fill_(n_active)
-        cuda = self.device.type == "cuda"
+        n_active, cuda = len(self.active), self.device.type == "cuda"
+        decoded = [(live, len(live.attempts)) for live in self.active]  # and how many attempts they had
         for live in self.active:
             live.position += steps
-        span = max(live.position for live in self.active)
-        decode_step = self.graph(n_active).replay if self.flash else partial(self.step, n_active, span)
-        per_step = []
-        for _ in range(steps):
+        if self.flash:
+            decode_step = self.graph(n_active).replay
+        else:
+            decode_step = partial(self.step, n_active, span=max(live.position for live in self.active))
+
+        self.active_count.fill_(n_active)
+        token_NR, logp_NR = (x_S.new_empty(steps, n_active) for x_S in (self.token_S, self.logp_S))
+        for n in range(steps):
             decode_step()
-            per_step.append((self.token_S[:n_active].clone(), self.logp_S[:n_active].clone()))
-        token_NR, logp_NR = (torch.stack(each).to("cpu", non_blocking=cuda) for each in zip(*per_step))
+            token_NR[n], logp_NR[n] = self.token_S[:n_active], self.logp_S[:n_active]
+        token_NR, logp_NR = (x_NR.to("cpu", non_blocking=cuda) for x_NR in (token_NR, logp_NR))
         copied = torch.cuda.current_stream().record_event() if cuda else None
-        decoded = [(live, len(live.attempts)) for live in self.active]  # and how many attempts they had
 
         def read():
             if copied:
@@ -355,7 +357,6 @@ class Engine:
         if R not in self.graphs:
             self.active_count.zero_()  # so that no slot moves on in the run before the capture
             self.graphs[R] = capture(partial(self.step, R, self.capacity), next(iter(self.graphs.values()), None))
-            self.active_count.fill_(n_active)
         return self.graphs[R]
 
 
