@@ -159,6 +159,11 @@ class KVCache:
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
         return (key, value) if self.slots is None else layer[:, self.slots, :, : self.span]
 
+    def copy(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
+        """Copy the first `span` positions of these slots to other slots, or swap slots."""
+        for layer in self.kv:  # one by one: the temporary copy takes memory
+            layer[:, target_R, :, :span] = layer[:, source_R, :, :span]
+
 
 @torch.compiler.disable  # the layers around it may be compiled (support/cuda.py)
 def engine_attention(module, query, key, value, attention_mask, scaling, cache: KVCache, **kwargs):
@@ -260,7 +265,7 @@ class Engine:
         slot_R = self.to_device([live.slot for live in batch])
         if sources != batch:  # some are copies
             source_R = self.to_device([live.slot for live in sources])
-            self.copy_cache(source_R, slot_R, max(live.position for live in batch))
+            self.cache.copy(source_R, slot_R, max(live.position for live in batch))
         self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
         self.position_S[slot_R] = self.to_device([live.position for live in batch])
         self.active += batch
@@ -280,10 +285,6 @@ class Engine:
             self.cache.prepare(slot_R, position_RN, slot_R, span=max(len(live.tokens) for live in batch) - 1)
         self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, cache=self.cache, use_cache=False)
 
-    def copy_cache(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
-        for layer in self.cache.kv:  # one by one: the temporary copy takes memory
-            layer[:, target_R, :, :span] = layer[:, source_R, :, :span]
-
     def compact_slots(self) -> None:
         """Swap active slots at the back with as many gaps at the front."""
         front, active = set(range(len(self.active))), {live.slot for live in self.active}
@@ -296,7 +297,7 @@ class Engine:
                 if live:
                     live.slot = slot
             source_R, target_R = self.to_device(source), self.to_device(target)
-            self.copy_cache(source_R, target_R, max(live.position for live in moved if live))
+            self.cache.copy(source_R, target_R, max(live.position for live in moved if live))
             for each_S in (self.uniform_SC, self.token_S, self.position_S):
                 each_S[target_R] = each_S[source_R]
         self.active = self.in_slot[: len(front)]  # in the order of slots
