@@ -136,18 +136,19 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
-    def __init__(self, model_config, slots: int, capacity: int, dtype: torch.dtype, device: torch.device):
-        L, (H, head_size) = model_config.num_hidden_layers, kv_heads_and_size(model_config)
-        self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), dtype, device)
+    def __init__(self, model, slots: int, capacity: int):
+        L, (H, head_size) = model.config.num_hidden_layers, kv_heads_and_size(model.config)
+        self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), model.dtype, model.device)
+        self.slot_S = torch.arange(slots, device=model.device)
 
-    def prepare(self, slot_R, position_RN, slots=None, span=None, length_R=None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `slots` is slot_R or a slice, which is
-        read without a copy; None for prompts. `length_R`, for flash attention: how many positions of each slot."""
-        self.slot_R, self.position_RN, self.slots, self.span = slot_R, position_RN, slots, span
+    def prepare(self, slots: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
+        """Before a forward pass: where it writes, and what its attention reads. Slots in a slice are not copied.
+        `span` is None for prompts. `length_R` is for flash attention: how many positions it reads of each slot."""
+        self.slots, self.slot_R, self.position_RN, self.span = slots, self.slot_S[slots], position_RN, span
         self.mask = self.sequences = None
         if length_R is not None:
             self.sequences = flash_sequences(length_R, *self.kv.shape[3:5])
-        elif slots is not None:  # (R, 1, N, span): 0 up to a token's own position, -inf after it
+        elif span is not None:  # (R, 1, N, span): 0 up to a token's own position, -inf after it
             masked = torch.arange(span, device=self.kv.device) > position_RN[:, None, :, None]
             self.mask = torch.where(masked, -torch.inf, 0.0).to(self.kv.dtype)
 
@@ -157,7 +158,7 @@ class KVCache:
         for cached, new in zip(layer, (key, value)):
             # (R, N, H, head size): the indices on both sides of a slice put their dimensions first
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
-        return (key, value) if self.slots is None else layer[:, self.slots, :, : self.span]
+        return (key, value) if self.span is None else layer[:, self.slots, :, : self.span]
 
     def copy(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
         """Copy the first `span` positions of these slots to other slots, or swap slots."""
@@ -238,7 +239,7 @@ class Engine:
         self.prefill_threshold = slots // (8 if self.device.type == "cuda" else 16)
         assert self.steps_per_call * (self.calls_ahead + 1) <= OVERRUN  # a slot may write this far past its end
         self.capacity = longest + OVERRUN  # room for tokens that will be discarded, and for the padding of a prefill
-        self.cache = KVCache(model.config, slots, self.capacity, model.dtype, self.device)
+        self.cache = KVCache(model, slots, self.capacity)
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
@@ -279,10 +280,9 @@ class Engine:
         # padding is written after the slot's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.capacity - 1)
-        if batch[0].position == 0:  # a prompt has nothing before it, so that its attention does not need the cache
-            self.cache.prepare(slot_R, position_RN)
-        else:
-            self.cache.prepare(slot_R, position_RN, slot_R, span=max(len(live.tokens) for live in batch) - 1)
+        # a prompt has nothing before it, so that its attention does not need the cache
+        span = None if batch[0].position == 0 else max(len(live.tokens) for live in batch) - 1
+        self.cache.prepare(slot_R, position_RN, span)
         self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, cache=self.cache, use_cache=False)
 
     def compact_slots(self) -> None:
@@ -338,11 +338,11 @@ class Engine:
     def step(self, R: int, span: int) -> None:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
         reads at most `span` positions of each slot. An inactive slot, which only a graph can have, stays as it is."""
-        slot_R, position_R = torch.arange(R, device=self.device), self.position_S[:R]
+        slot_R, position_R = self.cache.slot_S[:R], self.position_S[:R]
         active_R = slot_R < self.active_count
         # an inactive slot reads only one position; what it samples and writes is never used
         length_R = position_R * active_R + 1 if self.flash else None
-        self.cache.prepare(slot_R, position_R[:, None], slice(R), span, length_R)
+        self.cache.prepare(slice(R), position_R[:, None], span, length_R)
         inputs = dict(input_ids=self.token_S[:R, None], position_ids=position_R[:, None])
         logits_RV = self.model(**inputs, cache=self.cache, use_cache=False).logits[:, -1]
         token_R, self.logp_S[:R] = sample(logits_RV, self.uniform_SC[slot_R, position_R + 1], self.temperature)

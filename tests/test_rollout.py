@@ -265,7 +265,7 @@ def test_sample_agrees_with_float64(vocabulary, temperature):
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model):
     assert cache_bytes(model.config, 24, 177, 4) == Engine(model, 24, 145, 1.0).cache.kv.nbytes
     with pytest.raises(OSError, match="cache takes 1.34e.08 GiB, more than is free: lower --slots or --max_new_tok"):
-        KVCache(SimpleNamespace(**SHAPE), 2**30, 2**20, torch.float32, torch.device("cpu"))
+        KVCache(Scripted([], vocabulary=1), 2**30, 2**20)
 
 
 def test_the_progress_bar_says_the_running_accuracy(model, tokenizer, monkeypatch):
