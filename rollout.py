@@ -255,18 +255,18 @@ class Engine:
         self.uniform_SC[live.slot, len(live.tokens) : live.dialogue_limit] = self.to_device(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
-        """Feed the tokens of these dialogues that the cache lacks, except the last one, which is left for the next
-        step. Their slots become active."""
+        """Feed what the cache lacks of these dialogues. Their last token is left to a step. They become active."""
         # Equal prompts, as in a group, are computed once and copied. On a CPU this saves a third of SmolLM2's rollout.
         computed: dict[tuple, LiveDialogue] = {}  # by prompt: the first dialogue with it
         sources = [live if live.position else computed.setdefault(tuple(live.tokens), live) for live in batch]
         self.fill_cache(list(dict.fromkeys(sources)))
-        for live in batch:
-            live.position = len(live.tokens) - 1
         slot_R = self.to_device([live.slot for live in batch])
         if sources != batch:  # some are copies
             source_R = self.to_device([live.slot for live in sources])
-            self.cache.copy(source_R, slot_R, max(live.position for live in batch))
+            self.cache.copy(source_R, slot_R, span=max(len(live.tokens) for live in batch) - 1)
+
+        for live in batch:
+            live.position = len(live.tokens) - 1
         self.token_S[slot_R] = self.to_device([live.tokens[-1] for live in batch])
         self.position_S[slot_R] = self.to_device([live.position for live in batch])
         self.active += batch
@@ -296,6 +296,7 @@ class Engine:
                 self.in_slot[slot] = live
                 if live:
                     live.slot = slot
+
             source_R, target_R = self.to_device(source), self.to_device(target)
             self.cache.copy(source_R, target_R, max(live.position for live in moved if live))
             for each_S in (self.uniform_SC, self.token_S, self.position_S):
@@ -304,8 +305,7 @@ class Engine:
 
     def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
         """Start this many decode steps of the active slots. The iterator that it returns waits for them and yields each
-        dialogue, its new tokens and their log-probabilities. It leaves out a dialogue whose attempt ended in an earlier
-        call: its new tokens are past that end."""
+        dialogue, its new tokens and their log-probabilities, unless an earlier call has ended the attempt."""
         self.compact_slots()
         n_active, cuda = len(self.active), self.device.type == "cuda"
         decoded = [(live, len(live.attempts)) for live in self.active]  # and how many attempts they had
@@ -330,7 +330,7 @@ class Engine:
             if not logp_NR.isfinite().all():
                 raise FloatingPointError("the model's logits are not finite: in training, lower the learning rates")
             for (live, n_attempts), tokens, logps in zip(decoded, token_NR.T.tolist(), logp_NR.T.tolist()):
-                if len(live.attempts) == n_attempts:  # else an earlier call has ended the attempt
+                if len(live.attempts) == n_attempts:  # else the tokens are past the attempt's end
                     yield live, tokens, logps
 
         return read()
