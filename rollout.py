@@ -129,10 +129,11 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 
 
 # -------------------- 3. The key/value cache, and the attention that reads it
-# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. Its attention reads
-#     for prompts         only these tokens
-#     for feedback        the first `span` positions of these slots, under a mask
-#     in a decode step    the same; with flash attention, each slot up to its own length, without a mask
+# A slot is one dialogue's place in the cache. A forward pass feeds N new tokens to each of R slots. What its
+# attention reads:
+#     prompts          only these tokens
+#     feedback         the first `span` positions of these slots, under a mask
+#     a decode step    the same; with flash attention, each slot up to its own length, without a mask
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 

@@ -105,7 +105,7 @@ class Config:
     seed: int = running(0, "random seed", NOT_NEGATIVE)
     out: str | None = running(None, "folder of the run; none: runs/PRESET-DATE-TIME")
     resume: bool = running(False, "resume the run in --out, with its own options")
-    eval_data: str | None = running("math500", "questions of the evaluation at the end, pooled; none: no evaluation")
+    eval_data: str | None = running("math500", "test questions at the end, all as one set; none: no evaluation")
     eval_limit: int | None = running(None, "ask only the first N evaluation and validation questions", POSITIVE)
     eval_attempts: int = running(5, "evaluate with 1, 2, ... up to this many attempts allowed", POSITIVE)
     eval_every: int | None = running(None, "steps between evaluations on --validation_data; none: never", POSITIVE)
@@ -141,15 +141,15 @@ def build_run(config: Config) -> Run:
     reference = copy.deepcopy(actor).requires_grad_(False)
     total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     warmup_steps = int(config.lr_warmup * total_steps)
-    settings = warmup_steps, total_steps, config.max_grad_norm, config.offload
+    shared = warmup_steps, total_steps, config.max_grad_norm, config.offload
     critic = critic_optimizer = None
     if config.group_size == 1:
         critic = copy.deepcopy(actor.base_model)
         critic.score = torch.nn.Linear(actor.config.hidden_size, 1, device=device, dtype=dtype)
         torch.nn.init.zeros_(critic.score.weight)
         torch.nn.init.zeros_(critic.score.bias)
-        critic_optimizer = Optimizer(critic, config.critic_lr, *settings)
-    actor_optimizer = Optimizer(actor, config.lr, *settings)
+        critic_optimizer = Optimizer(critic, config.critic_lr, *shared)
+    actor_optimizer = Optimizer(actor, config.lr, *shared)
     if config.compile and device.type == "cuda":
         fuse_layers(*filter(None, (actor, critic, reference)))
     check_model(actor, chat, rollout, action_logps)
@@ -159,9 +159,9 @@ def build_run(config: Config) -> Run:
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
-    outcome = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
-    per_attempt = dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
-    rules = RULES._replace(reward=partial(RULES.reward, **outcome, **per_attempt))
+    options = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
+    options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
+    rules = RULES._replace(reward=partial(RULES.reward, **options))
     stopping, is_rank0 = False, ranks.rank() == 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=None if is_rank0 else True) as bar:
         while run.step < config.steps and not stopping:
@@ -175,7 +175,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             settings = dict(temperature=config.temperature, seed=seed, first_index=own.start, engine=run.engine)
             written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **settings)
             dialogues = kept = ranks.gather_rows(written)
-            if config.drop_uniform_groups:  # here, so that stage 2 spends no time on them
+            if config.drop_uniform_groups:  # here, so that stage 2 skips the other groups
                 kept = dialogues.select(informative_dialogues(dialogues, config))
             clock.append(time.perf_counter())
 
