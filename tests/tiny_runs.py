@@ -91,8 +91,8 @@ def metrics(folder: str | Path = "run") -> list[dict]:
 
 
 def in_this_process(patch) -> list[list[str]]:
-    """bench/reproduce.py calls train.main and evaluate.main, one at a time, in place of processes. Returns the list of
-    their command lines, which grows."""
+    """bench/reproduce.py calls train.main and evaluate.main, one at a time, in place of processes; their plots are left
+    out. Returns the list of their command lines, which grows."""
     commands, lock = [], threading.Lock()
 
     def call(command, **_):
@@ -103,6 +103,8 @@ def in_this_process(patch) -> list[list[str]]:
 
     patch.setattr(reproduce, "subprocess", SimpleNamespace(run=call))  # git is called as ever
     patch.setattr(train.signal, "signal", lambda *_: None)  # not possible outside of the main thread
+    patch.setattr("support.run.plot_training", lambda *_: None)
+    patch.setattr(evaluate, "plot_accuracy", lambda *_: None)
     return commands
 
 
