@@ -160,10 +160,10 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 def name_models(models: str) -> dict[str, str]:
     """{name: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. Tables take no |, figures no $."""
-    pairs = [re.fullmatch("(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
+    pairs = [re.fullmatch("(?s)(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
-    if "" in [*paths, *paths.values()] or re.search("[|$]", models) or len(set(map(file_name, paths))) < len(pairs):
-        raise ValueError(f"--model must name models, each once, separated by commas, not '{models}'")
+    if "" in [*paths, *paths.values()] or re.search("[|$\n]", models) or len(set(map(file_name, paths))) < len(pairs):
+        raise ValueError(f"--model must name models, each once, separated by commas, not {models!r}")
     return paths
 
 
@@ -175,7 +175,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    of_run = {key: config[key] for key in RUN_OPTIONS} if "preset" in config else {}  # only a run's config has it
+    of_run = {key: config[key] for key in config.keys() & RUN_OPTIONS if "preset" in config}  # only a run's has it
     options = Options(**of_run | given)  # the command line before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))

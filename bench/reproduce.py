@@ -146,9 +146,10 @@ def summarise(out: Path, config: Config, seeds: list[int]) -> dict:
     for name, seed in product(["base", *ARMS, UNINFORMED], seeds):
         folder = run_folder(out / "evaluations", name, seed)
         if (folder / "results.json").exists():
-            dialogues = read_json(*folder.glob("dialogues-*.json"))
-            found = read_json(folder / "results.json")["models"].values()  # pass@k comes after the greedy answers
-            for label, result in zip((name, f"{name}, pass@k"), found):
+            dialogues, found = read_json(*folder.glob("dialogues-*.json")), read_json(folder / "results.json")
+            if (found["options"]["data"], found["options"]["attempts"]) != (config.eval_data, config.eval_attempts):
+                raise ValueError(f"{folder} asked something else: repeat its --extra, or choose another --out")
+            for label, result in zip((name, f"{name}, pass@k"), found["models"].values()):
                 results.setdefault(label, {})[str(seed)] = verdicts(result, dialogues)
     if not {"base", MULTI} <= results.keys():
         raise ValueError(f"{out} has no finished evaluation of the base model, or none of a {MULTI} run")

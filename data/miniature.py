@@ -151,15 +151,15 @@ def main(argv: list[str] | None = None) -> None:
     try:
         out = model_folder(args.out)
         tokenizer = build_tokenizer(riddles[:500], args.feedback)
-    except (ValueError, OSError) as error:
+        model = build_model(len(tokenizer), tokenizer.eos_token_id)
+        rng = np.random.default_rng(0)
+        chat = Chat(model, tokenizer, "chatml", args.feedback)
+        draws = tqdm(rng.integers(len(riddles), size=args.steps * args.batch), desc="worked dialogues", mininterval=1)
+        dialogues = [worked_dialogue(chat, riddles[i], ATTEMPTS, neutral_attempts, rng) for i in draws]
+        fine_tune(model, dialogues, args.batch, lr=4e-3, rng=rng)
+        save_model(model, tokenizer, out)
+    except (KeyboardInterrupt, ValueError, OSError) as error:
         fail(error)
-    model = build_model(len(tokenizer), tokenizer.eos_token_id)
-    rng = np.random.default_rng(0)
-    chat = Chat(model, tokenizer, "chatml", args.feedback)
-    draws = tqdm(rng.integers(len(riddles), size=args.steps * args.batch), desc="worked dialogues", mininterval=1)
-    dialogues = [worked_dialogue(chat, riddles[i], ATTEMPTS, neutral_attempts, rng) for i in draws]
-    fine_tune(model, dialogues, args.batch, lr=4e-3, rng=rng)
-    save_model(model, tokenizer, out)
     print(f"{out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
 

@@ -73,13 +73,13 @@ def main(argv: list[str] | None = None) -> None:
         out, taught = model_folder(args.out), load("mawps-easy-train")
         model, tokenizer = load_model(args.model, pick_device(), torch.float32)
         chat = Chat(model, tokenizer, "chatml")
-    except (ValueError, OSError) as error:
+        rng = np.random.default_rng(0)
+        taught = [taught[i] for i in rng.permutation(len(taught))]
+        dialogues = [worked_dialogue(chat, problem, ATTEMPTS, neutral_attempts, rng) for problem in taught]
+        fine_tune(model, dialogues, batch=8, lr=1e-4, rng=rng, dtype=getattr(torch, args.dtype))
+        save_model(model, tokenizer, out)
+    except (KeyboardInterrupt, ValueError, OSError) as error:
         fail(error)
-    rng = np.random.default_rng(0)
-    taught = [taught[i] for i in rng.permutation(len(taught))]
-    dialogues = [worked_dialogue(chat, problem, ATTEMPTS, neutral_attempts, rng) for problem in taught]
-    fine_tune(model, dialogues, batch=8, lr=1e-4, rng=rng, dtype=getattr(torch, args.dtype))
-    save_model(model, tokenizer, out)
     print(f"{out}: {args.model} after {len(dialogues)} worked dialogues")
 
 

@@ -28,8 +28,8 @@ def fail(reason: object, hint: str = "", where: str = "") -> NoReturn:
 
 
 # -------------------- Options
-POSITIVE = "be greater than 0", lambda value: value > 0
-NOT_NEGATIVE = "be 0 or more", lambda value: value >= 0
+POSITIVE = "be a number greater than 0", lambda value: 0 < value < float("inf")
+NOT_NEGATIVE = "be a number, 0 or more", lambda value: 0 <= value < float("inf")
 
 
 def between(low: float, high: float):
@@ -73,8 +73,8 @@ def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         word = unknown[0].split("=")[0]
-        alike = difflib.get_close_matches(word, [f"--{each.name}" for each in options], n=1)
-        fail(f"there is no option {word}" + (f": did you mean {alike[0]}?" if alike else ", see --help"))
+        alike = difflib.get_close_matches(word.strip("-"), [each.name for each in options], n=1, cutoff=0.7)
+        fail(f"there is no option {word}" + (f": did you mean --{alike[0]}?" if alike else ", see --help"))
     if missing := [f"--{each.name}" for each in options if each.default is MISSING and each.name not in given]:
         fail(f"{', '.join(missing)} must be given, see --help")
     for each in options:

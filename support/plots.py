@@ -11,6 +11,7 @@ from support.files import read_json
 
 # The colours of Okabe and Ito are told apart with every kind of colour vision; markers tell the curves apart in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
+STYLES = [style for style in ("-", "--", ":", "-.") for _ in COLOURS]  # of lines without markers
 # The paper's mean accuracy (%) over its five benchmarks with 1, 2, ... attempts allowed, its plot read to half a point.
 PAPER_CURVES = {
     "paper, multi-attempt (from 3 on read off its plot)": (45.6, 52.5, 51.7, 53.8, 51.6, 52.0, 52.4),
@@ -111,13 +112,13 @@ def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
     validated = any("validation_accuracy" in row for rows in runs.values() for row in rows)
     figure, panels = new_panels(METRICS + ["validation_accuracy"] * validated, 12, 8)
     for key, axes in panels.items():
-        for (name, rows), colour in zip(runs.items(), cycle(COLOURS)):
+        for (name, rows), colour, style in zip(runs.items(), cycle(COLOURS), cycle(STYLES)):
             rows = [row for row in rows if row.get(key) is not None]
             steps, values = [row["step"] for row in rows], [row[key] for row in rows]
             reach = len(values) // 40  # the running mean includes this many steps on both sides
             means = [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
             axes.plot(steps, values, ".", color=colour, alpha=0.3, markersize=3)
-            axes.plot(steps, means, color=colour, linewidth=2, label=name)
+            axes.plot(steps, means, style, color=colour, linewidth=2, label=name.replace("$", r"\$"))
         axes.set(xlabel="step", title=key)
     if len(runs) > 1:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False)  # of one panel

@@ -51,10 +51,10 @@ def saved_options(kind: type, given: dict):
     try:
         del saved["made_with"]  # see Run.write_config
         options = kind(**saved | {"resume": True, "out": out})
+        if given.get("steps", 0) > options.steps:  # the steps so far keep their learning rates
+            options.lr_steps, options.steps = options.lr_steps or options.steps, given["steps"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} cannot be read by this version: {error}") from error
-    if given.get("steps", 0) > options.steps:  # the steps so far keep their learning rates
-        options.lr_steps, options.steps = options.lr_steps or options.steps, given["steps"]
     there = vars(options)
     if other := [f"{name} ({there[name]} there, {given[name]} here)" for name in given if given[name] != there[name]]:
         raise ValueError(f"the run in {out} has other options: {', '.join(other)}; leave these out")
@@ -105,26 +105,27 @@ class Run:
             with atomic_write(path) as part:
                 torch.save(state, part)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
-            raise OSError(f"{path} cannot be written, the checkpoints before it are intact: {error!r:.150}") from error
+            raise OSError(f"{path} cannot be written (full disk?), earlier ones are intact: {error!r:.150}") from error
         for old in sorted(self.folder.glob("checkpoint-*.pt"))[: -self.config.keep_checkpoints]:
             old.unlink()
         plot_training({"": self.rows}, self.folder / "training.png")
 
     def write_config(self, questions: dict[str, list]) -> None:
-        """All options, versions, and fingerprints of base model and questions. ValueError when a resumed run has
-        another base model or other questions than it began with."""
+        """All options, versions, and fingerprints of base model and questions. When a resumed run has another base
+        model or other questions than it began with: ValueError; other versions: a warning."""
         path = self.folder / "config.json"
         hashes = {name: sha256(json.dumps(each).encode()).hexdigest()[:16] for name, each in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
+        command = "git describe --always --dirty --abbrev=40"  # without git, the shell prints nothing
+        git = subprocess.run(command, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
+        versions = dict(torch=torch.__version__, transformers=transformers.__version__, commit=git.stdout.strip())
+        began = versions | hashes
         if self.config.resume:
             began = read_json(path)["made_with"]
             if differ := [f"--{name}" for name in hashes if began.get(name) != hashes[name]]:
                 raise ValueError(f"{self.folder} began with other contents, precision or code: {', '.join(differ)}")
-        else:
-            command = "git describe --always --dirty --abbrev=40"  # without git, the shell prints nothing
-            git = subprocess.run(command, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
-            versions = dict(torch=torch.__version__, transformers=transformers.__version__, commit=git.stdout.strip())
-            began = versions | hashes
+            if differ := [f"{name} {began.get(name)}" for name in versions if began.get(name) != versions[name]]:
+                print(f"warning: the run began with other versions: {', '.join(differ)}", file=sys.stderr)
         save_json(self.options | {"resume": False, "made_with": began}, path)
 
     def restore(self) -> None:

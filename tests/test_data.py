@@ -199,6 +199,7 @@ BAD_LINES = [
     (b'{"question": "q", "answer": NaN}', 1, NOT_BOTH),
     (b'{"question": "q", "answer": "  "}', 1, NOT_BOTH),
     (b'{"question": "\\ud800", "answer": 1}', 1, "'utf-8' codec can't encode"),
+    (rb'{"question": "q", "answer": "\frac12"}', 1, "a control character: write the backslash of a LaTeX"),
     (b'"q"', 1, NOT_BOTH),
     (b"[" * 200_000, 1, "maximum recursion depth exceeded"),
     (GOOD + b'{"question": "r", ', 2, "Expecting property name"),
@@ -214,14 +215,15 @@ def test_bad_line(content, line, why, own):
 
 
 def test_own_file(own):
-    """Every line is a problem, also one that is there twice. Answers as in GSM8K end in #### 5."""
+    """Every line is a problem, also one that is there twice. Of a solution only the end counts."""
     lines = ['{"question": "What is a?\u2028 ", "answer": 3, "more": null}', ""]  # \u2028 ends no line of a file
-    lines += 2 * ['{"question": "What is A?", "answer": "4"}'] + [
-        r'{"question": "\ud83d\ude00", "answer": "2 + 3 = 5\n#### 5"}'
-    ]
+    lines += 2 * ['{"question": "What is A?", "answer": "4"}']
+    solutions = r"2 + 3 = 5\n#### 5", r"1, so\n####6", r"It is \\boxed{7} or $\\boxed{\\frac{8}{9}}$."
+    lines += [rf'{{"question": "\ud83d\ude00", "answer": "{solution}"}}' for solution in solutions]
     own.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     twice = [Problem("What is A?", "4")] * 2
-    assert load(str(own)) == [Problem("What is a?", "3"), *twice, Problem("\U0001f600", "5")]
+    solved = [Problem("\U0001f600", gold) for gold in ("5", "6", r"\frac{8}{9}")]
+    assert load(str(own)) == [Problem("What is a?", "3"), *twice, *solved]
 
 
 def test_own_file_missing_empty_or_folder(own):

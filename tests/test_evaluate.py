@@ -294,7 +294,7 @@ def test_another_configuration_is_refused(more, change, difference, evaluation, 
 
 # -------------------- Mistakes
 MISTAKES = [
-    ("--attempts 0", "--attempts must be greater than 0, not 0"),
+    ("--attempts 0", "--attempts must be a number greater than 0, not 0"),
     ("--samples 1", "--samples must be 0 or at least --attempts, not 1"),
     ("--feedback kind", "unknown feedback 'kind': choose one of paper, uncounted, uninformative"),
     *[

@@ -164,6 +164,9 @@ def test_reproduce_with_smollm2_on_two_sets(commands, capsys):
     assert titles == ["held_out.jsonl and first_three.jsonl, %", "held_out.jsonl, %", "first_three.jsonl, %"]
     finished = len(commands)
     assert finished == 2 * 3 + 2 * 5
+    with pytest.raises(SystemExit):
+        reproduce.main(["--finished", *argv, "--eval_attempts=3"])
+    assert "asked something else: repeat its --extra" in capsys.readouterr().err
     Path("out/smollm2/evaluations/single-attempt-1/results.json").unlink()
     reproduce.main(["--finished", *argv])
     assert len(commands) == finished and "| single-attempt, seeds 0 " in capsys.readouterr().out

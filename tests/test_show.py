@@ -174,6 +174,8 @@ def test_plot_of_training(plotted):
     figure, panels = plotted(plots.plot_training, {"runs/a": rows, "runs/b": rows[:3]})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["runs/a", "runs/b"]
     assert [len(line.get_xdata()) for line in panels["reward"].lines] == [80, 80, 3, 3]
+    many = plotted(plots.plot_training, {f"${i}": rows for i in range(9)})[1]["reward"].lines[1::2]
+    assert len({(line.get_color(), line.get_linestyle()) for line in many}) == 9
     assert "validation_accuracy" in plotted(plots.plot_training, {"": [{"step": 1, "validation_accuracy": 0.5}]})[1]
     plotted(plots.plot_training, {"": []})
 

@@ -459,7 +459,10 @@ def test_sampling_and_training_share_the_temperature(temperature):
 # -------------------- Mistakes: one sentence on stderr, exit code 2, nothing done yet
 MISTAKES = """
 --preset huge              | --preset must be one of paper, miniature, smollm2
---lr nan                   | --lr must be greater than 0, not nan
+--lr nan                   | --lr must be a number greater than 0, not nan
+--lr inf                   | --lr must be a number greater than 0, not inf
+--temprature 2             | there is no option --temprature: did you mean --temperature?
+--foo 4                    | there is no option --foo, see --help
 --gamma 1.5                | --gamma must lie between 0 and 1, not 1.5
 --drop_uniform_groups true | --drop_uniform_groups must be false without --group_size
 --group_size 3             | --group_size must divide --dialogues 8, not 3
@@ -467,7 +470,7 @@ MISTAKES = """
 --normalise mean           | --normalise must be one of none, centre, std, not mean
 --wrong_reward 1           | --wrong_reward must lie between -1 and 0, not 1.0
 --feedback kind            | unknown feedback 'kind': choose one of paper, uncounted, uninformative
---seed -1                  | --seed must be 0 or more, not -1
+--seed -1                  | --seed must be a number, 0 or more, not -1
 --min_attempts 4           | --max_attempts must be at least --min_attempts, not 3
 --minibatches 9            | --minibatches must be at most --dialogues, not 9
 --data gsm9k-train         | no data set is called 'gsm9k-train': expected a path that ends in
@@ -500,7 +503,7 @@ def test_mistakes_are_one_sentence(case, capsys, monkeypatch):
 def test_zero_is_refused_for_every_count(capsys):
     for field in fields(Config):
         if field.type in (int, int | None) and field.name != "seed":
-            assert f"--{field.name} must be greater than 0, not 0" in refused(capsys, f"--{field.name} 0")
+            assert f"--{field.name} must be a number greater than 0, not 0" in refused(capsys, f"--{field.name} 0")
 
 
 # -------------------- Logs elsewhere
