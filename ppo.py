@@ -19,6 +19,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.optim.adamw import adamw
 from torch.utils.checkpoint import checkpoint
 
 from support import ranks
@@ -331,16 +332,12 @@ class Optimizer:
         flat = [weight.detach().view(-1).split(SHARD_SIZE) for weight in self.weights]
         shards = [(i, k, shard) for i, views in enumerate(flat) for k, shard in enumerate(views)]
         self.shards = sorted(shards, key=lambda each: -len(each[2]))  # so that the ranks' shares are about equal
-        fused = self.weights[0].is_cuda
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
-            # AdamW's state is made here: offloading and load_state_dict need it. AdamW ignores `master`.
-            master, step = self.shards[n][2].float(), torch.zeros((), device=self.weights[0].device if fused else "cpu")
+            master = self.shards[n][2].float()
+            step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # where fused AdamW wants it
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
             self.states[n] = {"master": master, "step": step, **moments}
             move(self.offloaded(n), torch.device("cpu"))
-        masters = [state["master"] for state in self.states.values()]
-        self.adamw = torch.optim.AdamW(masters, betas=(0.9, 0.95), weight_decay=0.0, fused=fused)
-        self.adamw.state.update(zip(masters, self.states.values()))
 
     @property
     def lr(self) -> float:  # of the next step
@@ -364,18 +361,15 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Step the masters, and copy them back to the weights."""
-        self.adamw.param_groups[0]["lr"] = self.lr
+        settings = dict(lr=self.lr, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False)
         with streams(self.weights[0].device) as on_device:
-            # AdamW steps the masters that have a gradient: all at once, or each while it is on the device
-            for batch in [[*self.states]] if not self.offload else [[n] for n in self.states]:
-                with on_device(sum(map(self.offloaded, batch), [])):
-                    for n in batch:
-                        i, k, _ = self.shards[n]
-                        self.states[n]["master"].grad = self.gradients[i].reshape(-1).split(SHARD_SIZE)[k]
-                    self.adamw.step()
-                    for n in batch:
-                        self.shards[n][2].copy_(self.states[n]["master"])
-                    self.adamw.zero_grad()
+            for n, state in self.states.items():
+                i, k, shard = self.shards[n]
+                gradient = self.gradients[i].reshape(-1).split(SHARD_SIZE)[k]
+                with on_device(self.offloaded(n)):
+                    master, step, exp_avg, exp_avg_sq = state.values()
+                    adamw([master], [gradient], [exp_avg], [exp_avg_sq], [], [step], fused=step.is_cuda, **settings)
+                    shard.copy_(master)
         for n, (_, _, shard) in enumerate(self.shards):
             ranks.broadcast(shard, n % ranks.world_size())
         self.gradients[:] = [None] * len(self.weights)  # the list that the hooks know
