@@ -309,10 +309,18 @@ def lr_schedule(step: int, warmup_steps: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress)) * 0.9 + 0.1
 
 
-def add_gradient(gradients: list[torch.Tensor | None], i: int, weight: torch.Tensor) -> None:
-    """Add weight i's gradient to that of earlier micro-batches as soon as it is computed, then free it."""
-    gradients[i] = weight.grad.float() if gradients[i] is None else add_in_place(gradients[i], weight.grad)
+def add_gradient(gradients: dict[torch.Tensor, torch.Tensor], weight: torch.Tensor) -> None:
+    """Add a weight's gradient to that of earlier micro-batches as soon as it is computed, then free it."""
+    earlier = gradients.get(weight)
+    gradients[weight] = weight.grad.float() if earlier is None else add_in_place(earlier, weight.grad)
     weight.grad = None
+
+
+def shards(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Flat views of all weights, or of all gradients, in the same order: parts of at most SHARD_SIZE elements, the
+    largest first, so that the ranks' shares are about equal."""
+    views = [view for x in tensors for view in x.detach().view(-1).split(SHARD_SIZE)]
+    return sorted(views, key=len, reverse=True)
 
 
 class Optimizer:
@@ -322,18 +330,14 @@ class Optimizer:
     stage 1, arXiv 1910.02054). With `offload`, masters and moments are in host memory except during their own step."""
 
     def __init__(self, model, lr, warmup_steps: int, total_steps: int, max_grad_norm: float, offload=False):
-        self.weights = list(model.parameters())
-        self.gradients: list[torch.Tensor | None] = [None] * len(self.weights)
-        for i, weight in enumerate(self.weights):
-            weight.register_post_accumulate_grad_hook(partial(add_gradient, self.gradients, i))
+        self.weights, self.gradients = list(model.parameters()), {}
+        for weight in self.weights:
+            weight.register_post_accumulate_grad_hook(partial(add_gradient, self.gradients))
         self.max_grad_norm, self.offload, self.skipped, self.states = max_grad_norm, offload, 0, {}
         self.peak_lr, self.warmup_steps, self.total_steps, self.steps = lr, warmup_steps, total_steps, 0
-        # (i, k, shard): shard k of weight i, a flat view. Rank n % world_size has the master and moments of shard n.
-        flat = [weight.detach().view(-1).split(SHARD_SIZE) for weight in self.weights]
-        shards = [(i, k, shard) for i, views in enumerate(flat) for k, shard in enumerate(views)]
-        self.shards = sorted(shards, key=lambda each: -len(each[2]))  # so that the ranks' shares are about equal
+        self.shards = shards(self.weights)  # rank n % world_size has the master and moments of shard n
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
-            master = self.shards[n][2].float()
+            master = self.shards[n].float()
             step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # where fused AdamW wants it
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
             self.states[n] = {"master": master, "step": step, **moments}
@@ -345,39 +349,38 @@ class Optimizer:
 
     def offloaded(self, n: int) -> list[torch.Tensor]:
         """Tensors of a shard that --offload keeps in host memory: not a float32 master, which is the weight."""
-        names = ["exp_avg", "exp_avg_sq"] + ([] if self.shards[n][2].dtype == torch.float32 else ["master"])
+        names = ["exp_avg", "exp_avg_sq"] + ([] if self.shards[n].dtype == torch.float32 else ["master"])
         return [self.states[n][name] for name in names] if self.offload else []
 
     def reduce_and_clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before clipping."""
-        for i, weight in enumerate(self.weights):
-            if self.gradients[i] is None:  # such as that of an expert that got no token
-                self.gradients[i] = torch.zeros_like(weight, dtype=torch.float32)
-            ranks.all_reduce_sum(self.gradients[i])
-        norm = torch.nn.utils.get_total_norm(self.gradients)
-        torch._foreach_mul_(self.gradients, torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
+        for weight in self.weights:
+            if weight not in self.gradients:  # such as that of an expert that got no token
+                self.gradients[weight] = torch.zeros_like(weight, dtype=torch.float32)
+        gradients = [ranks.all_reduce_sum(self.gradients[weight]) for weight in self.weights]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0))
         return norm.item()
 
     @torch.no_grad()
     def step(self) -> None:
         """Step the masters, and copy them back to the weights."""
         settings = dict(lr=self.lr, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False)
+        gradients = shards([self.gradients[weight] for weight in self.weights])
         with streams(self.weights[0].device) as on_device:
             for n, state in self.states.items():
-                i, k, shard = self.shards[n]
-                gradient = self.gradients[i].reshape(-1).split(SHARD_SIZE)[k]
                 with on_device(self.offloaded(n)):
-                    master, step, exp_avg, exp_avg_sq = state.values()
-                    adamw([master], [gradient], [exp_avg], [exp_avg_sq], [], [step], fused=step.is_cuda, **settings)
-                    shard.copy_(master)
-        for n, (_, _, shard) in enumerate(self.shards):
+                    master, step, m, v = state.values()
+                    adamw([master], [gradients[n]], [m], [v], [], [step], fused=step.is_cuda, **settings)
+                    self.shards[n].copy_(master)
+        for n, shard in enumerate(self.shards):
             ranks.broadcast(shard, n % ranks.world_size())
-        self.gradients[:] = [None] * len(self.weights)  # the list that the hooks know
+        self.gradients.clear()
         self.steps, self.skipped = self.steps + 1, 0
 
     def skip(self) -> None:
         """Drop the gradients. FloatingPointError after MAX_SKIPPED times in a row."""
-        self.gradients[:] = [None] * len(self.weights)
+        self.gradients.clear()
         self.skipped += 1
         if self.skipped == MAX_SKIPPED:
             raise FloatingPointError(f"{self.skipped} steps in a row had no finite gradient: lower the learning rates")

@@ -52,8 +52,8 @@ class Recorder(Optimizer):
     """Keeps the gradients of the minibatches instead of stepping."""
 
     def step(self):
-        self.kept.append(list(self.gradients))
-        self.gradients[:] = [None] * len(self.weights)
+        self.kept.append([self.gradients[weight] for weight in self.weights])
+        self.gradients.clear()
 
 
 def gradients(actor, critic, dialogues, config, seed=0):
