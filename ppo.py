@@ -271,21 +271,19 @@ def micro_batch_backward(actor, critic, dialogues, per_token: dict, indices: tor
     kl_A = kl_k3(logp_A, stored["ref_logp"])
     (weight_A * (loss_A + config.kl_coef * kl_A)).sum().backward()
 
-    sums = {
-        "policy_loss": loss_A.detach().sum(),
-        "kl": kl_A.detach().sum(),
-        "entropy": entropy_A.sum(),
-        "approx_kl": kl_k3(stored["old_logp"], logp_A.detach()).sum(),
-        "clipfrac": outside_A.sum(),
-        "ratio": (logp_A.detach() - stored["old_logp"]).exp().sum(),
-        "actions": len(weight_A),
+    metrics = {
+        "policy_loss": loss_A,
+        "kl": kl_A,
+        "entropy": entropy_A,
+        "approx_kl": kl_k3(stored["old_logp"], logp_A),
+        "clipfrac": outside_A,
+        "ratio": (logp_A - stored["old_logp"]).exp(),
     }
     if critic is not None:
         value_A = action_values(critic, tokens_BT, sampled_BT)
-        value_loss_A = value_loss(value_A, stored["old_value"], stored["return"], config.value_clip)
-        (weight_A * value_loss_A).sum().backward()  # separate: the actor's activations are freed by now
-        sums["value_loss"] = value_loss_A.detach().sum()
-    return sums
+        metrics["value_loss"] = value_loss(value_A, stored["old_value"], stored["return"], config.value_clip)
+        (weight_A * metrics["value_loss"]).sum().backward()  # separate: the actor's activations are freed by now
+    return {name: x_A.detach().sum() for name, x_A in metrics.items()} | {"actions": len(weight_A)}
 
 
 def explained_variance(value_A: torch.Tensor, return_A: torch.Tensor) -> float | None:
