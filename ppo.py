@@ -212,35 +212,32 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     """`config.epochs` passes over the dialogues, in `config.minibatches` optimiser steps each. Returns the metrics;
     `learned` is the share of the step's dialogues that were trained on. If it is 0, there are no other metrics."""
     trained_D = trained_mask(dialogues, config)
-    trained_indices = trained_D.nonzero()[:, 0]
-    if len(trained_indices) == 0:
+    if not trained_D.any():
         return {"learned": 0.0}
     trained_DT = dialogues.sampled_DT & trained_D[:, None]
     advantage_DT, return_DT = advantages(dialogues, value_DT, trained_DT, config)
     per_token = {"old_logp": dialogues.logp_DT, "ref_logp": ref_logp_DT, "advantage": advantage_DT}
+    metrics = {"learned": trained_D.sum().item() / config.dialogues}
     if critic is not None:
         per_token |= {"old_value": value_DT, "return": return_DT}
+        metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
 
     results, rng = [], np.random.default_rng(seed)  # results: one for each optimiser step
     for _ in range(config.epochs):
-        order = torch.from_numpy(rng.permutation(trained_indices.numpy()))
+        order = torch.from_numpy(rng.permutation(trained_D.nonzero()[:, 0].numpy()))
         for indices in order.tensor_split(min(config.minibatches, len(order))):
             results.append(minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config))
 
-    steps_taken = [each for each in results if each is not None]  # (sums of each micro-batch, norms of gradients)
-    metrics = {"learned": len(trained_indices) / config.dialogues, "skipped": len(results) - len(steps_taken)}
-    metrics["lr"] = optimizers[0].lr
-    if critic is not None:
-        metrics["critic_lr"] = optimizers[1].lr
-        metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
-    own_sums = [each for sums, _ in steps_taken for each in sums]
-    all_sums = sum(ranks.all_gather(own_sums), [])  # of the micro-batches of all ranks
-    if steps_taken:
+    taken = list(filter(None, results))  # without the steps that were skipped
+    metrics["skipped"] = len(results) - len(taken)
+    metrics |= dict(zip(("lr", "critic_lr"), (optimizer.lr for optimizer in optimizers)))
+    if taken:
+        sums, norms = zip(*taken)
+        all_sums = sum(ranks.all_gather(sum(sums, [])), [])  # of the micro-batches of all steps and ranks
         totals = {name: sum(each[name] for each in all_sums) for name in all_sums[0]}
         n_actions = totals.pop("actions")
         metrics |= {name: total / n_actions for name, total in totals.items()}
-        mean_norms = np.mean([norms for _, norms in steps_taken], axis=0).tolist()  # one for each optimiser
-        metrics |= dict(zip(("grad_norm", "critic_grad_norm"), mean_norms))
+        metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
     return metrics
 
 
@@ -248,9 +245,8 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
     """A step of each optimiser on these dialogues. Returns sums over actions, for each micro-batch, and the norms of
     the gradients. None where a gradient is not finite: then the step is skipped."""
     weight_B = action_weights(dialogues.sampled_DT[indices].sum(1), config.loss_mean)
-    sums = []
-    for part in micro_batches(dialogues.length_D[indices], config.micro_batch_tokens):
-        sums.append(micro_batch_backward(actor, critic, dialogues, per_token, indices[part], weight_B[part], config))
+    parts = micro_batches(dialogues.length_D[indices], config.micro_batch_tokens)
+    sums = [micro_batch_backward(actor, critic, dialogues, per_token, indices[i], weight_B[i], config) for i in parts]
     norms = [optimizer.reduce_and_clip() for optimizer in optimizers]
     finite = all(map(math.isfinite, norms))
     for optimizer in optimizers:
