@@ -85,14 +85,13 @@ def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.
 @torch.no_grad()
 def map_actions(function, model, dialogues, config) -> torch.Tensor:
     """function(model, tokens_BT, sampled_BT) gives a number per action, (A,). Returns those of all actions, (D, T)."""
-    x_DT, computed = torch.zeros_like(dialogues.logp_DT), []
+    x_DT = torch.zeros_like(dialogues.logp_DT, device=model.device)  # `.cpu()` waits for the device, so only once
     for indices in micro_batches(dialogues.length_D, config.micro_batch_tokens):
         tokens_BT, sampled_BT = trim(dialogues, indices, model.device)
         b_A, t_A = sampled_BT.nonzero().T
-        computed.append((indices[b_A], t_A, function(model, tokens_BT, sampled_BT)))
-    for d_A, t_A, x_A in computed:  # after all of them are under way: `.cpu()` waits for the device
-        x_DT[d_A, t_A] = x_A.cpu()
-    return ranks.all_reduce_sum(x_DT)  # each rank has filled in its own dialogues
+        d_A, t_A = to_device(torch.stack([indices[b_A], t_A]), model.device)
+        x_DT[d_A, t_A] = function(model, tokens_BT, sampled_BT)
+    return ranks.all_reduce_sum(x_DT.cpu())  # each rank has filled in its own dialogues
 
 
 def reference_logps_and_values(reference, critic, dialogues, config):
