@@ -323,12 +323,15 @@ class Optimizer:
     stage 1, arXiv 1910.02054). With `offload`, masters and moments are in host memory except during their own step."""
 
     def __init__(self, model, lr, warmup_steps: int, total_steps: int, max_grad_norm: float, offload=False):
+        self.peak_lr, self.warmup_steps, self.total_steps = lr, warmup_steps, total_steps
+        self.max_grad_norm, self.offload = max_grad_norm, offload
+        self.steps, self.skipped = 0, 0  # taken so far, and skipped in a row
+
         self.weights, self.gradients = list(model.parameters()), {}
         for weight in self.weights:
             weight.register_post_accumulate_grad_hook(partial(add_gradient, self.gradients))
-        self.max_grad_norm, self.offload, self.skipped, self.states = max_grad_norm, offload, 0, {}
-        self.peak_lr, self.warmup_steps, self.total_steps, self.steps = lr, warmup_steps, total_steps, 0
-        self.shards = shards(self.weights)  # rank n % world_size has the master and moments of shard n
+
+        self.shards, self.states = shards(self.weights), {}  # rank n % world_size has the state of shard n
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
             master = self.shards[n].float()
             step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # where fused AdamW wants it
@@ -359,13 +362,14 @@ class Optimizer:
     def step(self) -> None:
         """Step the masters, and copy them back to the weights."""
         settings = dict(lr=self.lr, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False)
-        gradients = shards([self.gradients[weight] for weight in self.weights])
+        gradients = shards([self.gradients[weight] for weight in self.weights])  # of the same shards
         with streams(self.weights[0].device) as on_device:
             for n, state in self.states.items():
                 with on_device(self.offloaded(n)):
                     master, step, m, v = state.values()
                     adamw([master], [gradients[n]], [m], [v], [], [step], fused=step.is_cuda, **settings)
                     self.shards[n].copy_(master)
+
         for n, shard in enumerate(self.shards):
             ranks.broadcast(shard, n % ranks.world_size())
         self.gradients.clear()
