@@ -142,18 +142,17 @@ def build_run(config: Config) -> Run:
     total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     warmup_steps = int(config.lr_warmup * total_steps)
     shared = warmup_steps, total_steps, config.max_grad_norm, config.offload
-    critic = critic_optimizer = None
+    critic, optimizers = None, [Optimizer(actor, config.lr, *shared)]
     if config.group_size == 1:
         critic = copy.deepcopy(actor.base_model)
         critic.score = torch.nn.Linear(actor.config.hidden_size, 1, device=device, dtype=dtype)
         torch.nn.init.zeros_(critic.score.weight)
         torch.nn.init.zeros_(critic.score.bias)
-        critic_optimizer = Optimizer(critic, config.critic_lr, *shared)
-    actor_optimizer = Optimizer(actor, config.lr, *shared)
+        optimizers.append(Optimizer(critic, config.critic_lr, *shared))
     if config.compile and device.type == "cuda":
         fuse_layers(*filter(None, (actor, critic, reference)))
     check_model(actor, chat, rollout, action_logps)
-    return Run(config, chat, actor, critic, reference, actor_optimizer, critic_optimizer)
+    return Run(config, chat, actor, critic, reference, optimizers)
 
 
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:

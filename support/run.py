@@ -63,16 +63,16 @@ def saved_options(kind: type, given: dict):
 
 # -------------------- Its state and its folder
 class Run:
-    """The state of a run and its folder. `critic` and `critic_optimizer` may be None."""
+    """The state of a run and its folder. `critic` may be None; `optimizers` has the actor's, then that of a critic."""
 
-    def __init__(self, config, chat, actor, critic, reference, actor_optimizer, critic_optimizer):
+    def __init__(self, config, chat, actor, critic, reference, optimizers):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.rows: list[dict] = []  # of metrics.jsonl; also in the checkpoints
         self.options = asdict(config)  # as given: train.py plans config.slots, and a resumed run may have another GPU
-        self.actor, self.critic, self.reference = actor, critic, reference
-        self.optimizers = [*filter(None, (actor_optimizer, critic_optimizer))]
-        parts = dict(actor=actor, actor_optimizer=actor_optimizer, critic=critic, critic_optimizer=critic_optimizer)
-        self.parts = {name: part for name, part in parts.items() if part is not None}  # what a checkpoint holds
+        self.actor, self.critic, self.reference, self.optimizers = actor, critic, reference, optimizers
+        self.parts = {"actor": actor, "actor_optimizer": optimizers[0]}  # what a checkpoint holds
+        if critic is not None:
+            self.parts |= {"critic": critic, "critic_optimizer": optimizers[1]}
         self.engine, self.planned_memory = None, None  # see support/memory.py:plan_run
         self.home = torch.device("cpu") if config.offload else actor.device  # of the reference, between its uses
         move(reference.parameters(), self.home)
