@@ -74,17 +74,19 @@ class Run:
         if critic is not None:
             self.parts |= {"critic": critic, "critic_optimizer": optimizers[1]}
         self.engine, self.planned_memory = None, None  # see support/memory.py:plan_run
-        self.home = torch.device("cpu") if config.offload else actor.device  # of the reference, between its uses
-        move(reference.parameters(), self.home)
+        if config.offload:
+            move(reference.parameters(), torch.device("cpu"))
         if config.gradient_checkpointing:
             recompute_activations(*filter(None, (actor, critic)))
 
     @contextmanager
     def on_device(self, model):
-        """With --offload, this model is on the device inside this context, and in host memory after it."""
+        """With --offload, this frozen model is on the device inside this context, and in host memory after it."""
+        hosts = [x.data for x in model.parameters()]
         move(model.parameters(), self.actor.device)
         yield
-        move(model.parameters(), self.home)
+        for x, host in zip(model.parameters(), hosts):
+            x.data = host
 
     def memory(self) -> dict:
         """On CUDA the peak bytes of tensors so far, and what the plan said."""

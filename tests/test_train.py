@@ -325,7 +325,7 @@ def test_options_for_less_memory_change_no_bit(dtype):
 
 
 def test_offload_keeps_elsewhere_what_is_not_used():
-    """The base model is on the device for its log-probabilities alone; masters and moments only in their own step."""
+    """The base model goes to the device for its log-probabilities alone; masters and moments only in their own step."""
     seen, replaced = [], {}
     for name in ("rollout", "reference_logps_and_values", "update"):
         replaced |= in_call(f"train.{name}", 1, lambda work, name=name: seen.append(name) or work(), last=9)
@@ -333,7 +333,7 @@ def test_offload_keeps_elsewhere_what_is_not_used():
     replaced["ppo.move"] = lambda tensors, device: seen.append(f"{len(tensors)} states")
     run = launch("--offload --dtype bfloat16", replaced).run
     base, weights = len(list(run.reference.parameters())), sum(len(each.weights) for each in run.optimizers)
-    step = ["rollout", base, "reference_logps_and_values", base, "update"]
+    step = ["rollout", base, "reference_logps_and_values", "update"]
     assert seen == ["3 states"] * weights + ["rollout", base] + step + step  # a master and two moments
 
 
