@@ -33,8 +33,8 @@ from support.plots import PAPER_CURVES, plot_accuracy, tables
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
-# A rollout has this many dialogues for each slot. The journal is written after each rollout, so a kill loses less if
-# rollouts are short. But slots are idle at the end of each; a GPU's step takes as long for few as for many.
+# Dialogues of a rollout, for each slot. After each rollout the journal is written, so a kill loses less of short ones.
+# But at the end of each some slots are idle. That costs a GPU more: its step takes as long for few slots as for many.
 PER_SLOT_CPU, PER_SLOT_GPU = 4, 16
 Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
@@ -134,11 +134,11 @@ class Candidate(NamedTuple):
     """A model of the command line, how it is asked, and what it has answered."""
 
     name: str  # in tables and file names
+    greedy_journal: Journal  # with 1, 2, ... attempts allowed
+    sample_journal: Journal  # independent samples with 1 attempt allowed
     model: torch.nn.Module
     chat: Chat
     options: Options  # of the command; RUN_OPTIONS come from the model's run, unless given
-    greedy_journal: Journal  # with 1, 2, ... attempts allowed
-    sample_journal: Journal  # independent samples with 1 attempt allowed
 
 
 def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, str], Path]:
@@ -159,7 +159,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. Tables take no |, figures no $."""
+    """{name: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. | breaks a table, $ a figure."""
     pairs = [re.fullmatch("(?s)(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or re.search("[|$\n]", models) or len(set(map(file_name, paths))) < len(pairs):
@@ -175,7 +175,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    of_run = {key: config[key] for key in config.keys() & RUN_OPTIONS if "preset" in config}  # only a run's has it
+    of_run = {key: config[key] for key in config.keys() & RUN_OPTIONS if "preset" in config}  # else a model's
     options = Options(**of_run | given)  # the command line before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
@@ -188,12 +188,12 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     # samples have no feedback; of them, fields that nothing reads are left out
     file, settings = out / f"samples-{file_name(name)}.jsonl", settings | {"feedback": None, "seed": options.seed}
     sample_journal = Journal(file if options.samples else None, settings, ("text", "attempts", "reward"))
-    return Candidate(name, model.cpu(), chat, options, greedy_journal, sample_journal)
+    return Candidate(name, greedy_journal, sample_journal, model.cpu(), chat, options)
 
 
 def ask(candidate: Candidate, problems: list[Problem]) -> None:
     """Ask what the model's journals do not have. All data sets are asked together, so that slots stay full."""
-    name, model, chat, options, greedy_journal, sample_journal = candidate
+    name, greedy_journal, sample_journal, model, chat, options = candidate
     model.to(pick_device(options.device))
     evaluate(model, chat, problems, range(1, options.attempts + 1), options, greedy_journal, f"{name}, greedy")
     sampling = dict(temperature=1.0, seed=(options.seed, 0))  # 0 is not a step of training: those start at 1
@@ -204,7 +204,7 @@ def ask(candidate: Candidate, problems: list[Problem]) -> None:
 def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Candidate], out: Path) -> None:
     """Write all files, and print tables and dialogues, from what is in the journals."""
     greedy, results, most_allowed = {}, {}, {}
-    for name, _, _, _, greedy_journal, sample_journal in candidates:
+    for name, greedy_journal, sample_journal, *_ in candidates:
         greedy[name] = {data: greedy_journal.records(problems, options.attempts) for data, problems in sets.items()}
         results[name] = mean_over({data: accuracy_at_k(records) for data, records in greedy[name].items()})
         if options.samples:

@@ -85,7 +85,7 @@ def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.
 @torch.no_grad()
 def map_actions(function, model, dialogues, config) -> torch.Tensor:
     """function(model, tokens_BT, sampled_BT) gives a number per action, (A,). Returns those of all actions, (D, T)."""
-    x_DT = torch.zeros_like(dialogues.logp_DT, device=model.device)  # `.cpu()` waits for the device, so only once
+    x_DT = torch.zeros_like(dialogues.logp_DT, device=model.device)  # to copy each batch back would wait for it
     for indices in micro_batches(dialogues.length_D, config.micro_batch_tokens):
         tokens_BT, sampled_BT = trim(dialogues, indices, model.device)
         b_A, t_A = sampled_BT.nonzero().T
@@ -232,7 +232,7 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     metrics |= dict(zip(("lr", "critic_lr"), (optimizer.lr for optimizer in optimizers)))
     if taken:
         sums, norms = zip(*taken)
-        all_sums = sum(ranks.all_gather(sum(sums, [])), [])  # of the micro-batches of all steps and ranks
+        all_sums = sum(ranks.all_gather(sum(sums, [])), [])  # a dict for each micro-batch of all steps and ranks
         totals = {name: sum(each[name] for each in all_sums) for name in all_sums[0]}
         n_actions = totals.pop("actions")
         metrics |= {name: total / n_actions for name, total in totals.items()}
@@ -334,9 +334,9 @@ class Optimizer:
         self.shards, self.states = shards(self.weights), {}  # rank n % world_size has the state of shard n
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
             master = self.shards[n].float()
-            step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # where fused AdamW wants it
+            step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # there for fused AdamW
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
-            self.states[n] = {"master": master, "step": step, **moments}
+            self.states[n] = {"master": master, "step": step, **moments}  # in the order of `step` below
             move(self.offloaded(n), torch.device("cpu"))
 
     @property

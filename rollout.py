@@ -142,13 +142,14 @@ class KVCache:
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), model.dtype, model.device)
         self.slot_S = torch.arange(slots, device=model.device)
 
-    def prepare(self, slots: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. Slots in a slice are not copied.
-        `span` is None for prompts. `length_R` is for flash attention: how many positions it reads of each slot."""
-        self.slots, self.slot_R, self.position_RN, self.span = slots, self.slot_S[slots], position_RN, span
+    def prepare(self, index: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
+        """Before a forward pass: where it writes, and what its attention reads. `index`: its slots; a slice is read
+        without a copy. `span` is None for prompts. `length_R`: what flash attention, if used, reads of each slot."""
+        self.index, self.slot_R, self.position_RN, self.span = index, self.slot_S[index], position_RN, span
         self.mask = self.sequences = None
         if length_R is not None:
-            self.sequences = flash_sequences(length_R, *self.kv.shape[3:5])
+            H, C = self.kv.shape[3:5]
+            self.sequences = flash_sequences(length_R, H, C)
         elif span is not None:  # (R, 1, N, span): 0 up to a token's own position, -inf after it
             masked = torch.arange(span, device=self.kv.device) > position_RN[:, None, :, None]
             self.mask = torch.where(masked, -torch.inf, 0.0).to(self.kv.dtype)
@@ -159,7 +160,7 @@ class KVCache:
         for cached, new in zip(layer, (key, value)):
             # (R, N, H, head size): the indices on both sides of a slice put their dimensions first
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
-        return (key, value) if self.span is None else layer[:, self.slots, :, : self.span]
+        return (key, value) if self.span is None else layer[:, self.index, :, : self.span]
 
     def copy(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
         """Copy the first `span` positions of these slots to other slots, or swap slots."""
@@ -357,7 +358,7 @@ class Engine:
         while R > 2 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
         if R not in self.graphs:
-            self.active_count.zero_()  # so that no slot moves on in the run before the capture
+            self.active_count.zero_()  # no slot moves on in the run before the capture; `decode_async` sets it later
             self.graphs[R] = capture(partial(self.step, R, self.capacity), next(iter(self.graphs.values()), None))
         return self.graphs[R]
 

@@ -158,9 +158,9 @@ def build_run(config: Config) -> Run:
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
-    options = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
-    options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
-    rules = RULES._replace(reward=partial(RULES.reward, **options))
+    terms = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
+    terms |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
+    rules = RULES._replace(reward=partial(RULES.reward, **terms))
     stopping, is_rank0 = False, ranks.rank() == 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=None if is_rank0 else True) as bar:
         while run.step < config.steps and not stopping:
@@ -221,8 +221,8 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
 
 def validate(run: Run, problems: list[Problem]) -> dict:
     """Greedy accuracy on the validation questions, which are split among the ranks."""
-    share = problems[ranks.rank() :: ranks.world_size()]
-    records = sum(ranks.all_gather(evaluate(run.actor, run.chat, share, [run.config.eval_attempts], run.config)), [])
+    own = problems[ranks.rank() :: ranks.world_size()]
+    records = sum(ranks.all_gather(evaluate(run.actor, run.chat, own, [run.config.eval_attempts], run.config)), [])
     (row,) = accuracy_at_k(records)["by_attempts"]
     return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 

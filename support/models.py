@@ -23,9 +23,9 @@ AttentionInterface.register("causal", sdpa_attention_forward)
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto`: CUDA, else Apple's MPS, else the CPU. ValueError when the named device is not there."""
+    """`auto`: CUDA, else the CPU. ValueError when the named device is not there."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         if name.split(":")[0] not in ("cpu", "cuda", "mps"):
             raise RuntimeError("expected auto, cpu, cuda or mps")

@@ -159,9 +159,9 @@ def test_an_attempt_out_of_budget_counts_as_wrong(tokenizer):
 
 def test_a_dialogue_out_of_budget_is_truncated(tokenizer):
     attempts = ["5. \\boxed{17}", "5, 17. \\boxed{5}"]
-    _, ((prompt, first_end), (second, second_end)) = play(tokenizer, 2, attempts)
+    _, ((first, first_end), (second, second_end)) = play(tokenizer, 2, attempts)
     for cut in range(first_end, second_end + 1):
-        batch, _ = play(tokenizer, 2, attempts, (3, 0), max_new_tokens=cut - prompt)
+        batch, _ = play(tokenizer, 2, attempts, (3, 0), max_new_tokens=cut - first)
         right = cut == second_end  # the box closes just in time
         end = cut if cut > second else first_end  # no room for feedback and one more token
         found = batch.length_D.item(), batch.truncated_D.item(), batch.reward_D.item()

@@ -191,7 +191,7 @@ def test_what_a_run_prints_without_a_terminal(capsys):
     assert [int(line.split()[1]) for line in lines] == [1, *range(2, 45, 2), 45]
     brief = r"step 45 of 45: reward -?[\d.]+, accuracy [\d.]+, kl 0.250, about 0:00:00 left"
     assert re.fullmatch(brief, lines[-1])
-    assert "% of the dialogues ran out of tokens" in result.output
+    assert "% of dialogues ran out of tokens" in result.output
     assert "warning: 90 optimiser steps were skipped" in result.output and "warning" not in finished_run().output
 
 
