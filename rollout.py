@@ -286,6 +286,7 @@ class Engine:
         span = None if batch[0].position == 0 else max(len(live.tokens) for live in batch) - 1
         self.cache.prepare(slot_R, position_RN, span)
         self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, cache=self.cache, use_cache=False)
+        self.cache.mask = None  # it takes memory, and the graphs do not replace it
 
     def compact_slots(self) -> None:
         """Swap active slots at the back with as many gaps at the front."""

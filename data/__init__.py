@@ -181,8 +181,8 @@ def your_problem(line: bytes) -> Problem:
     match parse_json(line):
         case {"question": str(question), "answer": str(answer)} if question.strip() and answer.strip():
             (question + answer).encode()  # ValueError for half of a surrogate pair, which no tokenizer takes
-            if re.search(r"[\b\f]|\t(?:ext|imes|heta|frac)|\r(?=[a-z])", question + answer):
+            if re.search(r"[\b\f\r](?=[a-z])|\t(?:ext|frac)\w*\{|\t(?:imes|heta)\b", f"{question}\n{answer}"):
                 raise ValueError(r"a control character: write the backslash of a LaTeX command as \\ in JSON")
-            final = last_box(answer) if "\\boxed{" in answer else re.split(r"\n\s*####", f"\n{answer}")[-1]
+            final = last_box(answer) if "\\boxed{" in answer else re.split(r"\n\s*####(?!#)", f"\n{answer}")[-1]
             return Problem(question.strip(), (final or "").strip() or answer.strip())  # of a solution as in MATH, GSM8K
     raise ValueError("one of them is missing, empty or something else")

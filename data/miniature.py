@@ -147,10 +147,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if min(args.steps, args.batch) < 1:
         fail("--steps and --batch must be greater than 0")
-    riddles = draw_riddles("train", args.cue)
+    riddles, hint = draw_riddles("train", args.cue), ""
     try:
         out = model_folder(args.out)
         tokenizer = build_tokenizer(riddles[:500], args.feedback)
+        hint = "; nothing was written"
         model = build_model(len(tokenizer), tokenizer.eos_token_id)
         rng = np.random.default_rng(0)
         chat = Chat(model, tokenizer, "chatml", args.feedback)
@@ -159,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         fine_tune(model, dialogues, args.batch, lr=4e-3, rng=rng)
         save_model(model, tokenizer, out)
     except (KeyboardInterrupt, ValueError, OSError) as error:
-        fail(error)
+        fail(error, hint)
     print(f"{out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
 

@@ -69,17 +69,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="only of the computation")
     args = parser.parse_args(argv)
+    hint = ""
     try:
         out, taught = model_folder(args.out), load("mawps-easy-train")
         model, tokenizer = load_model(args.model, pick_device(), torch.float32)
         chat = Chat(model, tokenizer, "chatml")
-        rng = np.random.default_rng(0)
+        hint, rng = "; nothing was written", np.random.default_rng(0)
         taught = [taught[i] for i in rng.permutation(len(taught))]
         dialogues = [worked_dialogue(chat, problem, ATTEMPTS, neutral_attempts, rng) for problem in taught]
         fine_tune(model, dialogues, batch=8, lr=1e-4, rng=rng, dtype=getattr(torch, args.dtype))
         save_model(model, tokenizer, out)
     except (KeyboardInterrupt, ValueError, OSError) as error:
-        fail(error)
+        fail(error, hint)
     print(f"{out}: {args.model} after {len(dialogues)} worked dialogues")
 
 

@@ -22,7 +22,7 @@ def fail(reason: object, hint: str = "", where: str = "") -> NoReturn:
         raise SystemExit(130)
     if hint and isinstance(reason, ValueError):
         traceback.print_exception(reason)
-    sentence = re.sub(r"\[Errno \d+\] ", "", str(reason) or repr(reason)).splitlines()[0]
+    sentence = re.sub(r"\[Errno \d+\] ", "", (str(reason) or repr(reason)).splitlines()[0])
     print(f"{Path(sys.argv[0]).name}: {where}{sentence}{hint}", file=sys.stderr)
     raise SystemExit(2)
 

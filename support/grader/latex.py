@@ -40,6 +40,7 @@ _SIGNS = str.maketrans("−–—‐－×·⋅∙∗÷⁄∕′’．，" + _RAI
 _SIGNS |= {ord(sign): f"\\{name} " for sign, name in zip(_SYMBOLS[::2], _SYMBOLS[1::2])}
 _SIGNS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(NAMES[:25])}  # α to ω
 _LABEL = r"(?i)^(\\text\w*\{|) *((?:it|[a-z]{3})[a-z', ]*?)(?::| (?:is|are|equals)\b|(?=\} *=))( *\}(?: *=)?|)"
+_SPACE = r"(?:[ ~]|\\[()]|(?<!\\)\\[][,;:>! \n]|(?<!\\)\$|\\q?quad|\\(?:display|text)style(?![a-z]))"
 _OUTSIDE = r"(?![^(\[]*(?:[)\]]|\\\}|\\end))"  # not within brackets, where a comma parts a pair
 _THOUSANDS = rf"(?<![\d.,])[1-9]\d{{0,2}}(?:,\d{{3}}{_OUTSIDE}| \d{{3}})+(?![\d,/])"
 _SCIENTIFIC = r"(?<![\w.^/}])(\d*\.\d*[1-9]) *(?:\\times|\\cdot|\*) *10 ?\^ ?(?:(-?\d+)|\{(-?\d+)\})(?![\w.^!])"
@@ -67,7 +68,7 @@ REWRITES = [  # a pattern, its replacement, and an example that needs the rule
     (r"\\circ *(\\(text|mathrm)\{ ?)?[CF]\}?$", r"\\circ", r"20^\circ C is 20"),
     (r"(\\[dtc]?frac|\\[dt]?binom) ?(\d) ?(\d)", r"\1{\2}{\3}", r"\frac12 is 0.5"),
     (r"\bUS *(?=\\?\$)", "", r"US\$18 is \$18"),
-    (r"(?:[ ~]|\\[()]|(?<!\\)\\[][,;:>! \n]|(?<!\\)\$|\\q?quad|\\(?:display|text)style(?![a-z]))+", " ", r"\(7\) is 7"),
+    (f"{_SPACE}({_SPACE}+)?", lambda match: "  " if match[1] else " ", r"\(7\) is $7$"),  # 1 \quad 234 is not 1 234
     (r"(?i)^ *(?:\\text\{ *)?(?:so|hence|thus|therefore)\b,?[ }]*", "", "Hence x = 5 is 5"),
     (_LABEL, _unlabelled, r"\text{The area is }12 is 12"),
     (r"(?<!\w)(\\?[PE]r?|\\?gcd)[([]([^()[\]]{2,})[)\]] ?(?==)", r"\1_{\2}", "P(X > 2) = 5 is 5"),
