@@ -29,6 +29,13 @@ runs/miniature/base runs/cue/base: data/miniature.py data/sft.py | .venv/ready
 runs/smollm2/base: | .venv/ready
 	$(PY) -m data.smollm2 --out $@ $(if $(MODEL),--model $(MODEL))
 
+# `make train MODEL=... DATA=...` is a mistake; only smollm2 has a MODEL, which it fine-tunes
+ifneq ($(filter train baseline,$(MAKECMDGOALS)),)
+ifneq ($(filter command,$(origin DATA) $(if $(filter smollm2%,$(PRESET)),,$(origin MODEL))),)
+$(error give your own model and data as ARGS="--model FOLDER --data FILE")
+endif
+endif
+
 # the base models that are built here and not downloaded
 BASE := $(if $(filter miniature cue smollm2 smollm2-gpu,$(PRESET)),runs/$(PRESET:-gpu=)/base)
 

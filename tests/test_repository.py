@@ -10,6 +10,7 @@ In README.md and docs/*.md these are checked:
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +48,11 @@ def test_a_stage_is_short(name, limit):
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
     assert [f.name for f in functions if f.end_lineno - f.lineno >= 60] == []
     assert len(source.splitlines()) <= limit
+
+
+def test_make_train_refuses_what_it_would_ignore():
+    made = subprocess.run(["make", "-n", "train", "MODEL=mine"], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 2 and 'as ARGS="--model FOLDER --data FILE"' in made.stderr
 
 
 def defines(path: Path, name: str) -> bool:
