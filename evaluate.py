@@ -33,8 +33,8 @@ from support.plots import PAPER_CURVES, plot_accuracy, tables
 from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
-# Dialogues of a rollout, for each slot. After each rollout the journal is written, so a kill loses less of short ones.
-# But at the end of each some slots are idle. That costs a GPU more: its step takes as long for few slots as for many.
+# Dialogues of a rollout, for each slot. With short rollouts a kill loses less, as the journal is written after each.
+# But at its end some slots are idle, which costs a GPU more: its step takes as long for few slots as for many.
 PER_SLOT_CPU, PER_SLOT_GPU = 4, 16
 Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
@@ -159,7 +159,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name: folder or hub name} of LABEL=PATH, or of PATH, which is then the name. | breaks a table, $ a figure."""
+    """{name: folder or hub name} of LABEL=PATH, or of PATH, its own name. No | or $: they break tables, figures."""
     pairs = [re.fullmatch("(?s)(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or re.search("[|$\n]", models) or len(set(map(file_name, paths))) < len(pairs):
@@ -175,7 +175,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    of_run = {key: config[key] for key in config.keys() & RUN_OPTIONS if "preset" in config}  # else a model's
+    of_run = {key: config[key] for key in config.keys() & RUN_OPTIONS if "preset" in config}  # is it a run's?
     options = Options(**of_run | given)  # the command line before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))

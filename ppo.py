@@ -85,7 +85,7 @@ def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.
 @torch.no_grad()
 def map_actions(function, model, dialogues, config) -> torch.Tensor:
     """function(model, tokens_BT, sampled_BT) gives a number per action, (A,). Returns those of all actions, (D, T)."""
-    x_DT = torch.zeros_like(dialogues.logp_DT, device=model.device)  # to copy each batch back would wait for it
+    x_DT = torch.zeros_like(dialogues.logp_DT, device=model.device)  # copying each batch back would wait for it
     for indices in micro_batches(dialogues.length_D, config.micro_batch_tokens):
         tokens_BT, sampled_BT = trim(dialogues, indices, model.device)
         b_A, t_A = sampled_BT.nonzero().T
@@ -231,9 +231,9 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     metrics["skipped"] = len(results) - len(taken)
     metrics |= dict(zip(("lr", "critic_lr"), (optimizer.lr for optimizer in optimizers)))
     if taken:
-        sums, norms = zip(*taken)
-        all_sums = sum(ranks.all_gather(sum(sums, [])), [])  # a dict for each micro-batch of all steps and ranks
-        totals = {name: sum(each[name] for each in all_sums) for name in all_sums[0]}
+        steps, norms = zip(*taken)
+        parts = sum(ranks.all_gather(sum(steps, [])), [])  # a dict for each micro-batch of all steps and ranks
+        totals = {name: sum(part[name] for part in parts) for name in parts[0]}
         n_actions = totals.pop("actions")
         metrics |= {name: total / n_actions for name, total in totals.items()}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
@@ -245,7 +245,7 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
     the gradients. None where a gradient is not finite: then the step is skipped."""
     weight_B = action_weights(dialogues.sampled_DT[indices].sum(1), config.loss_mean)
     parts = micro_batches(dialogues.length_D[indices], config.micro_batch_tokens)
-    sums = [micro_batch_backward(actor, critic, dialogues, per_token, indices[i], weight_B[i], config) for i in parts]
+    sums = [micro_batch_backward(actor, critic, dialogues, per_token, indices[b], weight_B[b], config) for b in parts]
     norms = [optimizer.reduce_and_clip() for optimizer in optimizers]
     finite = all(map(math.isfinite, norms))
     for optimizer in optimizers:
@@ -336,7 +336,7 @@ class Optimizer:
             master = self.shards[n].float()
             step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # there for fused AdamW
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
-            self.states[n] = {"master": master, "step": step, **moments}  # in the order of `step` below
+            self.states[n] = {"master": master, "step": step, **moments}  # ordered as step() unpacks it
             move(self.offloaded(n), torch.device("cpu"))
 
     @property

@@ -158,7 +158,7 @@ class KVCache:
         """Store the layer's new keys and values, (R, H, N, head size) each. Returns what its attention reads."""
         layer = self.kv[layer_index]
         for cached, new in zip(layer, (key, value)):
-            # (R, N, H, head size): the indices on both sides of a slice put their dimensions first
+            # (R, N, H, head size): the dimensions of indices around a slice come first
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
         return (key, value) if self.span is None else layer[:, self.index, :, : self.span]
 
@@ -202,7 +202,7 @@ class LiveDialogue:
     tokens: list[int]  # the prompt, finished attempts, feedback, and what the host has seen of the current attempt
     dialogue_limit: int  # where the dialogue ends at the latest
     slot: int = -1  # of the engine; it changes when slots are compacted
-    position: int = 0  # the cache holds the tokens before it; 0: the prompt is still to be prefilled
+    position: int = 0  # the cache holds, or will hold, the tokens before it; 0: the prompt is still to be prefilled
     start: int = 0  # of the current attempt
     attempt_limit: int = 0  # where the current attempt ends at the latest
     attempts: list[Attempt] = field(default_factory=list)
@@ -311,7 +311,7 @@ class Engine:
         dialogue, its new tokens and their log-probabilities, unless an earlier call has ended the attempt."""
         self.compact_slots()
         n_active, cuda = len(self.active), self.device.type == "cuda"
-        decoded = [(live, len(live.attempts)) for live in self.active]  # and how many attempts they had
+        started = [(live, len(live.attempts)) for live in self.active]  # with how many finished attempts
         for live in self.active:
             live.position += steps
         if self.flash:
@@ -332,7 +332,7 @@ class Engine:
                 copied.synchronize()
             if not logp_NR.isfinite().all():
                 raise FloatingPointError("the model's logits are not finite: in training, lower the learning rates")
-            for (live, n_attempts), tokens, logps in zip(decoded, token_NR.T.tolist(), logp_NR.T.tolist()):
+            for (live, n_attempts), tokens, logps in zip(started, token_NR.T.tolist(), logp_NR.T.tolist()):
                 if len(live.attempts) == n_attempts:  # else the tokens are past the attempt's end
                     yield live, tokens, logps
 

@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). No name is 0: numpy takes (s, t, 0, 0) for (s, t, 0).
+# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None of them is 0: (s, t, 0, 0) seeds like (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -158,9 +158,9 @@ def build_run(config: Config) -> Run:
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
-    terms = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
-    terms |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
-    rules = RULES._replace(reward=partial(RULES.reward, **terms))
+    worth = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
+    worth |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
+    rules = RULES._replace(reward=partial(RULES.reward, **worth))
     stopping, is_rank0 = False, ranks.rank() == 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=None if is_rank0 else True) as bar:
         while run.step < config.steps and not stopping:

@@ -172,7 +172,7 @@ def test_groups_equal_inside_have_no_advantage_at_all():
 def test_group_advantages_give_the_gradient_of_success_within_k_attempts(calibrated):
     """Every outcome of a group of 3 with up to 3 attempts, attempt i right with its own probability sigmoid(theta_i).
     For the n dialogues of a group that come to attempt i the expected gradient is (n - 1) times that of success, given
-    that they come to it. Weights of 1, the attempts' own success alone, would make the first attempts count too much.
+    that they come to it. By their own success alone (weights of 1), the first attempts would count too much.
     """
     theta = torch.tensor([-0.5, 0.3, -1.0], dtype=torch.float64, requires_grad=True)
     p = theta.sigmoid()

@@ -87,7 +87,7 @@ def test_no_stream_of_random_numbers_serves_two_purposes(monkeypatch):
 
     def recorded(seed):
         caller = sys._getframe(1)
-        purpose = caller.f_lineno if caller.f_code.co_name != "rollout" else seed  # one stream a dialogue
+        purpose = caller.f_lineno if caller.f_code.co_name != "attempt_loop" else seed  # one stream a dialogue
         state = tuple(np.random.SeedSequence(seed).generate_state(4))
         purposes.setdefault(state, set()).add((caller.f_code.co_name, purpose))
         return make(seed)
