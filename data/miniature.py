@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if min(args.steps, args.batch) < 1:
         fail("--steps and --batch must be greater than 0")
-    riddles, hint = draw_riddles("train", args.cue), ""
+    riddles, hint = draw_riddles("train", args.cue), ""  # no long work yet
     try:
         out = model_folder(args.out)
         tokenizer = build_tokenizer(riddles[:500], args.feedback)

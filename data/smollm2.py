@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="only of the computation")
     args = parser.parse_args(argv)
-    hint = ""
+    hint = ""  # no long work yet
     try:
         out, taught = model_folder(args.out), load("mawps-easy-train")
         model, tokenizer = load_model(args.model, pick_device(), torch.float32)

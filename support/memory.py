@@ -117,8 +117,8 @@ def explain_memory(available: float, **settings) -> str:
 
 
 def plan_run(config, model, longest: int) -> tuple[int, bool, float]:
-    """Of a run of train.py: its slots; does an engine fit in memory during the update, so that it can stay from step to
-    step; bytes of all tensors. On CUDA, rank 0 prints the plan."""
+    """For a run of train.py: how many slots it has; whether an engine fits in memory during the update, and so can stay
+    from step to step; the bytes of all tensors at the peak. On CUDA, rank 0 prints the plan."""
     available, cuda = device_memory(model.device), model.device.type == "cuda"
     options, most = vars(config) | {"compile": config.compile and cuda}, config.dialogues // ranks.world_size()
     settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)

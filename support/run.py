@@ -161,7 +161,7 @@ class Run:
         truncated = mean(row["truncated"] for row in rows)
         idle = sum(row["learned"] == 0 for row in rows)
         sentences = {
-            f"{truncated:.0%} of dialogues ran out of tokens: --max_new_tokens, --max_attempt_tokens": truncated > 0.5,
+            f"{truncated:.0%} of dialogues ran out of tokens (--max_new_tokens, --max_attempt_tokens)": truncated > 0.5,
             f"{skipped} optimiser steps were skipped, as a gradient was not finite": skipped,
             f"{idle} of {len(rows)} steps had nothing to learn from: equal rewards, or all dialogues dropped": idle,
         }
