@@ -337,16 +337,17 @@ class Optimizer:
             step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # there for fused AdamW
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
             self.states[n] = {"master": master, "step": step, **moments}  # ordered as step() unpacks it
-            move(self.offloaded(n), torch.device("cpu"))
+            if offload:
+                move(self.movable(n), torch.device("cpu"))
 
     @property
     def lr(self) -> float:  # of the next step
         return self.peak_lr * lr_schedule(self.steps, self.warmup_steps, self.total_steps)
 
-    def offloaded(self, n: int) -> list[torch.Tensor]:
-        """Tensors of a shard that --offload keeps in host memory: not a float32 master, which is the weight."""
+    def movable(self, n: int) -> list[torch.Tensor]:
+        """Tensors of a shard that may be in host memory between the steps: not a float32 master, which is the weight."""
         names = ["exp_avg", "exp_avg_sq"] + ([] if self.shards[n].dtype == torch.float32 else ["master"])
-        return [self.states[n][name] for name in names] if self.offload else []
+        return [self.states[n][name] for name in names]
 
     def reduce_and_clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before clipping."""
@@ -365,7 +366,7 @@ class Optimizer:
         gradients = shards([self.gradients[weight] for weight in self.weights])  # of the same shards
         with streams(self.weights[0].device) as on_device:
             for n, state in self.states.items():
-                with on_device(self.offloaded(n)):
+                with on_device(self.movable(n) if self.offload else []):
                     master, step, m, v = state.values()
                     adamw([master], [gradients[n]], [m], [v], [], [step], fused=step.is_cuda, **settings)
                     self.shards[n].copy_(master)

@@ -237,8 +237,6 @@ class Engine:
         self.flash = has_flash(model, slots)  # then a decode step is a CUDA graph
         # a GPU decodes on while the host reads; on a CPU, steps past the end of an attempt would only take time
         self.steps_per_call, self.calls_ahead = schedule or ((1, 0) if self.device.type == "cpu" else (4, 1))
-        # a prefill interrupts decoding, so it waits for this many dialogues; on a GPU it costs more and waits for more
-        self.prefill_threshold = slots // (8 if self.device.type == "cuda" else 16)
         assert self.steps_per_call * (self.calls_ahead + 1) <= OVERRUN  # a slot may write this far past its end
         self.capacity = longest + OVERRUN  # room for tokens that will be discarded, and for the padding of a prefill
         self.cache = KVCache(model, slots, self.capacity)
@@ -249,6 +247,11 @@ class Engine:
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         self.in_slot: list[LiveDialogue | None] = [None] * slots  # from here on, the host's side
         self.active: list[LiveDialogue] = []  # those in active slots
+
+    @property
+    def prefill_threshold(self) -> int:
+        """A prefill interrupts decoding, so it waits for this many dialogues; a GPU could do several steps meanwhile."""
+        return len(self.active) // 4 if self.device.type == "cuda" else len(self.in_slot) // 16
 
     def admit(self, live: LiveDialogue, uniforms: np.ndarray) -> None:
         """Give a free slot to a dialogue. Uniform number i is for the i-th token after the prompt."""

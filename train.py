@@ -172,7 +172,8 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             own = ranks.own_slice(config.dialogues, config.group_size)
             settings = dict(temperature=config.temperature, seed=seed, first_index=own.start, engine=run.engine)
-            written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **settings)
+            with run.optimizers_offloaded():
+                written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **settings)
             dialogues = kept = ranks.gather_rows(written)
             if config.drop_uniform_groups:  # here, so that stage 2 skips the other groups
                 kept = dialogues.select(informative_dialogues(dialogues, config))
@@ -222,7 +223,9 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
 def validate(run: Run, problems: list[Problem]) -> dict:
     """Greedy accuracy on the validation questions, which are split among the ranks."""
     own = problems[ranks.rank() :: ranks.world_size()]
-    records = sum(ranks.all_gather(evaluate(run.actor, run.chat, own, [run.config.eval_attempts], run.config)), [])
+    with run.optimizers_offloaded():
+        records = evaluate(run.actor, run.chat, own, [run.config.eval_attempts], run.config)
+    records = sum(ranks.all_gather(records), [])
     (row,) = accuracy_at_k(records)["by_attempts"]
     return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 
@@ -297,7 +300,8 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            config.slots, engine_stays, run.planned_memory = plan_run(config, run.actor, longest)
+            plan = plan_run(config, run.actor, longest)
+            config.slots, engine_stays, run.offload_in_rollout, run.planned_memory = plan
             if engine_stays:
                 run.engine = Engine(run.actor, config.slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)

@@ -50,9 +50,12 @@ def actions_at_once(vocabulary: int) -> int:
     return min(2048, 3 * 2**26 // vocabulary)
 
 
-def memory_plan(shape, parameters, element, options, longest, processes=1, keep_engine=False) -> dict[str, dict]:
+def memory_plan(
+    shape, parameters, element, options, longest, processes=1, keep_engine=False, offload_in_rollout=False
+) -> dict[str, dict[str, float]]:
     """Bytes on a device, by phase of a step and by what they hold, for layers like Llama's. `shape`: a model's config;
-    `element`: bytes of a weight; `longest`: tokens of a dialogue; `keep_engine`: it is there in the update too."""
+    `element`: bytes of a weight; `longest`: tokens of a dialogue; `keep_engine`: it is there in the update too;
+    `offload_in_rollout`: masters and moments are in host memory during the rollout."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
     heads, size = kv_heads_and_size(shape)
@@ -75,7 +78,12 @@ def memory_plan(shape, parameters, element, options, longest, processes=1, keep_
     both = {"actor and critic": element * trained, "masters and moments": states}
     both |= {"reference": reference, "reserve": RESERVE}
     # logits: the model's own, then three float32 tensors of the sampling
-    rollout = both | {"cache": cache, "activations": layer * PREFILL_TOKENS, "logits": slots * V * (element + 12)}
+    rollout = both | {
+        "masters and moments": 0 if offload_in_rollout else states,
+        "cache": cache,
+        "activations": layer * PREFILL_TOKENS,
+        "logits": slots * V * (element + 12),
+    }
     update = both | {"gradients": 4 * trained, "activations": (kept * L + layer) * tokens}
     # the logits are gone before the gradients of a layer's activations come
     update |= {"logits or a layer": max(logits, layer * tokens), "cache": cache * keep_engine}
@@ -87,11 +95,17 @@ def needed(plan: dict[str, dict[str, float]]) -> float:
     return max(sum(phase.values()) for phase in plan.values())
 
 
-def most_slots(available: float, most: int, options: dict, **settings) -> int:
-    """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case."""
-    none, one = (sum(memory_plan(options=options | {"slots": n}, **settings)["rollout"].values()) for n in (0, 1))
-    fitting = int((0.95 * available - none) / (one - none))  # every slot takes as much as the first
-    return min(most, max(FEW_SLOTS, fitting))
+def most_slots(available: float, most: int, options: dict, host=math.inf, **settings) -> tuple[int, bool]:
+    """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case; and
+    whether they need masters and moments to be offloaded during the rollout, to at most half of the `host` memory."""
+    for offload_in_rollout in (False, True):
+        settings["offload_in_rollout"] = offload_in_rollout
+        none, one = (memory_plan(options=options | {"slots": n}, **settings) for n in (0, 1))
+        fixed, states = sum(none["rollout"].values()), none["update"]["masters and moments"]
+        fitting = int((0.95 * available - fixed) / (sum(one["rollout"].values()) - fixed))  # all slots take the same
+        if fitting >= most or not 0 < 2 * states * settings.get("processes", 1) <= host:
+            break
+    return min(most, max(FEW_SLOTS, fitting)), offload_in_rollout
 
 
 def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
@@ -116,20 +130,25 @@ def explain_memory(available: float, **settings) -> str:
     return "\n".join([*lines, f"  {verdict}"])
 
 
-def plan_run(config, model, longest: int) -> tuple[int, bool, float]:
+def plan_run(config, model, longest: int) -> tuple[int, bool, bool, float]:
     """For a run of train.py: how many slots it has; whether an engine fits in memory during the update, and so can stay
-    from step to step; the bytes of all tensors at the peak. On CUDA, rank 0 prints the plan."""
+    from step to step; whether masters and moments are offloaded during the rollout; the bytes of all tensors at the
+    peak. On CUDA, rank 0 prints the plan."""
     available, cuda = device_memory(model.device), model.device.type == "cuda"
+    host = device_memory(torch.device("cpu")) if cuda else 0
     options, most = vars(config) | {"compile": config.compile and cuda}, config.dialogues // ranks.world_size()
+    most = min(config.slots or most, most)
     settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
     settings |= dict(options=options, longest=longest, processes=ranks.world_size())
-    options["slots"] = min(config.slots or most_slots(available, most, **settings), most)
+    fitting, settings["offload_in_rollout"] = most_slots(available, most, host=host, **settings)
+    options["slots"] = most if config.slots else fitting
     kept = memory_plan(**settings, keep_engine=True)
     another = kept["rollout"]["cache"] if config.eval_every else 0  # a validation has an engine of its own
     settings["keep_engine"] = needed(kept) + another <= available
     if cuda and ranks.rank() == 0:
         print(explain_memory(available, **settings))
-    return options["slots"], settings["keep_engine"], needed(memory_plan(**settings)) - RESERVE
+    peak = needed(memory_plan(**settings)) - RESERVE
+    return options["slots"], settings["keep_engine"], settings["offload_in_rollout"], peak
 
 
 SHAPE = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
@@ -152,8 +171,9 @@ def main() -> None:
         available = USABLE * memory * 2**30
         settings = RUN | dict(shape=Qwen2Config(**QWEN25[size]), parameters=parameters)
         advice, settings["options"] = mildest(available, **settings)
-        slots = most_slots(available, 1024, **settings)  # at most the dialogues of a step
-        plan = memory_plan(**settings | {"options": settings["options"] | {"slots": slots}})
+        slots, offload_in_rollout = most_slots(available, 1024, **settings)  # at most the dialogues of a step
+        options = settings["options"] | {"slots": slots}
+        plan = memory_plan(**settings | dict(options=options, offload_in_rollout=offload_in_rollout))
         found = f"{slots} | {needed(plan) / 2**30:.0f}" if needed(plan) <= available else "- | -"
         print(f"| {size} | {memory} GB | {advice} | {found} |")
 

@@ -73,7 +73,7 @@ class Run:
         self.parts = {"actor": actor, "actor_optimizer": optimizers[0]}  # what a checkpoint holds
         if critic is not None:
             self.parts |= {"critic": critic, "critic_optimizer": optimizers[1]}
-        self.engine, self.planned_memory = None, None  # see support/memory.py:plan_run
+        self.engine, self.offload_in_rollout, self.planned_memory = None, False, None  # support/memory.py:plan_run
         if config.offload:
             move(reference.parameters(), torch.device("cpu"))
         if config.gradient_checkpointing:
@@ -87,6 +87,15 @@ class Run:
         yield
         for x, host in zip(model.parameters(), hosts):
             x.data = host
+
+    @contextmanager
+    def optimizers_offloaded(self):
+        """Where the memory plan says so, masters and moments are in host memory inside this context."""
+        moved = self.optimizers if self.offload_in_rollout else []
+        tensors = [x for optimizer in moved for n in optimizer.states for x in optimizer.movable(n)]
+        move(tensors, torch.device("cpu"))
+        yield
+        move(tensors, self.actor.device)
 
     def memory(self) -> dict:
         """On CUDA the peak bytes of tensors so far, and what the plan said."""
