@@ -331,23 +331,20 @@ class Optimizer:
         for weight in self.weights:
             weight.register_post_accumulate_grad_hook(partial(add_gradient, self.gradients))
 
-        self.shards, self.states = shards(self.weights), {}  # rank n % world_size has the state of shard n
+        # rank n % world_size has the state of shard n; `movable` can be in host memory between the steps
+        self.shards, self.states, self.movable = shards(self.weights), {}, {}
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
             master = self.shards[n].float()
             step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # there for fused AdamW
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
             self.states[n] = {"master": master, "step": step, **moments}  # ordered as step() unpacks it
+            self.movable[n] = [x for x in (master, *moments.values()) if x is not self.shards[n]]
             if offload:
-                move(self.movable(n), torch.device("cpu"))
+                move(self.movable[n], torch.device("cpu"))
 
     @property
     def lr(self) -> float:  # of the next step
         return self.peak_lr * lr_schedule(self.steps, self.warmup_steps, self.total_steps)
-
-    def movable(self, n: int) -> list[torch.Tensor]:
-        """Tensors of a shard that may be in host memory between the steps: not a float32 master, which is the weight."""
-        names = ["exp_avg", "exp_avg_sq"] + ([] if self.shards[n].dtype == torch.float32 else ["master"])
-        return [self.states[n][name] for name in names]
 
     def reduce_and_clip(self) -> float:
         """Add up the gradients of all ranks and clip them. Returns their norm before clipping."""
@@ -366,7 +363,7 @@ class Optimizer:
         gradients = shards([self.gradients[weight] for weight in self.weights])  # of the same shards
         with streams(self.weights[0].device) as on_device:
             for n, state in self.states.items():
-                with on_device(self.movable(n) if self.offload else []):
+                with on_device(self.movable[n] if self.offload else []):
                     master, step, m, v = state.values()
                     adamw([master], [gradients[n]], [m], [v], [], [step], fused=step.is_cuda, **settings)
                     self.shards[n].copy_(master)

@@ -248,11 +248,6 @@ class Engine:
         self.in_slot: list[LiveDialogue | None] = [None] * slots  # from here on, the host's side
         self.active: list[LiveDialogue] = []  # those in active slots
 
-    @property
-    def prefill_threshold(self) -> int:
-        """A prefill interrupts decoding, so it waits for this many dialogues; a GPU could do several steps meanwhile."""
-        return len(self.active) // 4 if self.device.type == "cuda" else len(self.in_slot) // 16
-
     def admit(self, live: LiveDialogue, uniforms: np.ndarray) -> None:
         """Give a free slot to a dialogue. Uniform number i is for the i-th token after the prompt."""
         live.slot = self.in_slot.index(None)
@@ -466,8 +461,10 @@ def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules
             uniforms = np.random.default_rng((*seed, live.index)).random(config.max_new_tokens, dtype=np.float32)
             engine.admit(live, uniforms)
 
-        # Prompts and feedback go into the cache, when enough dialogues need it or no slot is active.
-        if to_prefill and (len(to_prefill) >= engine.prefill_threshold or not engine.active):
+        # Prompts and feedback go into the cache, when no slot is active or enough dialogues wait for it: a prefill
+        # interrupts decoding, on a GPU for as long as several steps.
+        enough = len(engine.active) // 4 if engine.device.type == "cuda" else len(engine.in_slot) // 16
+        if to_prefill and (len(to_prefill) >= enough or not engine.active):
             for batch in prefill_batches(to_prefill):
                 engine.prefill(batch)
             to_prefill.clear()

@@ -46,7 +46,7 @@ from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, r
 from support.cuda import fuse_layers
 from support.files import locked_folder, save_json
 from support.memory import plan_run
-from support.models import load_model, pick_device, pick_dtype, save_model
+from support.models import load_model, moved, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
 from support.presets import PRESETS
 from support.run import Run, describe, in_brief, open_log, parse_run, stage_speeds, training_metrics
@@ -118,10 +118,10 @@ class Config:
 
     device: str = machine("auto", "auto, cpu, cuda or mps")
     dtype: str = machine("auto", "auto: bfloat16 on CUDA, float32 elsewhere", one_of("auto", "float32", "bfloat16"))
-    micro_batch_tokens: int = machine(8192, "tokens in a forward pass of the update: memory, not results", POSITIVE)
+    micro_batch_tokens: int = machine(10000, "tokens in a forward pass of the update: memory, not results", POSITIVE)
     compile: bool = machine(True, "fuse small kernels by torch.compile, only on CUDA; slow to start, then faster")
     gradient_checkpointing: bool = machine(False, "compute activations twice in the update to save memory")
-    offload: bool = machine(False, "keep base model and optimiser states in host memory between their uses")
+    offload: bool = machine(False, "keep optimiser states in host memory between their uses")
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
@@ -138,7 +138,7 @@ def build_run(config: Config) -> Run:
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
     actor.set_attn_implementation("causal")  # without a mask (support/models.py); copies inherit it
-    reference = copy.deepcopy(actor).requires_grad_(False)
+    reference = copy.deepcopy(actor).requires_grad_(False).cpu()  # between its uses
     total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     warmup_steps = int(config.lr_warmup * total_steps)
     shared = warmup_steps, total_steps, config.max_grad_norm, config.offload
@@ -172,7 +172,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             own = ranks.own_slice(config.dialogues, config.group_size)
             settings = dict(temperature=config.temperature, seed=seed, first_index=own.start, engine=run.engine)
-            with run.optimizers_offloaded():
+            with moved(run.offloaded_in_rollout, torch.device("cpu")):  # where more dialogues fit in parallel then
                 written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **settings)
             dialogues = kept = ranks.gather_rows(written)
             if config.drop_uniform_groups:  # here, so that stage 2 skips the other groups
@@ -180,7 +180,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             clock.append(time.perf_counter())
 
             # 2. Log-probabilities of the reference model (the frozen base) and values of the critic, before the update.
-            with run.on_device(reference):  # with --offload it is there only now
+            with moved(list(reference.parameters()), actor.device):  # on a GPU it is there only now
                 ref_logp_DT, value_DT = reference_logps_and_values(reference, critic, kept, config)
             clock.append(time.perf_counter())
 
@@ -192,7 +192,8 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             metrics = {"step": run.step} | training_metrics(dialogues) | metrics
             metrics |= stage_speeds(dialogues, kept, clock) | run.memory()
             if config.eval_every and run.step % config.eval_every == 0:
-                metrics |= validate(run, validation)
+                with moved(run.offloaded_in_rollout, torch.device("cpu")):
+                    metrics |= validate(run, validation)
             if is_rank0:
                 d = int((dialogues.used_D > 1).byte().argmax())  # the first with feedback, else dialogue 0
                 run.record(metrics, dialogue_record(dialogues, d, asked[d], run.chat))
@@ -223,9 +224,7 @@ def draw_questions_and_attempts(config: Config, problems: list[Problem], step: i
 def validate(run: Run, problems: list[Problem]) -> dict:
     """Greedy accuracy on the validation questions, which are split among the ranks."""
     own = problems[ranks.rank() :: ranks.world_size()]
-    with run.optimizers_offloaded():
-        records = evaluate(run.actor, run.chat, own, [run.config.eval_attempts], run.config)
-    records = sum(ranks.all_gather(records), [])
+    records = sum(ranks.all_gather(evaluate(run.actor, run.chat, own, [run.config.eval_attempts], run.config)), [])
     (row,) = accuracy_at_k(records)["by_attempts"]
     return {f"validation_{name}": row[name] for name in ("accuracy", "accuracy_first", "repeated")}
 
@@ -272,7 +271,7 @@ def finish(run: Run, held_out: list[Problem]) -> None:
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
     last_dialogue = run.folder / "dialogues" / f"step-{run.step:06d}.txt"
     print(f"\nA dialogue of step {run.step}:\n\n{last_dialogue.read_text(encoding='utf-8')}")
-    run.engine, run.optimizers, run.parts = None, [], {}  # they hold device memory, also views of the actor
+    run.engine, run.optimizers, run.parts, run.offloaded_in_rollout = None, [], {}, []  # they hold device memory
     if held_out:
         results = {}
         for name, model, other in (("base", run.reference, run.actor), ("trained", run.actor, run.reference)):
@@ -300,9 +299,7 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            plan = plan_run(config, run.actor, longest)
-            config.slots, engine_stays, run.offload_in_rollout, run.planned_memory = plan
-            if engine_stays:
+            if plan_run(run, longest):
                 run.engine = Engine(run.actor, config.slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))

@@ -6,12 +6,11 @@
 Weights are random, in bfloat16. A script decides prompts, feedback and the length of every attempt (bench/rollout.py).
 Without CUDA all sizes are tiny. If a section fails, the others go on; the exit code is 1.
 
-    decode    steps at a fixed context length, against the bound set by the bandwidth of a device copy: a step reads all
-              weights, keys and values once, and moves the logits twice
+    decode    steps at a fixed context length, and their bound: weights, cache and twice the logits at copy bandwidth
     exact     tokens against those of `rollout_one`, log-probabilities against those of the full forward pass
     resume    a small resumed run against an uninterrupted one: the difference in the last metrics, only rounding
     smollm2   SmolLM2-135M's shape and preset: the last of four steps of train.py
-    step      Qwen2.5-1.5B's shape and the paper's settings: a step of 1024 dialogues, after one of 128 that compiles
+    step      Qwen2.5-1.5B's shape and the paper's settings: a step of 1024 dialogues, after one with short attempts
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
 """
 
@@ -48,18 +47,18 @@ SMOLLM2_STEP = dict(shape=SMOLLM2, script=dict(dialogues=512, prompt=(10, 24), l
 SMALL_STEP = dict(shape=TINY, script=dict(dialogues=24, length=(2, 12), median=5))
 FULL = dict(  # the arguments of each section that has some; `options` are those of train.py
     decode=dict(shape=QWEN, loads=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)]),
-    smollm2=SMOLLM2_STEP | dict(runs=["--preset smollm2-gpu --steps 4"]),
-    step=PAPER_STEP | dict(runs=["--steps 1 --dialogues 128 --minibatches 1", "--steps 1"]),
+    smollm2=SMOLLM2_STEP | dict(options="--preset smollm2-gpu --steps 4"),
+    step=PAPER_STEP | dict(options="--steps 1"),
     generate=dict(shape=QWEN, script=dict(dialogues=32, prompt=(60, 300), length=(8, 400), median=150, attempts=1)),
 )
 SMALL = dict(
     decode=dict(shape=TINY, loads=[(4, 64)]),
-    smollm2=SMALL_STEP | dict(runs=["--preset smollm2-gpu --dialogues 16 --steps 2"]),
-    step=SMALL_STEP | dict(runs=["--steps 1 --dialogues 2 --minibatches 1", "--steps 1 --dialogues 24"]),
+    smollm2=SMALL_STEP | dict(options="--preset smollm2-gpu --dialogues 16 --steps 2"),
+    step=SMALL_STEP | dict(options="--dialogues 24 --steps 1"),
     generate=dict(shape=TINY, script=dict(dialogues=4, length=(2, 6), median=4, attempts=1)),
 )
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense operations a second, from the data sheets
-SPARING = "--dialogues 128 --minibatches 1 --steps 2 --offload --gradient_checkpointing --micro_batch_tokens 4096"
+SPARING = "--dialogues 128 --minibatches 1 --steps 1 --offload --gradient_checkpointing --micro_batch_tokens 4096"
 
 
 def timed(run) -> float:
@@ -69,14 +68,6 @@ def timed(run) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def free_memory() -> None:
-    """What Python and PyTorch hold of the device's memory without using it."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 # -------------------- The sections: each returns {measure: value}
@@ -112,11 +103,13 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
     return results
 
 
-def step(device: str, dtype: torch.dtype, shape, script: dict, runs: list[str]) -> dict[str, float]:
-    """The last step of the last of these runs."""
+def step(device: str, dtype: torch.dtype, shape, script: dict, options: str) -> dict[str, float]:
     torch.compiler.set_stance("force_eager")  # as in a new process: an earlier section may have called `fuse_layers`
-    for options in runs:
-        free_memory()
+    for script in (script | dict(length=(2, 12)), script):
+        gc.collect()
+        if device == "cuda":  # unused memory goes back to the device
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         torch._dynamo.utils.counters.clear()
         with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
             row = run_training(folder, shape, script, f"{options} --eval_data none")
@@ -208,13 +201,12 @@ def main(argv: list[str] | None = None) -> int:
     if cuda and options.memory:
         fraction = USABLE * options.memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(fraction)
-        arguments, options.sections = {"step": PAPER_STEP | {"runs": [SPARING]}}, ["step"]
+        arguments, options.sections = {"step": PAPER_STEP | {"options": SPARING}}, ["step"]
     machine = torch.cuda.get_device_name() if cuda else "CPU, tiny sizes: nothing here says anything about a GPU"
     figures = {"device": machine, "torch": torch.__version__, "transformers": transformers.__version__, "sections": {}}
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}\n")
     print("| section | measure | value |\n|---|---|---|")
     for section in options.sections:
-        free_memory()
         start = time.perf_counter()
         with torch.profiler.profile() if options.profile else nullcontext() as profiler:
             try:
@@ -224,8 +216,7 @@ def main(argv: list[str] | None = None) -> int:
                 results = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         figures["sections"][section] = results | {"seconds of the section": time.perf_counter() - start}
         for measure, value in figures["sections"][section].items():
-            shown = value if measure == "failed" else f"{value:g}"
-            print(f"| {section} | {measure} | {shown} |", flush=True)
+            print(f"| {section} | {measure} | {value if measure == 'failed' else f'{value:g}'} |", flush=True)
         if options.profile:
             print(profiler.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=25), file=sys.stderr)
         if options.json:

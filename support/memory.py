@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import suppress
 from itertools import compress, product
 
 import torch
@@ -37,11 +38,9 @@ def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.dev
     """Zeros for a key/value cache: a masked NaN would still poison sums. OSError when memory does not suffice: an
     operating system promises more than it has, and kills the process that uses it."""
     size = math.prod(shape) * dtype.itemsize
-    try:
+    with suppress(RuntimeError):  # not only of CUDA
         if size <= device_memory(device):
             return torch.zeros(shape, dtype=dtype, device=device)
-    except RuntimeError:  # not only of CUDA
-        pass
     raise OSError(f"the cache takes {size / 2**30:.3g} GiB, more than is free: lower --slots or --max_new_tokens")
 
 
@@ -50,12 +49,10 @@ def actions_at_once(vocabulary: int) -> int:
     return min(2048, 3 * 2**26 // vocabulary)
 
 
-def memory_plan(
-    shape, parameters, element, options, longest, processes=1, keep_engine=False, offload_in_rollout=False
-) -> dict[str, dict[str, float]]:
+def memory_plan(shape, parameters, element, options, longest, processes=1, keep_engine=False, offload_in_rollout=False):
     """Bytes on a device, by phase of a step and by what they hold, for layers like Llama's. `shape`: a model's config;
     `element`: bytes of a weight; `longest`: tokens of a dialogue; `keep_engine`: it is there in the update too;
-    `offload_in_rollout`: masters and moments are in host memory during the rollout."""
+    `offload_in_rollout`: masters and moments are not there in the rollout. With the reference, less is needed."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
     heads, size = kv_heads_and_size(shape)
@@ -64,7 +61,6 @@ def memory_plan(
     trained = parameters + (parameters - output_weights if options["group_size"] == 1 else 0)
     # two moments, and masters unless the weights are float32 themselves
     states = 0 if options["offload"] else (4 * (element < 4) + 8) * trained / processes
-    reference = 0 if options["offload"] else element * parameters
 
     # bytes a token: two norms (also in float32), inputs of the linear layers, queries, keys, values, the gated product
     layer = 2 * E * (4 + element) + element * (2 * E + 2 * queries + 2 * keys + 4 * intermediate)
@@ -75,15 +71,10 @@ def memory_plan(
     # a chunk in float32 thrice, or compiled, in float32 once and twice as it is; its weights' gradient twice
     logits = actions_at_once(V) * V * (4 + 2 * element if options["compile"] else 12) + 2 * element * V * E
     cache = cache_bytes(shape, slots, longest + OVERRUN, element)
-    both = {"actor and critic": element * trained, "masters and moments": states}
-    both |= {"reference": reference, "reserve": RESERVE}
+    both = {"actor and critic": element * trained, "masters and moments": states, "reserve": RESERVE}
     # logits: the model's own, then three float32 tensors of the sampling
-    rollout = both | {
-        "masters and moments": 0 if offload_in_rollout else states,
-        "cache": cache,
-        "activations": layer * PREFILL_TOKENS,
-        "logits": slots * V * (element + 12),
-    }
+    rollout = both | {"cache": cache, "activations": layer * PREFILL_TOKENS, "logits": slots * V * (element + 12)}
+    rollout["masters and moments"] *= not offload_in_rollout
     update = both | {"gradients": 4 * trained, "activations": (kept * L + layer) * tokens}
     # the logits are gone before the gradients of a layer's activations come
     update |= {"logits or a layer": max(logits, layer * tokens), "cache": cache * keep_engine}
@@ -97,15 +88,12 @@ def needed(plan: dict[str, dict[str, float]]) -> float:
 
 def most_slots(available: float, most: int, options: dict, host=math.inf, **settings) -> tuple[int, bool]:
     """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case; and
-    whether they need masters and moments to be offloaded during the rollout, to at most half of the `host` memory."""
-    for offload_in_rollout in (False, True):
-        settings["offload_in_rollout"] = offload_in_rollout
-        none, one = (memory_plan(options=options | {"slots": n}, **settings) for n in (0, 1))
-        fixed, states = sum(none["rollout"].values()), none["update"]["masters and moments"]
-        fitting = int((0.95 * available - fixed) / (sum(one["rollout"].values()) - fixed))  # all slots take the same
-        if fitting >= most or not 0 < 2 * states * settings.get("processes", 1) <= host:
-            break
-    return min(most, max(FEW_SLOTS, fitting)), offload_in_rollout
+    whether for that masters and moments are offloaded during the rollout, to at most half of the `host` memory."""
+    none, one = (memory_plan(options=options | {"slots": n}, **settings)["rollout"] for n in (0, 1))
+    a_slot = sum(one.values()) - sum(none.values())  # all slots take the same
+    free, states = 0.95 * available - sum(none.values()), none["masters and moments"]
+    offload_in_rollout = free < most * a_slot and 0 < states <= host / 2
+    return min(most, max(FEW_SLOTS, int((free + states * offload_in_rollout) / a_slot))), offload_in_rollout
 
 
 def mildest(available: float, options: dict, **settings) -> tuple[str, dict]:
@@ -130,25 +118,28 @@ def explain_memory(available: float, **settings) -> str:
     return "\n".join([*lines, f"  {verdict}"])
 
 
-def plan_run(config, model, longest: int) -> tuple[int, bool, bool, float]:
-    """For a run of train.py: how many slots it has; whether an engine fits in memory during the update, and so can stay
-    from step to step; whether masters and moments are offloaded during the rollout; the bytes of all tensors at the
-    peak. On CUDA, rank 0 prints the plan."""
+def plan_run(run, longest: int) -> bool:
+    """Sets how many slots a run has (support/run.py:Run), which tensors of its optimisers are offloaded in the rollout,
+    and the planned bytes of all tensors at the peak. Returns whether an engine fits in memory during the update, and so
+    can stay from step to step. On CUDA, rank 0 prints the plan."""
+    config, model = run.config, run.actor
     available, cuda = device_memory(model.device), model.device.type == "cuda"
-    host = device_memory(torch.device("cpu")) if cuda else 0
-    options, most = vars(config) | {"compile": config.compile and cuda}, config.dialogues // ranks.world_size()
-    most = min(config.slots or most, most)
+    host = device_memory(torch.device("cpu")) / ranks.world_size() if cuda else 0  # for each rank of one machine
+    options = vars(config) | {"compile": config.compile and cuda}
+    most = min(config.slots or config.dialogues, config.dialogues // ranks.world_size())
     settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
     settings |= dict(options=options, longest=longest, processes=ranks.world_size())
     fitting, settings["offload_in_rollout"] = most_slots(available, most, host=host, **settings)
-    options["slots"] = most if config.slots else fitting
+    if settings["offload_in_rollout"]:
+        run.offloaded_in_rollout = [x for optimizer in run.optimizers for x in sum(optimizer.movable.values(), [])]
+    options["slots"] = config.slots = most if config.slots else fitting
     kept = memory_plan(**settings, keep_engine=True)
     another = kept["rollout"]["cache"] if config.eval_every else 0  # a validation has an engine of its own
     settings["keep_engine"] = needed(kept) + another <= available
     if cuda and ranks.rank() == 0:
         print(explain_memory(available, **settings))
-    peak = needed(memory_plan(**settings)) - RESERVE
-    return options["slots"], settings["keep_engine"], settings["offload_in_rollout"], peak
+    run.planned_memory = needed(memory_plan(**settings)) - RESERVE
+    return settings["keep_engine"]
 
 
 SHAPE = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
@@ -160,7 +151,7 @@ QWEN25 = {
 PARAMETERS = {"0.5B": 494_032_768, "1.5B": 1_543_714_304, "7B": 7_615_616_512}
 # The options of the paper's run that need memory, and below them the rest: 1024 and 3000 tokens, bfloat16.
 OPTIONS = dict(
-    group_size=1, slots=64, micro_batch_tokens=8192, offload=False, gradient_checkpointing=False, compile=True
+    group_size=1, slots=64, micro_batch_tokens=10000, offload=False, gradient_checkpointing=False, compile=True
 )
 RUN = dict(options=OPTIONS, longest=4024, element=2)
 

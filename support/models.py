@@ -3,7 +3,8 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,9 +37,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 on CUDA, float32 elsewhere."""
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    return getattr(torch, name)
+    auto = "bfloat16" if device.type == "cuda" else "float32"
+    return getattr(torch, auto if name == "auto" else name)
 
 
 def load_model(name: str, device: torch.device, dtype: torch.dtype):
@@ -130,6 +130,15 @@ def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
             x.data = x.data.to(device, non_blocking=device.type == "cuda")
     if device.type == "cpu" and torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+@contextmanager
+def moved(tensors: list[torch.Tensor], device: torch.device) -> Iterator[None]:
+    """These tensors, all of one device, are on this other one inside this context."""
+    before = tensors[0].device if tensors else device
+    move(tensors, device)
+    yield
+    move(tensors, before)
 
 
 def kv_heads_and_size(config) -> tuple[int, int]:

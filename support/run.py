@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -17,7 +16,7 @@ import transformers
 from support import ranks
 from support.cli import parse
 from support.files import append_lines, atomic_write, make_folder, read_json, remove, save_json, save_text
-from support.models import fingerprint, move, recompute_activations, save_model
+from support.models import fingerprint, recompute_activations, save_model
 from support.plots import plot_training
 from support.presets import PRESETS
 from support.show import as_text
@@ -73,35 +72,14 @@ class Run:
         self.parts = {"actor": actor, "actor_optimizer": optimizers[0]}  # what a checkpoint holds
         if critic is not None:
             self.parts |= {"critic": critic, "critic_optimizer": optimizers[1]}
-        self.engine, self.offload_in_rollout, self.planned_memory = None, False, None  # support/memory.py:plan_run
-        if config.offload:
-            move(reference.parameters(), torch.device("cpu"))
+        self.engine, self.planned_memory, self.offloaded_in_rollout = None, None, []  # see support/memory.py:plan_run
         if config.gradient_checkpointing:
             recompute_activations(*filter(None, (actor, critic)))
 
-    @contextmanager
-    def on_device(self, model):
-        """With --offload, this frozen model is on the device inside this context, and in host memory after it."""
-        hosts = [x.data for x in model.parameters()]
-        move(model.parameters(), self.actor.device)
-        yield
-        for x, host in zip(model.parameters(), hosts):
-            x.data = host
-
-    @contextmanager
-    def optimizers_offloaded(self):
-        """Where the memory plan says so, masters and moments are in host memory inside this context."""
-        moved = self.optimizers if self.offload_in_rollout else []
-        tensors = [x for optimizer in moved for n in optimizer.states for x in optimizer.movable(n)]
-        move(tensors, torch.device("cpu"))
-        yield
-        move(tensors, self.actor.device)
-
     def memory(self) -> dict:
         """On CUDA the peak bytes of tensors so far, and what the plan said."""
-        if self.actor.device.type != "cuda":
-            return {}
-        return {"device_memory": torch.cuda.max_memory_allocated(), "planned_memory": self.planned_memory}
+        found = {"device_memory": torch.cuda.max_memory_allocated(), "planned_memory": self.planned_memory}
+        return found if self.actor.device.type == "cuda" else {}
 
     def save(self) -> None:
         """Write a checkpoint, and delete all but the last few. OSError when it cannot be written."""

@@ -27,7 +27,7 @@ def test_all_sections_in_small(tmp_path, monkeypatch, capsys):
     assert all(value < 1e-4 for name, value in sections["exact"].items() if "of a log-probability" in name)
     assert 0 < sections["decode"]["4 slots, 64 tokens of context: share of the bound"] < 1
     assert sections["generate"]["times as fast as generate"] > 0 and sections["decode"]["device copy, bytes/s"] > 0
-    assert sections["step"]["ratio"] == pytest.approx(1, abs=1e-5)
+    assert sections["step"]["ratio"] == pytest.approx(1, abs=1e-4)
     assert sections["smollm2"]["ratio"] == pytest.approx(1, abs=1e-2)
     assert set(sections["resume"].values()) == {0, sections["resume"]["seconds of the section"]}
     out = capsys.readouterr().out

@@ -99,12 +99,6 @@ def test_the_best_possible_is_the_chance_of_the_likeliest_candidates(cued, weigh
     assert best_possible(cued, 5) == pytest.approx(expected)
 
 
-def test_the_order_says_nothing_about_the_candidates(drawn):
-    for riddles in drawn.values():
-        half = [len(riddle.candidates) for riddle in riddles[: len(riddles) // 2]]
-        assert np.mean(half) == pytest.approx(np.mean(CANDIDATES), abs=0.2)
-
-
 def test_neutral_attempts_end_at_the_right_one_or_when_used_up():
     rng = np.random.default_rng(0)
     dialogues = [[int(extract_boxed(text)) for text in neutral_attempts(RIDDLE, 4, rng)] for _ in range(300)]

@@ -394,7 +394,7 @@ def test_optimizer_is_adamw_over_float32_masters_with_and_without_offload(dtype,
     (model, optimizer), (other, offloaded) = linear(dtype), linear(dtype, offload=True)
     plain = linear(dtype)[0].float()
     adamw = torch.optim.AdamW(plain.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0, foreach=False)
-    assert len(offloaded.offloaded(0)) == (2 if dtype == torch.float32 else 3)  # such a weight is its own master
+    assert len(offloaded.movable[0]) == (2 if dtype == torch.float32 else 3)  # such a weight is its own master
     for i in range(5):
         wave = torch.sin(torch.arange(64.0) * (i + 1)).view(8, 8).to(dtype)
         for part, each in itertools.product((256.0, wave), (model, other)):

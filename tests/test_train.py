@@ -324,17 +324,20 @@ def test_options_for_less_memory_change_no_bit(dtype):
         assert_same_run(one.folder, launch(f"--dtype {dtype} --{option} --out {option}").folder)
 
 
-def test_offload_keeps_elsewhere_what_is_not_used():
-    """The base model goes to the device for its log-probabilities alone; masters and moments only in their own step."""
-    seen, replaced = [], {}
-    for name in ("rollout", "reference_logps_and_values", "update"):
+@pytest.mark.parametrize("option, in_rollout", [("--offload", False), ("", True)])
+def test_what_waits_in_host_memory(option, in_rollout):
+    """The base model goes to the device for its log-probabilities alone. With --offload masters and moments go there
+    only for their own step, else, if the plan says so, they leave it for a rollout or a validation."""
+    seen, replaced = [], {"support.memory.most_slots": lambda *_, **settings: (3, in_rollout)}
+    for name in ("rollout", "reference_logps_and_values", "update", "validate"):
         replaced |= in_call(f"train.{name}", 1, lambda work, name=name: seen.append(name) or work(), last=9)
-    replaced["support.run.move"] = lambda tensors, device: seen.append(len(list(tensors)))
+    replaced["support.models.move"] = lambda tensors, device: seen.append((len(tensors), device.type))
     replaced["ppo.move"] = lambda tensors, device: seen.append(f"{len(tensors)} states")
-    run = launch("--offload --dtype bfloat16", replaced).run
+    run = launch(f"{option} --dtype bfloat16 --eval_every 1 --validation_data held_out.jsonl", replaced).run
     base, weights = len(list(run.reference.parameters())), sum(len(each.weights) for each in run.optimizers)
-    step = ["rollout", base, "reference_logps_and_values", "update"]
-    assert seen == ["3 states"] * weights + ["rollout", base] + step + step  # a master and two moments
+    states, base = (3 * weights * in_rollout, "cpu"), (base, "cpu")  # a master and two moments of each weight
+    step = [states, "rollout", states, base, "reference_logps_and_values", base, "update", states, "validate", states]
+    assert seen == ["3 states"] * weights * (not in_rollout) + ["rollout"] + step * 2  # the first checks the model
 
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
@@ -346,7 +349,7 @@ def test_the_memory_plan_of_a_run(capsys, monkeypatch):
     for given, gigabytes, longest, slots, keeps in (*plans, (600, 3, 100, 500, True)):
         run = train.build_run(read_config(f"--dialogues 500 --slots {given}"))
         monkeypatch.setattr("support.memory.device_memory", lambda device: gigabytes * 1e9)
-        assert memory.plan_run(run.config, run.actor, longest)[:2] == (slots, keeps)
+        assert memory.plan_run(run, longest) == keeps and run.config.slots == slots
 
 
 def test_rewards_of_a_run():
