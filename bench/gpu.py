@@ -1,4 +1,4 @@
-"""What only a GPU can show, in one run of about five minutes: is our code exact there, and how fast?
+"""What only a GPU can show, in one run of about six minutes: is our code exact there, and how fast?
 
     python -m bench.gpu [--json FILE]        # make bench-gpu
     python -m bench.gpu --memory 24          # as on a card of 24 GB, with the options that the paper's run needs there
@@ -9,7 +9,7 @@ Without CUDA all sizes are tiny. If a section fails, the others go on; the exit 
     decode    steps at a fixed context length, and their bound: weights, cache and twice the logits at copy bandwidth
     exact     tokens against those of `rollout_one`, log-probabilities against those of the full forward pass
     resume    a small resumed run against an uninterrupted one: the difference in the last metrics, only rounding
-    smollm2   SmolLM2-135M's shape and preset: the last of four steps of train.py
+    smollm2   SmolLM2-135M's shape and preset: the last of two steps of train.py, after two with short attempts
     step      Qwen2.5-1.5B's shape and the paper's settings: a step of 1024 dialogues, after one with short attempts
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
 """
@@ -47,7 +47,7 @@ SMOLLM2_STEP = dict(shape=SMOLLM2, script=dict(dialogues=512, prompt=(10, 24), l
 SMALL_STEP = dict(shape=TINY, script=dict(dialogues=24, length=(2, 12), median=5))
 FULL = dict(  # the arguments of each section that has some; `options` are those of train.py
     decode=dict(shape=QWEN, loads=[(64, 1000), (256, 1000), (256, 3000), (512, 1000)]),
-    smollm2=SMOLLM2_STEP | dict(options="--preset smollm2-gpu --steps 4"),
+    smollm2=SMOLLM2_STEP | dict(options="--preset smollm2-gpu --steps 2"),
     step=PAPER_STEP | dict(options="--steps 1"),
     generate=dict(shape=QWEN, script=dict(dialogues=32, prompt=(60, 300), length=(8, 400), median=150, attempts=1)),
 )
@@ -112,7 +112,7 @@ def step(device: str, dtype: torch.dtype, shape, script: dict, options: str) -> 
             torch.cuda.reset_peak_memory_stats()
         torch._dynamo.utils.counters.clear()
         with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
-            row = run_training(folder, shape, script, f"{options} --eval_data none")
+            row = run_training(folder, shape, script, options)
     row["kernels compiled"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     if device == "cuda":
         row["share of bf16 peak in the update"] = share_of_peak(shape, row)
@@ -127,7 +127,7 @@ def run_training(folder: str, shape, script: dict, options: str) -> dict:
     ours["open_log"] = lambda *_: print  # each step's metrics, in case the run does not reach its end
     nothing = dict(check_model=mock.DEFAULT, save_model=mock.DEFAULT)
     with scripted(script), mock.patch.multiple(train, **ours, **nothing), redirect_stdout(sys.stderr):
-        train.main([*options.split(), "--out", folder])
+        train.main([*options.split(), "--eval_data", "none", "--out", folder])
     return read_json(Path(folder, "metrics.jsonl"), lines=True)[-1]
 
 
@@ -145,7 +145,7 @@ def share_of_peak(shape, row: dict) -> float:
 
 
 def resume(device: str, dtype: torch.dtype) -> dict[str, float]:
-    options = "--dialogues 24 --minibatches 2 --max_new_tokens 90 --lr 1e-4 --steps 3 --eval_data none --save_every 1"
+    options = "--dialogues 24 --minibatches 2 --max_new_tokens 90 --lr 1e-4 --steps 3 --save_every 1 --compile false"
     with TemporaryDirectory() as folder:
         straight = run_training(folder, **SMALL_STEP, options=f"{options} --keep_checkpoints 3")
         Path(folder, "checkpoint-000003.pt").unlink()

@@ -28,7 +28,6 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 import rollout
 import train
 from data import Problem
-from data.miniature import build_model
 from reward import RULES
 from support.memory import SHAPE
 
@@ -135,10 +134,8 @@ TURNS = 2  # of every side
 SIDES = {"ours": play_ours, "generate": play_generate, "continuous": play_continuous}
 QWEN2 = Qwen2Config(**COMMON, **dict(zip(SHAPE, (256, 704, 6, 4, 2, 4096))))
 SMOLLM2 = LlamaConfig(**COMMON, **dict(zip(SHAPE, (576, 1536, 30, 9, 3, 49152))))
-MINIATURE = build_model(704, None).config
 WORKLOADS = {  # model, what its scripts are like, and the sides: rows at a time, dialogues
     "qwen2-5m": (QWEN2, {}, [("ours", 64, 256), ("ours", 256, 1024), ("generate", 64, 112), ("continuous", 32, 112)]),
-    "miniature": (MINIATURE, {}, [("ours", 64, 256), ("generate", 64, 112), ("continuous", 32, 112)]),
     "smollm2": (SMOLLM2, dict(length=(4, 24), median=8), [("ours", 8, 32), ("generate", 8, 8), ("continuous", 8, 8)]),
 }
 

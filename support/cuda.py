@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle
 
 import torch
 
-from support.models import decoder_layers, kv_heads_and_size
+from support.models import decoder_layers, kv_heads_and_size, move
 
 # For CUDA's first allocation, unless the user has set it: without it, gaps between tensors took 4 GiB of an H100.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
@@ -61,12 +62,18 @@ def capture(run: Callable[[], None], other: torch.cuda.CUDAGraph | None) -> torc
 
 def fuse_layers(*models) -> None:
     """Let torch.compile fuse element-wise operations: in functions under @torch.compile, and in the decoder layers. All
-    layers of a shape share the same code, for every size from 2 on."""
+    layers of a shape share the same code, for every size from 2 on; a single dialogue would need code of its own."""
     torch.compiler.set_stance("default")
     torch._dynamo.config.recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False  # sizes that are equal by chance would be taken as one
     for layer in decoder_layers(*models):
-        layer.forward = torch.compile(layer.forward, dynamic=True)
+        layer.forward = partial(run_layer, layer.forward, torch.compile(layer.forward, dynamic=True))
+
+
+def run_layer(eager: Callable, compiled: Callable, hidden_BTE: torch.Tensor, *args, **kwargs):
+    """A short dialogue that is left over, alone in its batch, is not worth the seconds of a compilation."""
+    left_over = hidden_BTE.shape[0] == 1 and hidden_BTE.shape[1] < 1024
+    return (eager if left_over else compiled)(hidden_BTE, *args, **kwargs)
 
 
 @contextmanager
@@ -83,8 +90,7 @@ def streams(device: torch.device) -> Iterator[Callable]:
             stream.wait_stream(torch.cuda.default_stream(device))
         with torch.cuda.stream(stream):  # None changes nothing
             hosts = [x.data for x in tensors]
-            for x in tensors:
-                x.data = x.to(device, copy=True, non_blocking=True)
+            move(tensors, device)
             yield
             for x, host in zip(tensors, hosts):
                 x.data = host.copy_(x, non_blocking=True)

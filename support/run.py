@@ -76,11 +76,6 @@ class Run:
         if config.gradient_checkpointing:
             recompute_activations(*filter(None, (actor, critic)))
 
-    def memory(self) -> dict:
-        """On CUDA the peak bytes of tensors so far, and what the plan said."""
-        found = {"device_memory": torch.cuda.max_memory_allocated(), "planned_memory": self.planned_memory}
-        return found if self.actor.device.type == "cuda" else {}
-
     def save(self) -> None:
         """Write a checkpoint, and delete all but the last few. OSError when it cannot be written."""
         state = {name: part.state_dict() for name, part in self.parts.items()}
