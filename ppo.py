@@ -339,8 +339,7 @@ class Optimizer:
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
             self.states[n] = {"master": master, "step": step, **moments}  # ordered as step() unpacks it
             self.movable[n] = [x for x in (master, *moments.values()) if x is not self.shards[n]]
-            if offload:
-                move(self.movable[n], torch.device("cpu"))
+            move(self.movable[n] if offload else [], torch.device("cpu"))
 
     @property
     def lr(self) -> float:  # of the next step

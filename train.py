@@ -46,7 +46,7 @@ from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, r
 from support.cuda import fuse_layers
 from support.files import locked_folder, save_json
 from support.memory import plan_run
-from support.models import load_model, moved, pick_device, pick_dtype, save_model
+from support.models import load_model, move, moved, pick_device, pick_dtype, save_model
 from support.plots import plot_accuracy, table
 from support.presets import PRESETS
 from support.run import Run, describe, in_brief, open_log, parse_run, stage_speeds, training_metrics
@@ -138,7 +138,8 @@ def build_run(config: Config) -> Run:
     actor, tokenizer = load_model(config.model, device, dtype)
     chat = Chat(actor, tokenizer, config.chat_template, config.feedback)
     actor.set_attn_implementation("causal")  # without a mask (support/models.py); copies inherit it
-    reference = copy.deepcopy(actor).requires_grad_(False).cpu()  # between its uses
+    reference = copy.deepcopy(actor).requires_grad_(False)
+    move(reference.parameters(), torch.device("cpu"))  # between its uses; buffers stay on the device
     total_steps = (config.lr_steps or config.steps) * config.epochs * config.minibatches
     warmup_steps = int(config.lr_warmup * total_steps)
     shared = warmup_steps, total_steps, config.max_grad_norm, config.offload

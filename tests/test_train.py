@@ -335,9 +335,9 @@ def test_what_waits_in_host_memory(option, in_rollout):
     replaced["ppo.move"] = lambda tensors, device: seen.append(f"{len(tensors)} states")
     run = launch(f"{option} --dtype bfloat16 --eval_every 1 --validation_data held_out.jsonl", replaced).run
     base, weights = len(list(run.reference.parameters())), sum(len(each.weights) for each in run.optimizers)
-    states, base = (3 * weights * in_rollout, "cpu"), (base, "cpu")  # a master and two moments of each weight
+    states, base = (3 * weights * in_rollout, "cpu"), (base, "cpu")  # states: a master and two moments of each weight
     step = [states, "rollout", states, base, "reference_logps_and_values", base, "update", states, "validate", states]
-    assert seen == ["3 states"] * weights * (not in_rollout) + ["rollout"] + step * 2  # the first checks the model
+    assert seen == [f"{0 if in_rollout else 3} states"] * weights + ["rollout"] + step * 2  # first the model is checked
 
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
