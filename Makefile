@@ -62,7 +62,7 @@ bench-rollout: .venv/ready  ## the rollout beside transformers' ways to generate
 memory: .venv/ready  ## what fits on one GPU: the GiB that Qwen2.5's sizes need, and the options that help (computed)
 	$(PY) -m support.memory
 
-bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU: about 7 minutes
+bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU: about 6 minutes
 	$(PY) -m bench.gpu $(ARGS)
 
 evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (paper: its five) ATTEMPTS=7

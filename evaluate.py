@@ -159,7 +159,7 @@ def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, s
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name: folder or hub name} of LABEL=PATH, or of PATH, its own name. No | or $: they break tables, figures."""
+    """{name: folder or hub name} of LABEL=PATH or PATH; a LABEL has no slash. No | or $: they break tables, figures."""
     pairs = [re.fullmatch("(?s)(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or re.search("[|$\n]", models) or len(set(map(file_name, paths))) < len(pairs):
@@ -186,8 +186,8 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     settings = journal_settings(model, chat, options, RULES)
     greedy_journal = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
     # samples have no feedback; of them, fields that nothing reads are left out
-    file, settings = out / f"samples-{file_name(name)}.jsonl", settings | {"feedback": None, "seed": options.seed}
-    sample_journal = Journal(file if options.samples else None, settings, ("text", "attempts", "reward"))
+    file = out / f"samples-{file_name(name)}.jsonl" if options.samples else None
+    sample_journal = Journal(file, settings | {"feedback": None, "seed": options.seed}, ("text", "attempts", "reward"))
     return Candidate(name, greedy_journal, sample_journal, model.cpu(), chat, options)
 
 

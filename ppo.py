@@ -231,9 +231,9 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     metrics["skipped"] = len(results) - len(taken)
     metrics |= dict(zip(("lr", "critic_lr"), (optimizer.lr for optimizer in optimizers)))
     if taken:
-        steps, norms = zip(*taken)
-        parts = sum(ranks.all_gather(sum(steps, [])), [])  # a dict for each micro-batch of all steps and ranks
-        totals = {name: sum(part[name] for part in parts) for name in parts[0]}
+        sums, norms = zip(*taken)
+        sums = sum(ranks.all_gather(sum(sums, [])), [])  # a dict for each micro-batch of all steps and ranks
+        totals = {name: sum(each[name] for each in sums) for name in sums[0]}
         n_actions = totals.pop("actions")
         metrics |= {name: total / n_actions for name, total in totals.items()}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
@@ -335,7 +335,7 @@ class Optimizer:
         self.shards, self.states, self.movable = shards(self.weights), {}, {}
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
             master = self.shards[n].float()
-            step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # there for fused AdamW
+            step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # as fused AdamW asks
             moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
             self.states[n] = {"master": master, "step": step, **moments}  # ordered as step() unpacks it
             self.movable[n] = [x for x in (master, *moments.values()) if x is not self.shards[n]]

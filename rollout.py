@@ -133,7 +133,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 # attention reads:
 #     prompts          only these tokens
 #     feedback         the first `span` positions of these slots, under a mask
-#     a decode step    the same; with flash attention, each slot up to its own length, without a mask
+#     a decode step    the same; with flash attention, each slot up to its own length (`sequences`), without a mask
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -215,7 +215,7 @@ class LiveDialogue:
 
 
 class Engine:
-    """S slots on the device, a dialogue in each. Three things happen to a slot:
+    """S slots on the device, a dialogue in each. Three steps compute:
 
         prefill   forced tokens, a prompt or feedback, go into the cache, many tokens of many slots at once;
         decode    the model samples one token for every active slot;
@@ -284,7 +284,7 @@ class Engine:
         span = None if batch[0].position == 0 else max(len(live.tokens) for live in batch) - 1
         self.cache.prepare(slot_R, position_RN, span)
         self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, cache=self.cache, use_cache=False)
-        self.cache.mask = None  # it takes memory, and the graphs do not replace it
+        self.cache.mask = None  # frees it: a replayed graph calls no prepare
 
     def compact_slots(self) -> None:
         """Swap active slots at the back with as many gaps at the front."""

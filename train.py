@@ -159,9 +159,9 @@ def build_run(config: Config) -> Run:
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
-    worth = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
-    worth |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
-    rules = RULES._replace(reward=partial(RULES.reward, **worth))
+    terms = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
+    terms |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
+    rules = RULES._replace(reward=partial(RULES.reward, **terms))
     stopping, is_rank0 = False, ranks.rank() == 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=None if is_rank0 else True) as bar:
         while run.step < config.steps and not stopping:
@@ -173,7 +173,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             own = ranks.own_slice(config.dialogues, config.group_size)
             settings = dict(temperature=config.temperature, seed=seed, first_index=own.start, engine=run.engine)
-            with moved(run.offloaded_in_rollout, torch.device("cpu")):  # where more dialogues fit in parallel then
+            with moved(run.offloaded_in_rollout, torch.device("cpu")):  # none, unless that makes room for more slots
                 written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **settings)
             dialogues = kept = ranks.gather_rows(written)
             if config.drop_uniform_groups:  # here, so that stage 2 skips the other groups
@@ -302,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            if plan_run(run, longest):
+            if plan_run(run, longest):  # it also sets config.slots; true if an engine can stay from step to step
                 run.engine = Engine(run.actor, config.slots, longest, config.temperature)
             log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
             ranks.on_rank0(partial(run.write_config, questions))

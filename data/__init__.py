@@ -55,7 +55,7 @@ def without_unit(answer: str) -> str:
     return re.sub(r"^([^(]*?)\s*\([^()]*\)$", r"\1", answer)
 
 
-def last_box(solution: str) -> str:
+def last_box(solution: str) -> str | None:
     r"""The content of the last \boxed{...}; `\{` and `\}` are characters to print, not braces."""
     content = solution.rpartition("\\boxed{")[2]
     depth = 1
@@ -66,7 +66,7 @@ def last_box(solution: str) -> str:
 
 
 def level3to5(row: dict) -> tuple[str, str]:
-    # Never seen: the authors put the `input` of this file into their template. Their baseline's file has `question`.
+    # The file was never seen: the authors put its `input` into their template. Their baseline's file has `question`.
     question = row["question" if "question" in row else "input"]
     if "<|im_start|>" in question:
         raise ValueError("a question of MATH holds chat markup (expected the bare question)")

@@ -156,7 +156,7 @@ class Chat:
         return sum(map(self.encode_piece, text.split(CUT)), [])
 
     def escape(self, text: str) -> str:
-        """Cuts whatever looks like a special token in two, so that a question cannot forge a turn."""
+        """Splits whatever looks like a special token, so that a question cannot forge a turn."""
         return self.special.sub(lambda name: name[0][:1] + CUT + name[0][1:], text)
 
     def prompt(self, question: str, allowed: int) -> list[int]:

@@ -52,7 +52,7 @@ def actions_at_once(vocabulary: int) -> int:
 def memory_plan(shape, parameters, element, options, longest, processes=1, keep_engine=False, offload_in_rollout=False):
     """Bytes on a device, by phase of a step and by what they hold, for layers like Llama's. `shape`: a model's config;
     `element`: bytes of a weight; `longest`: tokens of a dialogue; `keep_engine`: it is there in the update too;
-    `offload_in_rollout`: masters and moments are not there in the rollout. With the reference, less is needed."""
+    `offload_in_rollout`: masters and moments are not there in the rollout. Stage 2, with the reference, needs less."""
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
     heads, size = kv_heads_and_size(shape)
@@ -88,11 +88,11 @@ def needed(plan: dict[str, dict[str, float]]) -> float:
 
 def most_slots(available: float, most: int, options: dict, host=math.inf, **settings) -> tuple[int, bool]:
     """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case; and
-    whether for that masters and moments are offloaded during the rollout, to at most half of the `host` memory."""
+    whether for that masters and moments are offloaded during the rollout, to at most a third of the `host` memory."""
     none, one = (memory_plan(options=options | {"slots": n}, **settings)["rollout"] for n in (0, 1))
     a_slot = sum(one.values()) - sum(none.values())  # all slots take the same
     free, states = 0.95 * available - sum(none.values()), none["masters and moments"]
-    offload_in_rollout = free < most * a_slot and 0 < states <= host / 2
+    offload_in_rollout = free < most * a_slot and 0 < states <= host / 3  # pinned, they take up to 1.6 times as much
     return min(most, max(FEW_SLOTS, int((free + states * offload_in_rollout) / a_slot))), offload_in_rollout
 
 
@@ -119,19 +119,18 @@ def explain_memory(available: float, **settings) -> str:
 
 
 def plan_run(run, longest: int) -> bool:
-    """Sets how many slots a run has (support/run.py:Run), which tensors of its optimisers are offloaded in the rollout,
-    and the planned bytes of all tensors at the peak. Returns whether an engine fits in memory during the update, and so
-    can stay from step to step. On CUDA, rank 0 prints the plan."""
-    config, model = run.config, run.actor
-    available, cuda = device_memory(model.device), model.device.type == "cuda"
-    host = device_memory(torch.device("cpu")) / ranks.world_size() if cuda else 0  # for each rank of one machine
+    """Sets a run's slots, what its optimisers offload in the rollout, and the planned bytes of tensors at the peak.
+    Returns whether an engine fits during the update too, and so can stay. On CUDA, rank 0 prints the plan."""
+    config, model, cuda = run.config, run.actor, run.actor.device.type == "cuda"
+    base = 0 if cuda else model.num_parameters() * model.dtype.itemsize  # it stays in the memory of a CPU
+    available, host = device_memory(model.device) - base, device_memory(torch.device("cpu")) * cuda / ranks.world_size()
     options = vars(config) | {"compile": config.compile and cuda}
     most = min(config.slots or config.dialogues, config.dialogues // ranks.world_size())
     settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
     settings |= dict(options=options, longest=longest, processes=ranks.world_size())
     fitting, settings["offload_in_rollout"] = most_slots(available, most, host=host, **settings)
     if settings["offload_in_rollout"]:
-        run.offloaded_in_rollout = [x for optimizer in run.optimizers for x in sum(optimizer.movable.values(), [])]
+        run.offloaded_in_rollout = [x for each in run.optimizers for shard in each.movable.values() for x in shard]
     options["slots"] = config.slots = most if config.slots else fitting
     kept = memory_plan(**settings, keep_engine=True)
     another = kept["rollout"]["cache"] if config.eval_every else 0  # a validation has an engine of its own

@@ -128,7 +128,7 @@ def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
             x.data = torch.empty_like(x, device=device, pin_memory=True).copy_(x, non_blocking=True)
         else:
             x.data = x.data.to(device, non_blocking=device.type == "cuda")
-    if device.type == "cpu" and torch.cuda.is_available():
+    if device.type == "cpu" and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 

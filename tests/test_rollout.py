@@ -90,7 +90,7 @@ class Scripted:
         return SimpleNamespace(logits=logits.scatter(-1, self.script[position_ids + 1][..., None], 0.0))
 
 
-def play(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, feedback="paper", **options):
+def play_both(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, feedback="paper", **options):
     """Asserts that the engine and `rollout_one` write these attempts. The model's script goes on with a right answer:
     a loop that does not stop is caught. Returns the Dialogues, of one dialogue, and the spans of its attempts."""
     encode, template = partial(tokenizer.encode, add_special_tokens=False), CHAT_TEMPLATES["chatml"]
@@ -129,7 +129,7 @@ BY_HAND = {  # attempts allowed, what the model writes, the answers, the reward
 @pytest.mark.parametrize("allowed, written, answers, value", BY_HAND.values(), ids=BY_HAND)
 def test_dialogues_written_by_hand(tokenizer, allowed, written, answers, value, schedule):
     """Engine and `rollout_one` (see `play`) write exactly these dialogues: tokens, mask, spans, answers, reward."""
-    batch, spans = play(tokenizer, allowed, written, schedule)
+    batch, spans = play_both(tokenizer, allowed, written, schedule)
     (attempts,) = batch.attempts
     assert [(a.start, a.end) for a in attempts] == spans and batch.length_D.item() == spans[-1][1]
     assert [a.text for a in attempts] == [text.removesuffix("<|im_end|>") for text in written]
@@ -143,7 +143,7 @@ def test_dialogues_written_by_hand(tokenizer, allowed, written, answers, value, 
 
 
 def test_every_attempts_reward_is_at_its_last_token(tokenizer):
-    batch, spans = play(tokenizer, 4, BY_HAND["wrong, wrong, right"][1], reward=lambda *_: [0.25, -0.5, 1.0])
+    batch, spans = play_both(tokenizer, 4, BY_HAND["wrong, wrong, right"][1], reward=lambda *_: [0.25, -0.5, 1.0])
     expected_T = torch.zeros(batch.length_D)
     expected_T[[end - 1 for _, end in spans]] = torch.tensor([0.25, -0.5, 1.0])
     assert torch.equal(batch.reward_DT[0], expected_T) and batch.reward_D.item() == 0.75
@@ -152,16 +152,16 @@ def test_every_attempts_reward_is_at_its_last_token(tokenizer):
 def test_an_attempt_out_of_budget_counts_as_wrong(tokenizer):
     long = "5, 17, 29, 5, 17, 29, 5, 17"
     budget = len(tokenizer.encode(long, add_special_tokens=False))
-    batch, spans = play(tokenizer, 2, [long, "5. \\boxed{5}"], max_attempt_tokens=budget)
+    batch, spans = play_both(tokenizer, 2, [long, "5. \\boxed{5}"], max_attempt_tokens=budget)
     assert [a.truncated for a in batch.attempts[0]] == [True, False] and batch.length_D.item() == spans[1][1]
     assert batch.reward_D.item() == 1.0 and not batch.truncated_D.item()
 
 
 def test_a_dialogue_out_of_budget_is_truncated(tokenizer):
     attempts = ["5. \\boxed{17}", "5, 17. \\boxed{5}"]
-    _, ((first, first_end), (second, second_end)) = play(tokenizer, 2, attempts)
+    _, ((first, first_end), (second, second_end)) = play_both(tokenizer, 2, attempts)
     for cut in range(first_end, second_end + 1):
-        batch, _ = play(tokenizer, 2, attempts, (3, 0), max_new_tokens=cut - first)
+        batch, _ = play_both(tokenizer, 2, attempts, (3, 0), max_new_tokens=cut - first)
         right = cut == second_end  # the box closes just in time
         end = cut if cut > second else first_end  # no room for feedback and one more token
         found = batch.length_D.item(), batch.truncated_D.item(), batch.reward_D.item()

@@ -342,7 +342,7 @@ def test_what_waits_in_host_memory(option, in_rollout):
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
     """A slot takes 128 bytes a position, see base/config.json. There are at least 64, even if they do not fit."""
-    available = Mock(side_effect=[6e4, 3e9, 6e4])  # of check_model, the plan, the engine
+    available = Mock(side_effect=[6e4, 3e9, 3e9, 6e4])  # of check_model, the plan (twice), the engine
     error = refused(capsys, "--out other", {"support.memory.device_memory": available})
     assert " GiB, more than is free: lower --slots or --max_new_tokens" in error
     plans = ("auto", 3, 100, 500, True), ("auto", 4, 100_000, 137, False), ("auto", 1, 100_000, 64, False)
