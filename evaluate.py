@@ -141,7 +141,7 @@ class Candidate(NamedTuple):
     options: Options  # of the command; RUN_OPTIONS come from the model's run, unless given
 
 
-def prepare(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, str], Path]:
+def read_inputs(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, str], Path]:
     """The command's own options, questions by data set, models by name (see `name_models`) and output folder."""
     options = Options(**given)
     require(options, "samples", "be 0 or at least --attempts", lambda n: n == 0 or n >= options.attempts)
@@ -234,7 +234,7 @@ def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Ca
 def main(argv: list[str] | None = None) -> None:
     given, resume_hint = parse(Options, argv, __doc__), ""
     try:
-        options, sets, paths, out = prepare(given)
+        options, sets, paths, out = read_inputs(given)
         problems = sum(sets.values(), [])
         with locked_folder(out):
             # all are loaded before the first is asked: a mistake in the last one shows at once

@@ -172,9 +172,9 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             own = ranks.own_slice(config.dialogues, config.group_size)
-            settings = dict(temperature=config.temperature, seed=seed, first_index=own.start, engine=run.engine)
+            sampling = dict(temperature=config.temperature, seed=seed, first_index=own.start, engine=run.engine)
             with moved(run.offloaded_in_rollout, torch.device("cpu")):  # none, unless that makes room for more slots
-                written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **settings)
+                written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **sampling)
             dialogues = kept = ranks.gather_rows(written)
             if config.drop_uniform_groups:  # here, so that stage 2 skips the other groups
                 kept = dialogues.select(informative_dialogues(dialogues, config))
@@ -233,7 +233,7 @@ def validate(run: Run, problems: list[Problem]) -> dict:
 
 
 # -------------------- The command line
-def prepare(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
+def read_inputs(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]]]:
     """The options, and the questions by the option that names them. Invalid questions raise ValueError or OSError."""
     config = parse_run(Config, argv, __doc__)
     require(config, "max_attempts", "be at least --min_attempts", lambda n: n >= config.min_attempts)
@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         ranks.join()
         is_rank0 = ranks.rank() == 0  # asked now: after `ranks.leave` every process has rank 0
-        config, questions = ranks.on_rank0(partial(prepare, argv))
+        config, questions = ranks.on_rank0(partial(read_inputs, argv))
         with ExitStack() as until_the_end:
             ranks.on_rank0(lambda: until_the_end.enter_context(locked_folder(config.out)))
             run = build_run(config)

@@ -175,7 +175,7 @@ def test_the_papers_curves_are_drawn_with_its_five_benchmarks(sets, curves, eval
 
 def test_limit_is_a_seeded_shuffle(evaluation):
     def take(limit, seed):
-        _, sets, paths, out = ev.prepare(dict(model="base", data="./a.jsonl", limit=limit, seed=seed))
+        _, sets, paths, out = ev.read_inputs(dict(model="base", data="./a.jsonl", limit=limit, seed=seed))
         assert paths == {"base": "base"} and out == Path("runs/evaluate/base-.-a")  # where --out does not say
         return [problem.gold for problem in sets["./a.jsonl"]]
 

@@ -260,7 +260,7 @@ def test_the_defaults_are_the_papers():
 @pytest.mark.parametrize("preset", train.PRESETS)
 def test_presets(preset, monkeypatch):
     monkeypatch.setattr(train, "load", lambda name: [Problem(name, "")])  # no download
-    config, *_ = train.prepare(["--preset", preset, "--out", "run"])
+    config, *_ = train.read_inputs(["--preset", preset, "--out", "run"])
     given = cli.parse(Config, train.PRESETS[preset].split())
     assert asdict(config) == asdict(Config(preset=preset, out="run")) | given
     sets = {config.data, config.validation_data, *config.eval_data.split(",")}
@@ -332,12 +332,12 @@ def test_what_waits_in_host_memory(option, in_rollout):
     for name in ("rollout", "reference_logps_and_values", "update", "validate"):
         replaced |= in_call(f"train.{name}", 1, lambda work, name=name: seen.append(name) or work(), last=9)
     replaced["support.models.move"] = lambda tensors, device: seen.append((len(tensors), device.type))
-    replaced["ppo.move"] = lambda tensors, device: seen.append(f"{len(tensors)} states")
+    replaced["ppo.move"] = lambda tensors, device: seen.append(len(tensors))
     run = launch(f"{option} --dtype bfloat16 --eval_every 1 --validation_data held_out.jsonl", replaced).run
     base, weights = len(list(run.reference.parameters())), sum(len(each.weights) for each in run.optimizers)
-    states, base = (3 * weights * in_rollout, "cpu"), (base, "cpu")  # states: a master and two moments of each weight
-    step = [states, "rollout", states, base, "reference_logps_and_values", base, "update", states, "validate", states]
-    assert seen == [f"{0 if in_rollout else 3} states"] * weights + ["rollout"] + step * 2  # first the model is checked
+    states = (3 * weights * in_rollout, "cpu")  # a master and two moments of each weight
+    step = [states, "rollout", states, (base, "cpu"), "reference_logps_and_values", (base, "cpu"), "update"]
+    assert seen == [0 if in_rollout else 3] * weights + ["rollout"] + 2 * (step + [states, "validate", states])
 
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
