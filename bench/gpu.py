@@ -40,6 +40,8 @@ from support.cuda import fuse_layers
 from support.files import read_json, save_json
 from support.memory import QWEN25, SHAPE, USABLE, cache_bytes
 
+CUDA = torch.cuda.is_available()
+DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
 QWEN = Qwen2Config(**COMMON | QWEN25["1.5B"])
 TINY = Qwen2Config(**COMMON, **dict(zip(SHAPE, (64, 96, 2, 4, 2, 1024))), head_dim=128, initializer_range=0.3)
 PAPER_STEP = dict(shape=QWEN, script=dict(dialogues=1024, length=(8, 2000), median=450))
@@ -65,15 +67,15 @@ def timed(run) -> float:
     """Seconds until the device has done all that `run` gives it."""
     start = time.perf_counter()
     run()
-    if torch.cuda.is_available():
+    if CUDA:
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
 # -------------------- The sections: each returns {measure: value}
-def copy_bandwidth(device: str) -> float:
+def copy_bandwidth() -> float:
     """Bytes read and written per second by a device copy."""
-    source = torch.zeros(2**32 if device == "cuda" else 2**22, dtype=torch.uint8, device=device)
+    source = torch.zeros(2**32 if CUDA else 2**22, dtype=torch.uint8, device=DEVICE)
     target = source.clone()
     for count in (1, 10):  # the first one warms up
         seconds = timed(lambda: [target.copy_(source) for _ in range(count)])
@@ -81,11 +83,11 @@ def copy_bandwidth(device: str) -> float:
 
 
 @torch.no_grad()
-def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]]) -> dict[str, float]:
-    results = {"device copy, bytes/s": copy_bandwidth(device)}
-    model = random_model(shape, device, dtype)
+def decode(shape, loads: list[tuple[int, int]]) -> dict[str, float]:
+    results = {"device copy, bytes/s": copy_bandwidth()}
+    model = random_model(shape, DEVICE, DTYPE)
     model.set_attn_implementation("engine")
-    if device == "cuda":
+    if CUDA:
         fuse_layers(model)
     for slots, context in loads:  # nothing is prefilled: the time does not depend on what the cache holds
         engine = rollout.Engine(model, slots, context + 64, temperature=1.0)
@@ -96,25 +98,25 @@ def decode(device: str, dtype: torch.dtype, shape, loads: list[tuple[int, int]])
             engine.position_S.fill_(context - 32)
             # without reading the tokens: a rollout does that while the device decodes on
             seconds = timed(lambda: engine.decode_async(count)) / count
-        moved = dtype.itemsize * (model.num_parameters() + 2 * slots * shape.vocab_size)
-        bound = (moved + cache_bytes(shape, slots, context, dtype.itemsize)) / results["device copy, bytes/s"]
+        moved = DTYPE.itemsize * (model.num_parameters() + 2 * slots * shape.vocab_size)
+        bound = (moved + cache_bytes(shape, slots, context, DTYPE.itemsize)) / results["device copy, bytes/s"]
         results[f"{slots} slots, {context} tokens of context: tokens/s"] = slots / seconds
         results[f"{slots} slots, {context} tokens of context: share of the bound"] = bound / seconds
     return results
 
 
-def step(device: str, dtype: torch.dtype, shape, script: dict, options: str) -> dict[str, float]:
+def step(shape, script: dict, options: str) -> dict[str, float]:
     torch.compiler.set_stance("force_eager")  # as in a new process: an earlier section may have called `fuse_layers`
     for script in (script | dict(length=(2, 12)), script):
         gc.collect()
-        if device == "cuda":  # unused memory goes back to the device
+        if CUDA:  # unused memory goes back to the device
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         torch._dynamo.utils.counters.clear()
         with TemporaryDirectory() as folder, mock.patch.object(train.Run, "save"):  # it would take 40 GB
             row = run_training(folder, shape, script, options)
     row["kernels compiled"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    if device == "cuda":
+    if CUDA:
         row["share of bf16 peak in the update"] = share_of_peak(shape, row)
     return {name: row[name] for name in row if re.search("second|memory|kernels|share|ratio", name)}
 
@@ -144,7 +146,7 @@ def share_of_peak(shape, row: dict) -> float:
     return row["update_tokens_per_second"] * a_token / peak
 
 
-def resume(device: str, dtype: torch.dtype) -> dict[str, float]:
+def resume() -> dict[str, float]:
     options = "--dialogues 24 --minibatches 2 --max_new_tokens 90 --lr 1e-4 --steps 3 --save_every 1 --compile false"
     with TemporaryDirectory() as folder:
         straight = run_training(folder, **SMALL_STEP, options=f"{options} --keep_checkpoints 3")
@@ -154,12 +156,12 @@ def resume(device: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 @torch.no_grad()
-def exact(device: str, dtype: torch.dtype) -> dict[str, float]:
-    model, results = random_model(TINY, device), {}
+def exact() -> dict[str, float]:
+    model, results = random_model(TINY, DEVICE), {}
     chat = Chat(model, build_tokenizer(draw_riddles("train")), "chatml")
     config = train.Config(slots=5, max_new_tokens=90, max_attempt_tokens=20)
     problems, allowed = load("riddles-test")[:8], [1, 2, 3, 4] * 2
-    for precision, temperature in dict.fromkeys([(torch.float32, 1.0), (torch.float32, 0.0), (dtype, 1.0)]):
+    for precision, temperature in dict.fromkeys([(torch.float32, 1.0), (torch.float32, 0.0), (DTYPE, 1.0)]):
         how = RULES, config, temperature
         dialogues = rollout.rollout(model.to(precision), chat, problems, allowed, *how)
         different, apart = 0, []
@@ -177,8 +179,8 @@ def exact(device: str, dtype: torch.dtype) -> dict[str, float]:
     return results
 
 
-def generate(device: str, dtype: torch.dtype, shape, script: dict) -> dict[str, float]:
-    model, script = random_model(shape, device, dtype), Script(vocabulary=shape.vocab_size, **script)
+def generate(shape, script: dict) -> dict[str, float]:
+    model, script = random_model(shape, DEVICE, DTYPE), Script(vocabulary=shape.vocab_size, **script)
     ours = script.tokens / timed(lambda: play_ours(model, script, len(script.prompts)))
     theirs = script.tokens / timed(lambda: play_generate(model, script, len(script.prompts)))
     return {"ours, tokens/s": ours, "generate, tokens/s": theirs, "times as fast as generate": ours / theirs}
@@ -195,14 +197,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()
-    cuda = torch.cuda.is_available()
-    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
-    arguments = FULL if cuda else SMALL
-    if cuda and options.memory:
+    arguments = FULL if CUDA else SMALL
+    if CUDA and options.memory:
         fraction = USABLE * options.memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(fraction)
         arguments, options.sections = {"step": PAPER_STEP | {"options": SPARING}}, ["step"]
-    machine = torch.cuda.get_device_name() if cuda else "CPU, tiny sizes: nothing here says anything about a GPU"
+    machine = torch.cuda.get_device_name() if CUDA else "CPU, tiny sizes: nothing here says anything about a GPU"
     figures = {"device": machine, "torch": torch.__version__, "transformers": transformers.__version__, "sections": {}}
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}\n")
     print("| section | measure | value |\n|---|---|---|")
@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         start = time.perf_counter()
         with torch.profiler.profile() if options.profile else nullcontext() as profiler:
             try:
-                results = SECTIONS[section](device, dtype, **arguments.get(section, {}))
+                results = SECTIONS[section](**arguments.get(section, {}))
             except (Exception, SystemExit) as error:  # there may be no second run on a GPU: the other sections go on
                 traceback.print_exc()
                 results = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
         for measure, value in figures["sections"][section].items():
             print(f"| {section} | {measure} | {value if measure == 'failed' else f'{value:g}'} |", flush=True)
         if options.profile:
-            print(profiler.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=25), file=sys.stderr)
+            print(profiler.key_averages().table(sort_by=f"self_{DEVICE}_time_total", row_limit=25), file=sys.stderr)
         if options.json:
             save_json(figures, options.json)
     return int(any("failed" in results for results in figures["sections"].values()))

@@ -41,7 +41,7 @@ def test_exact_notices_a_token_that_is_not_what_the_model_says(monkeypatch):
         return (real(logits_RV, *rest)[0] + 1) % logits_RV.shape[1], real(logits_RV, *rest)[1]
 
     monkeypatch.setattr(gpu.rollout, "sample", off_by_one)
-    assert [value for name, value in gpu.exact("cpu", torch.float32).items() if "that differ" in name] == [8, 8]
+    assert [value for name, value in gpu.exact().items() if "that differ" in name] == [8, 8]
 
 
 def test_a_section_that_fails_is_named_and_the_others_run(monkeypatch, capsys):
