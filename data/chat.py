@@ -20,21 +20,21 @@ class ChatTemplate(NamedTuple):
 
     prompt: str  # all before the first attempt, around {system} and {question}
     end: str  # the special token that ends the model's turn
-    feedback: str  # all after that token and before the next attempt, around {feedback}
+    feedback: str  # all between a wrong attempt and the next one, from that token on, around {feedback}
 
 
 CHAT_TEMPLATES = {
     "chatml": ChatTemplate(
         "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
         "<|im_end|>",
-        "\n<|im_start|>system\n{feedback}<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>\n<|im_start|>system\n{feedback}<|im_end|>\n<|im_start|>assistant\n",
     ),
     "llama3": ChatTemplate(
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\n{question}<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
         "<|eot_id|>",
-        "<|start_header_id|>system<|end_header_id|>\n\n{feedback}<|eot_id|>"
+        "<|eot_id|><|start_header_id|>system<|end_header_id|>\n\n{feedback}<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
 }
@@ -89,11 +89,6 @@ def prompt_text(template: ChatTemplate, question: str, allowed: int) -> str:
     return template.prompt.replace("{system}", system).replace("{question}", question)
 
 
-def feedback_turn(template: ChatTemplate, words: str) -> str:
-    """Everything between a wrong attempt and the next one, from the end token of the attempt's turn on."""
-    return template.end + template.feedback.replace("{feedback}", words)
-
-
 def own_template(tokenizer) -> ChatTemplate:
     """The chat template that the tokenizer brings along (`apply_chat_template`). Feedback is what it writes between an
     assistant turn and the next one. A template that refuses system turns, first or after an attempt, gets user turns
@@ -120,7 +115,7 @@ def own_template(tokenizer) -> ChatTemplate:
         # the prompt must stay as it was, and feedback must open an answer turn as the question does (unlike Phi-4's)
         opened = prompt.rpartition("{question}")[2] == after.rpartition("{feedback}")[2]
         if whole and end and before.rstrip() == prompt.rstrip() and opened:
-            return ChatTemplate(prompt, end[0], after.removeprefix(end[0]))
+            return ChatTemplate(prompt, end[0], after)
     raise ValueError("the tokenizer has no chat template of its own that can write a dialogue of several attempts")
 
 
@@ -165,7 +160,7 @@ class Chat:
     def feedback_after(self, last_token: int, attempts_left: int, attempt, gold: str) -> list[int]:
         """The tokens after a wrong attempt: forced, not sampled. A turn that the model has ended is not ended twice."""
         words = self.escape(fill_feedback(self.feedback, attempts_left, attempt, gold))
-        tokens = self.encode(feedback_turn(self.template, words))
+        tokens = self.encode(self.template.feedback.replace("{feedback}", words))
         return tokens[1:] if last_token == self.turn_end else tokens
 
     def decode(self, tokens: list[int]) -> str:

@@ -29,7 +29,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, Chat, feedback_turn, fill_feedback, prompt_text, resolve_feedback
+from data.chat import CHAT_TEMPLATES, FEEDBACK_HELP, Chat, fill_feedback, prompt_text, resolve_feedback
 from data.sft import boxed, fine_tune, worked_dialogue
 from support.cli import fail
 from support.models import model_folder, save_model
@@ -124,7 +124,7 @@ def build_tokenizer(riddles: list[Riddle], feedback: str = "paper") -> PreTraine
     for riddle in riddles:
         solved = riddle.solution(riddle.hidden)
         words = fill_feedback(feedback, 1, boxed(solved), riddle.gold)
-        texts += prompt_text(chat, riddle.question, 1), solved, feedback_turn(chat, words)
+        texts += prompt_text(chat, riddle.question, 1), solved, chat.feedback.replace("{feedback}", words)
     tokenizer.train_from_iterator((piece for text in texts for piece in re.split(r"<\|im_\w+\|>", text)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 

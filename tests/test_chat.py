@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from data import miniature
-from data.chat import CHAT_TEMPLATES, SYSTEM, Chat, feedback_turn, own_template, prompt_text
+from data.chat import CHAT_TEMPLATES, SYSTEM, Chat, own_template, prompt_text
 
 TOKENIZER = miniature.build_tokenizer(miniature.draw_riddles("train")[:200])  # hypothesis takes no fixture
 SPECIAL = TOKENIZER.backend_tokenizer.to_str()
@@ -116,7 +116,7 @@ def with_template(template: str | None, control: str):
 def test_auto_is_the_models_own_template(template, control, before, after):
     tokenizer = with_template(template, control)
     own, before = own_template(tokenizer), re.sub(r"\bS\b", lambda _: SYSTEM.replace("{attempts}", "3"), before)
-    assert prompt_text(own, "Q", 3) == before and feedback_turn(own, "F") == after
+    assert prompt_text(own, "Q", 3) == before and own.feedback.replace("{feedback}", "F") == after
     chat = Chat(MODEL, tokenizer, "auto", "Wrong: {answer} it is not.")
     tokens = chat.prompt("Q", 3) + chat.encode("\\boxed{7}") + chat.feedback_after(-1, 2, WRONG, "5")
     expected = before + "\\boxed{7}" + after.replace("F", "Wrong: 7 it is not.")

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import rollout as stage
 import train
 from data import Problem
-from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat, feedback_turn, fill_feedback, prompt_text
+from data.chat import CHAT_TEMPLATES, FEEDBACKS, Chat, fill_feedback, prompt_text
 from reward import Rules, extract_boxed, reward
 from rollout import Attempt, Engine, KVCache, rollout, rollout_one, sample
 from support.cuda import flash_attention, has_flash
@@ -101,7 +101,7 @@ def play_both(tokenizer, allowed: int, written: list[str], schedule=(1, 0), rewa
         if i:
             wrong = SimpleNamespace(answer=extract_boxed(written[i - 1]))
             words = fill_feedback(FEEDBACKS.get(feedback, feedback), allowed - i, wrong, problem.gold)
-            forced = encode(feedback_turn(template, words))
+            forced = encode(template.feedback.replace("{feedback}", words))
             if written[i - 1].endswith("<|im_end|>"):
                 del forced[0]  # the end token that the model has written
             tokens, sampled = tokens + forced, sampled + [False] * len(forced)
