@@ -119,12 +119,12 @@ def build_tokenizer(riddles: list[Riddle], feedback: str = "paper") -> PreTraine
     tokenizer.decoder = decoders.ByteLevel()
     control, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(special_tokens=control, initial_alphabet=alphabet, show_progress=False)
-    chat, feedback = CHAT_TEMPLATES["chatml"], resolve_feedback(feedback)
+    template, feedback = CHAT_TEMPLATES["chatml"], resolve_feedback(feedback)
     texts = list(map(str, range(100)))
     for riddle in riddles:
         solved = riddle.solution(riddle.hidden)
         words = fill_feedback(feedback, 1, boxed(solved), riddle.gold)
-        texts += prompt_text(chat, riddle.question, 1), solved, chat.feedback.replace("{feedback}", words)
+        texts += prompt_text(template, riddle.question, 1), solved, template.feedback.replace("{feedback}", words)
     tokenizer.train_from_iterator((piece for text in texts for piece in re.split(r"<\|im_\w+\|>", text)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
