@@ -6,7 +6,7 @@ from contextlib import suppress
 from itertools import compress, product
 
 import torch
-from transformers import Qwen2Config
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from support import ranks
 from support.models import kv_heads_and_size
@@ -49,10 +49,11 @@ def actions_at_once(vocabulary: int) -> int:
     return min(2048, 3 * 2**26 // vocabulary)
 
 
-def memory_plan(shape, parameters, element, options, longest, processes=1, keep_engine=False, offload_in_rollout=False):
-    """Bytes on a device, by phase of a step and by what they hold, for layers like Llama's. `shape`: a model's config;
-    `element`: bytes of a weight; `longest`: tokens of a dialogue; `keep_engine`: it is there in the update too;
-    `offload_in_rollout`: masters and moments are not there in the rollout. Stage 2, with the reference, needs less."""
+def memory_plan(model, options, longest, processes=1, keep_engine=False, offload_in_rollout=False):
+    """Bytes on a device, by phase of a step and by what they hold, for layers like Llama's. `longest`: tokens of a
+    dialogue; `keep_engine`: it is there in the update too; `offload_in_rollout`: masters and moments are not there in
+    the rollout. Stage 2, with the reference, needs less."""
+    shape, parameters, element = model.config, model.num_parameters(), model.dtype.itemsize
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
     heads, size = kv_heads_and_size(shape)
@@ -126,8 +127,7 @@ def plan_run(run, longest: int) -> bool:
     available, host = device_memory(model.device) - base, device_memory(torch.device("cpu")) * cuda / ranks.world_size()
     options = vars(config) | {"compile": config.compile and cuda}
     most = min(config.slots or config.dialogues, config.dialogues // ranks.world_size())
-    settings = dict(shape=model.config, parameters=model.num_parameters(), element=model.dtype.itemsize)
-    settings |= dict(options=options, longest=longest, processes=ranks.world_size())
+    settings = dict(model=model, options=options, longest=longest, processes=ranks.world_size())
     fitting, settings["offload_in_rollout"] = most_slots(available, most, host=host, **settings)
     if settings["offload_in_rollout"]:
         run.offloaded_in_rollout = [x for each in run.optimizers for shard in each.movable.values() for x in shard]
@@ -147,19 +147,19 @@ QWEN25 = {
     "1.5B": dict(zip(SHAPE, (1536, 8960, 28, 12, 2, 151936)), tie_word_embeddings=True),
     "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
 }
-PARAMETERS = {"0.5B": 494_032_768, "1.5B": 1_543_714_304, "7B": 7_615_616_512}
-# The options of the paper's run that need memory, and below them the rest: 1024 and 3000 tokens, bfloat16.
+# The options of the paper's run that need memory; its longest dialogue has 1024 and 3000 tokens.
 OPTIONS = dict(
     group_size=1, slots=64, micro_batch_tokens=10000, offload=False, gradient_checkpointing=False, compile=True
 )
-RUN = dict(options=OPTIONS, longest=4024, element=2)
+RUN = dict(options=OPTIONS, longest=4024)
 
 
 def main() -> None:
     print("| model | GPU | with | slots | needed, GiB |\n|---|---|---|---|---|")
-    for (size, parameters), memory in product(PARAMETERS.items(), (24, 40, 80)):
-        available = USABLE * memory * 2**30
-        settings = RUN | dict(shape=Qwen2Config(**QWEN25[size]), parameters=parameters)
+    for (size, shape), memory in product(QWEN25.items(), (24, 40, 80)):
+        with torch.device("meta"):  # weights that take no memory
+            model = AutoModelForCausalLM.from_config(Qwen2Config(**shape), dtype=torch.bfloat16)
+        available, settings = USABLE * memory * 2**30, RUN | dict(model=model)
         advice, settings["options"] = mildest(available, **settings)
         slots, offload_in_rollout = most_slots(available, 1024, **settings)  # at most the dialogues of a step
         options = settings["options"] | {"slots": slots}

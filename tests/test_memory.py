@@ -14,10 +14,16 @@ import ppo
 import train
 from rollout import Engine
 from support import memory
-from support.memory import OPTIONS, PARAMETERS, QWEN25, SHAPE, memory_plan, needed
+from support.memory import OPTIONS, QWEN25, SHAPE, memory_plan, needed
 from support.models import recompute_activations
 
-RUN = memory.RUN | {"shape": Qwen2Config(**QWEN25["1.5B"]), "parameters": PARAMETERS["1.5B"]}
+
+def qwen(dtype=torch.bfloat16, **changes):
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(Qwen2Config(**QWEN25["1.5B"] | changes), dtype=dtype)
+
+
+RUN = memory.RUN | {"model": qwen()}
 
 
 class Peak(TorchDispatchMode):
@@ -71,7 +77,7 @@ def test_the_update_holds_what_the_plan_says(kind, checkpointing, dtype, monkeyp
         for _ in range(2):
             ppo.micro_batch_backward(actor, critic, dialogues, targets, rows, torch.ones(count), train.Config())
     options = OPTIONS | dict(micro_batch_tokens=count * length, gradient_checkpointing=checkpointing, compile=False)
-    plan = memory_plan(config, actor.num_parameters(), dtype.itemsize, options, longest=length)
+    plan = memory_plan(actor, options, longest=length)
     assert plan["rollout"]["cache"] == Engine(actor, options["slots"], length, 1.0).cache.kv.nbytes
     assert 0.9 < sum(plan["update"][x] for x in ("gradients", "activations", "logits or a layer")) / held.peak < 1.2
     gradients = sum(4 * weight.numel() for optimizer in optimizers for weight in optimizer.weights)
@@ -121,13 +127,12 @@ def test_the_mildest_options_that_help(gigabytes, slots, advice):
 
 def test_the_ranks_hold_about_equal_shares(monkeypatch):
     """Of masters and moments: the plan divides them by the number of processes."""
-    with torch.device("meta"):
-        model, shares = AutoModelForCausalLM.from_config(RUN["shape"]), []
+    model, shares = qwen(), []
     monkeypatch.setattr("support.ranks.world_size", lambda: 8)
     for rank in range(8):
         monkeypatch.setattr("support.ranks.rank", lambda: rank)
         states = ppo.Optimizer(model, 1e-3, 0, 10, 1.0).states.values()
-        shares.append(sum(state["master"].numel() for state in states) / PARAMETERS["1.5B"])
+        shares.append(sum(state["master"].numel() for state in states) / model.num_parameters())
     assert sum(shares) == pytest.approx(1) and max(shares) < 1.17 / 8
 
 
@@ -139,9 +144,8 @@ def test_what_the_options_save():
     for name in (states, "gradients", "actor and critic"):
         assert alone["update"][name] == plan["update"][name] / 2
     # with output weights of its own, the actor is larger than the critic by these
-    untied = Qwen2Config(**QWEN25["1.5B"] | {"tie_word_embeddings": False})
-    smaller = memory_plan(**RUN | dict(shape=untied))["update"]
-    assert plan["update"]["gradients"] - smaller["gradients"] == 4 * 151936 * 1536
+    larger = memory_plan(**RUN | dict(model=qwen(tie_word_embeddings=False)))["update"]
+    assert larger["gradients"] - plan["update"]["gradients"] == 4 * 151936 * 1536
     offloaded = memory_plan(**RUN | dict(options=OPTIONS | dict(offload=True)))
     for phase in plan:
         assert offloaded[phase] == plan[phase] | {states: 0}
@@ -149,7 +153,7 @@ def test_what_the_options_save():
     kept = memory_plan(**RUN, keep_engine=True)["update"]
     assert kept == plan["update"] | {"cache": plan["rollout"]["cache"]}
     assert memory_plan(**RUN | dict(longest=20000))["update"]["activations"] == 2 * plan["update"]["activations"]
-    float32 = memory_plan(**RUN | dict(element=4))
+    float32 = memory_plan(**RUN | dict(model=qwen(torch.float32)))
     assert float32["update"][states] == plan["update"][states] * 2 / 3
     assert float32["rollout"]["cache"] == 2 * plan["rollout"]["cache"]
 
@@ -161,10 +165,6 @@ def test_as_many_slots_as_fit():
 
 
 def test_the_table(capsys):
-    for size, shape in QWEN25.items():
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(Qwen2Config(**shape))
-        assert model.num_parameters() == PARAMETERS[size]
     memory.main()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 9 and lines[7] == "| 1.5B | 80 GB |  | 599 | 77 |"
