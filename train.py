@@ -46,7 +46,7 @@ from support.cli import NOT_NEGATIVE, POSITIVE, between, fail, one_of, option, r
 from support.cuda import fuse_layers
 from support.files import locked_folder, save_json
 from support.memory import plan_run
-from support.models import load_model, move, moved, pick_device, pick_dtype, save_model
+from support.models import load_model, move, moved, pick_device, pick_dtype, recompute_activations, save_model
 from support.plots import plot_accuracy, table
 from support.presets import PRESETS
 from support.run import Run, describe, in_brief, open_log, parse_run, stage_speeds, training_metrics
@@ -153,6 +153,8 @@ def build_run(config: Config) -> Run:
     if config.compile and device.type == "cuda":
         fuse_layers(*filter(None, (actor, critic, reference)))
     check_model(actor, chat, rollout, action_logps)
+    if config.gradient_checkpointing:
+        recompute_activations(*filter(None, (actor, critic)))
     return Run(config, chat, actor, critic, reference, optimizers)
 
 

@@ -16,7 +16,7 @@ import transformers
 from support import ranks
 from support.cli import parse
 from support.files import append_lines, atomic_write, make_folder, read_json, remove, save_json, save_text
-from support.models import fingerprint, recompute_activations, save_model
+from support.models import fingerprint, save_model
 from support.plots import plot_training
 from support.presets import PRESETS
 from support.show import as_text
@@ -73,8 +73,6 @@ class Run:
         if critic is not None:
             self.parts |= {"critic": critic, "critic_optimizer": optimizers[1]}
         self.engine, self.planned_memory, self.offloaded_in_rollout = None, None, []  # see support/memory.py:plan_run
-        if config.gradient_checkpointing:
-            recompute_activations(*filter(None, (actor, critic)))
 
     def save(self) -> None:
         """Write a checkpoint, and delete all but the last few. OSError when it cannot be written."""
