@@ -215,7 +215,7 @@ class LiveDialogue:
 
 
 class Engine:
-    """S slots on the device, a dialogue in each. Three steps compute:
+    """S slots on the device, a dialogue in each, and three operations on them:
 
         prefill   forced tokens, a prompt or feedback, go into the cache, many tokens of many slots at once;
         decode    the model samples one token for every active slot;

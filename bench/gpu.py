@@ -107,7 +107,7 @@ def decode(shape, loads: list[tuple[int, int]]) -> dict[str, float]:
 
 def step(shape, script: dict, options: str) -> dict[str, float]:
     torch.compiler.set_stance("force_eager")  # as in a new process: an earlier section may have called `fuse_layers`
-    for script in (script | dict(length=(2, 12)), script):
+    for script in (script | dict(length=(2, 12)), script):  # short attempts first: to compile and to pin memory
         gc.collect()
         if CUDA:  # unused memory goes back to the device
             torch.cuda.empty_cache()
