@@ -34,7 +34,7 @@ from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
 # Dialogues of a rollout, for each slot. With short rollouts a kill loses less, as the journal is written after each.
-# But at its end some slots are idle, which costs a GPU more: its step takes as long for few slots as for many.
+# But at the end of each some slots are idle, which costs a GPU more: it takes as long for few slots as for many.
 PER_SLOT_CPU, PER_SLOT_GPU = 4, 16
 Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
@@ -159,7 +159,7 @@ def read_inputs(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[st
 
 
 def name_models(models: str) -> dict[str, str]:
-    """{name: folder or hub name} of LABEL=PATH or PATH; a LABEL has no slash. No | or $: they break tables, figures."""
+    """{name: path} of LABEL=PATH or PATH, where LABEL has no slash. | and $ would break tables and figures."""
     pairs = [re.fullmatch("(?s)(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
     paths = {path if label is None else label: path for label, path in pairs}
     if "" in [*paths, *paths.values()] or re.search("[|$\n]", models) or len(set(map(file_name, paths))) < len(pairs):
@@ -175,7 +175,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    of_run = {key: config[key] for key in config.keys() & RUN_OPTIONS if "preset" in config}  # is it a run's?
+    of_run = {key: config[key] for key in RUN_OPTIONS} if "preset" in config else {}  # not every config.json is a run's
     options = Options(**of_run | given)  # the command line before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
@@ -185,9 +185,9 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     check_model(model, chat, rollout)
     settings = journal_settings(model, chat, options, RULES)
     greedy_journal = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
-    # samples have no feedback; of them, fields that nothing reads are left out
+    of_samples = settings | {"feedback": None, "seed": options.seed}  # samples have no feedback
     file = out / f"samples-{file_name(name)}.jsonl" if options.samples else None
-    sample_journal = Journal(file, settings | {"feedback": None, "seed": options.seed}, ("text", "attempts", "reward"))
+    sample_journal = Journal(file, of_samples, left_out=("text", "attempts", "reward"))  # which nothing reads
     return Candidate(name, greedy_journal, sample_journal, model.cpu(), chat, options)
 
 
@@ -203,7 +203,7 @@ def ask(candidate: Candidate, problems: list[Problem]) -> None:
 
 def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Candidate], out: Path) -> None:
     """Write all files, and print tables and dialogues, from what is in the journals."""
-    greedy, results, most_allowed = {}, {}, {}
+    greedy, results, to_show = {}, {}, {}
     for name, greedy_journal, sample_journal, *_ in candidates:
         greedy[name] = {data: greedy_journal.records(problems, options.attempts) for data, problems in sets.items()}
         results[name] = mean_over({data: accuracy_at_k(records) for data, records in greedy[name].items()})
@@ -213,7 +213,7 @@ def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Ca
             results[f"{name}, pass@k of independent samples"] = mean_over(control)
         records = sum(greedy[name].values(), [])
         save_json(sum(records, []), out / f"dialogues-{file_name(name)}.json")
-        most_allowed[name] = [dialogues[-1] for dialogues in records]
+        to_show[name] = [dialogues[-1] for dialogues in records]
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in RUN_OPTIONS} for each in candidates}
     summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
@@ -222,11 +222,11 @@ def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Ca
         text += f"\n\nThe models were asked with different {', '.join(differ)}: give these options to ask all alike."
     save_json(summary, out / "results.json")
     save_text(text + "\n", out / "table.md")
-    save_text(page(most_allowed), out / "dialogues.html")
+    save_text(page(to_show), out / "dialogues.html")
     plot_accuracy(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})
     print(text)
     if options.show:
-        for name, records in most_allowed.items():
+        for name, records in to_show.items():
             print(f"\n{name}\n\n{shown(records, options.show, options.show_what)}")
     print(f"\nwritten to {out}/")
 

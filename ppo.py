@@ -1,6 +1,6 @@
 """PPO: Dialogues (rollout.py) + models -> one update of actor and critic. `config` is the Config of train.py.
 
-What textbook PPO leaves open or does otherwise; the first two are the paper's (section 4, the authors' settings):
+What textbook PPO leaves open or does otherwise. The authors' code has only the first two (docs/paper.md):
 - Only tokens that the model wrote are actions. Prompt and feedback enter no loss, and GAE steps over them: the state
   after the last token of an attempt is the one before the first token of the next attempt.
 - The KL to the frozen reference model is a term of the loss (k3 estimator), not of the reward.
@@ -232,8 +232,8 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     metrics |= dict(zip(("lr", "critic_lr"), (optimizer.lr for optimizer in optimizers)))
     if taken:
         sums, norms = zip(*taken)
-        sums = sum(ranks.all_gather(sum(sums, [])), [])  # a dict for each micro-batch of all steps and ranks
-        totals = {name: sum(each[name] for each in sums) for name in sums[0]}
+        rows = sum(ranks.all_gather(sum(sums, [])), [])  # a dict for each micro-batch of all steps and ranks
+        totals = {name: sum(row[name] for row in rows) for name in rows[0]}
         n_actions = totals.pop("actions")
         metrics |= {name: total / n_actions for name, total in totals.items()}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
@@ -244,8 +244,9 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
     """A step of each optimiser on these dialogues. Returns sums over actions, for each micro-batch, and the norms of
     the gradients. None where a gradient is not finite: then the step is skipped."""
     weight_B = action_weights(dialogues.sampled_DT[indices].sum(1), config.loss_mean)
-    parts = micro_batches(dialogues.length_D[indices], config.micro_batch_tokens)
-    sums = [micro_batch_backward(actor, critic, dialogues, per_token, indices[b], weight_B[b], config) for b in parts]
+    sums, models = [], (actor, critic)
+    for rows in micro_batches(dialogues.length_D[indices], config.micro_batch_tokens):
+        sums.append(micro_batch_backward(*models, dialogues, per_token, indices[rows], weight_B[rows], config))
     norms = [optimizer.reduce_and_clip() for optimizer in optimizers]
     finite = all(map(math.isfinite, norms))
     for optimizer in optimizers:
@@ -331,7 +332,7 @@ class Optimizer:
         for weight in self.weights:
             weight.register_post_accumulate_grad_hook(partial(add_gradient, self.gradients))
 
-        # rank n % world_size has the state of shard n; `movable` can be in host memory between the steps
+        # rank n % world_size has the state of shard n; `movable`: what of it can wait in host memory, no weight itself
         self.shards, self.states, self.movable = shards(self.weights), {}, {}
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
             master = self.shards[n].float()

@@ -67,7 +67,7 @@ def is_equal(answer: str, gold: str) -> bool:
 class Rules(NamedTuple):
     """The three functions that judge attempts."""
 
-    extract: Callable[[str], str | None]  # an attempt's text so far, after each token with a "}" -> its answer, or None
+    extract: Callable[[str], str | None]  # an attempt's text up to a token with a "}" -> its answer, or None
     is_equal: Callable[[str, str], bool]  # answer (any text), gold answer -> is it correct? Must not raise
     reward: Callable[..., list[float]]  # attempts, gold answer, options of training by name -> one reward each
 

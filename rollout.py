@@ -4,7 +4,7 @@ r"""Rollout: questions + model -> Dialogues, by the attempt loop of the paper (s
     2. `rollout_one`            the algorithm: one dialogue, one token at a time; enough to understand the method
     3. `KVCache`, attention     the hand-written key/value cache, and how a transformers model reads it
     4. `Engine`                 many dialogues side by side: prefill, decode, compact
-    5. `rollout`                the attempt loop over the engine: the same tokens as `rollout_one`, fast
+    5. `rollout`                the attempt loop over the engine: what `rollout_one` does, up to rounding, but fast
 
 Tokens in, tokens out: tokens are decoded for grading and display, but the text is never encoded again. A token is
 sampled by inverse transform: the cumulative distribution is inverted at a uniform number, which depends only on seed,
@@ -92,7 +92,7 @@ class Dialogues:
 def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1.0, seed=(0,), index=0):
     """One dialogue, with a full forward pass for every token: slow, for readers and tests. `rules` find the answer of
     an attempt and grade it (reward.py:Rules). Returns the dialogue's tokens, a mask of those the model wrote, and its
-    attempts. `rollout` returns the same, with rewards and log-probabilities."""
+    attempts. Up to rounding, `rollout` gives the same, with rewards and log-probabilities."""
     tokens = chat.prompt(problem.question, allowed)
     prompt_length, dialogue_limit = len(tokens), len(tokens) + config.max_new_tokens
     sampled, attempts = [False] * prompt_length, []
@@ -112,7 +112,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             sampled.append(True)
             ends_turn = token in chat.end_tokens
             text = chat.decode(tokens[start:-1] if ends_turn else tokens[start:])
-            answer = None if ends_turn else rules.extract(text)  # a closed box ends an attempt before that
+            answer = None if ends_turn else rules.extract(text)  # a box closes before that
             ended = ends_turn or answer is not None
         correct = answer is not None and rules.is_equal(answer, problem.gold)
         attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))
@@ -133,7 +133,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
 # attention reads:
 #     prompts          only these tokens
 #     feedback         the first `span` positions of these slots, under a mask
-#     a decode step    the same; with flash attention, each slot up to its own length (`sequences`), without a mask
+#     a decode step    each slot up to its own length (`sequences`); without flash attention, as for feedback
 class KVCache:
     """Keys and values of the engine's slots. Every slot is written at its own positions."""
 
@@ -142,10 +142,10 @@ class KVCache:
         self.kv = allocate_cache((L, 2, slots, H, capacity, head_size), model.dtype, model.device)
         self.slot_S = torch.arange(slots, device=model.device)
 
-    def prepare(self, index: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `index`: its slots; a slice is read
+    def prepare(self, rows: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
+        """Before a forward pass: where it writes, and what its attention reads. `rows`: its slots; a slice is read
         without a copy. `span` is None for prompts. `length_R`: what flash attention, if used, reads of each slot."""
-        self.index, self.slot_R, self.position_RN, self.span = index, self.slot_S[index], position_RN, span
+        self.rows, self.slot_R, self.position_RN, self.span = rows, self.slot_S[rows], position_RN, span
         self.mask = self.sequences = None
         if length_R is not None:
             H, C = self.kv.shape[3:5]
@@ -160,7 +160,7 @@ class KVCache:
         for cached, new in zip(layer, (key, value)):
             # (R, N, H, head size): the dimensions of indices around a slice come first
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
-        return (key, value) if self.span is None else layer[:, self.index, :, : self.span]
+        return (key, value) if self.span is None else layer[:, self.rows, :, : self.span]
 
     def copy(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
         """Copy the first `span` positions of these slots to other slots, or swap slots."""
@@ -461,8 +461,8 @@ def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules
             uniforms = np.random.default_rng((*seed, live.index)).random(config.max_new_tokens, dtype=np.float32)
             engine.admit(live, uniforms)
 
-        # Prompts and feedback go into the cache, when no slot is active or enough dialogues wait for it: a prefill
-        # interrupts decoding, on a GPU for as long as several steps.
+        # Prompts and feedback go into the cache when no slot is active or enough dialogues wait: a prefill interrupts
+        # decoding, on a GPU for as long as several steps (docs/speed.md).
         enough = len(engine.active) // 4 if engine.device.type == "cuda" else len(engine.in_slot) // 16
         if to_prefill and (len(to_prefill) >= enough or not engine.active):
             for batch in prefill_batches(to_prefill):
@@ -486,7 +486,8 @@ def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules
                 to_prefill.append(live)
             else:
                 engine.in_slot[live.slot] = None
-                n_finished, n_solved = n_finished + 1, n_solved + attempt.correct
+                n_finished += 1
+                n_solved += attempt.correct
                 bar.set_postfix_str(f"{n_solved / n_finished:.1%} solved", refresh=False)
                 bar.update()
     bar.close()

@@ -52,7 +52,7 @@ from support.presets import PRESETS
 from support.run import Run, describe, in_brief, open_log, parse_run, stage_speeds, training_metrics
 
 # Each makes a field of Config from (default, help, check). The group is the option's heading in --help.
-task, sampling = partial(option, group="task"), partial(option, group="rollout")
+task, rollouts = partial(option, group="task"), partial(option, group="rollout")
 rewards, learning = partial(option, group="reward"), partial(option, group="PPO")
 running, machine = partial(option, group="run"), partial(option, group="machine")
 
@@ -70,12 +70,12 @@ class Config:
     chat_template: str = task("chatml", TEMPLATE_HELP, one_of(*CHAT_TEMPLATES, "auto"))
     max_prompt_tokens: int = task(1024, "training questions with a longer prompt are left out", POSITIVE)
 
-    dialogues: int = sampling(1024, "dialogues in a step", POSITIVE)
-    group_size: int = sampling(1, "dialogues of each question in a step; from 2 on there is no critic", POSITIVE)
-    temperature: float = sampling(1.0, "sampling temperature, also that of the policy in PPO", POSITIVE)
-    max_new_tokens: int = sampling(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
-    max_attempt_tokens: int | None = sampling(None, "token budget of a single attempt; none: no such limit", POSITIVE)
-    slots: int | None = sampling(None, "dialogues decoded in parallel, for speed; none, auto: all that fit", POSITIVE)
+    dialogues: int = rollouts(1024, "dialogues in a step", POSITIVE)
+    group_size: int = rollouts(1, "dialogues of each question in a step; from 2 on there is no critic", POSITIVE)
+    temperature: float = rollouts(1.0, "sampling temperature, also that of the policy in PPO", POSITIVE)
+    max_new_tokens: int = rollouts(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
+    max_attempt_tokens: int | None = rollouts(None, "token budget of a single attempt; none: no such limit", POSITIVE)
+    slots: int | None = rollouts(None, "dialogues decoded in parallel, for speed; none, auto: all that fit", POSITIVE)
 
     attempt_discount: float = rewards(1.0, "a correct attempt i is worth attempt_discount^(i-1)", between(0, 1))
     unboxed_reward: float = rewards(-1.0, "reward of a failed dialogue without any box", between(-1, 0))
@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None of them is 0: (s, t, 0, 0) seeds like (s, t, 0).
+# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None is 0: (s, t, 0, 0) would be (s, t, 0) again.
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -161,9 +161,9 @@ def build_run(config: Config) -> Run:
 def train(run: Run, problems: list, validation: list, log: Callable, stop_requested: Callable) -> bool:
     """Steps run.step + 1 .. config.steps of the algorithm (paper, section 3). False when it stopped on request."""
     config, actor, critic, reference, optimizers = run.config, run.actor, run.critic, run.reference, run.optimizers
-    terms = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
-    terms |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
-    rules = RULES._replace(reward=partial(RULES.reward, **terms))
+    reward_options = dict(attempt_discount=config.attempt_discount, unboxed_reward=config.unboxed_reward)
+    reward_options |= dict(wrong_reward=config.wrong_reward, repeat_penalty=config.repeat_penalty)
+    rules = RULES._replace(reward=partial(RULES.reward, **reward_options))
     stopping, is_rank0 = False, ranks.rank() == 0
     with tqdm(total=config.steps, initial=run.step, unit="step", disable=None if is_rank0 else True) as bar:
         while run.step < config.steps and not stopping:
@@ -174,11 +174,11 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             # 1. The model answers questions, in at most N attempts each, and every dialogue gets its reward.
             asked, allowed = draw_questions_and_attempts(config, problems, run.step)
             own = ranks.own_slice(config.dialogues, config.group_size)
-            sampling = dict(temperature=config.temperature, seed=seed, first_index=own.start, engine=run.engine)
-            with moved(run.offloaded_in_rollout, torch.device("cpu")):  # none, unless that makes room for more slots
-                written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **sampling)
+            settings = dict(temperature=config.temperature, seed=seed, first_index=own.start, engine=run.engine)
+            with moved(run.offloaded_in_rollout, torch.device("cpu")):  # AdamW's states, if slots need the room
+                written = rollout(actor, run.chat, asked[own], allowed[own], rules, config, **settings)
             dialogues = kept = ranks.gather_rows(written)
-            if config.drop_uniform_groups:  # here, so that stage 2 skips the other groups
+            if config.drop_uniform_groups:  # here, so that part 2 skips the other groups
                 kept = dialogues.select(informative_dialogues(dialogues, config))
             clock.append(time.perf_counter())
 
@@ -276,7 +276,7 @@ def finish(run: Run, held_out: list[Problem]) -> None:
     save_model(run.actor, run.chat.tokenizer, run.folder / "model")
     last_dialogue = run.folder / "dialogues" / f"step-{run.step:06d}.txt"
     print(f"\nA dialogue of step {run.step}:\n\n{last_dialogue.read_text(encoding='utf-8')}")
-    run.engine, run.optimizers, run.parts, run.offloaded_in_rollout = None, [], {}, []  # they hold device memory
+    run.engine, run.optimizers, run.checkpointed, run.offloaded_in_rollout = None, [], {}, []  # they hold device memory
     if held_out:
         results = {}
         for name, model, other in (("base", run.reference, run.actor), ("trained", run.actor, run.reference)):
@@ -304,9 +304,9 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            if plan_run(run, longest):  # it also sets config.slots; true if an engine can stay from step to step
-                run.engine = Engine(run.actor, config.slots, longest, config.temperature)
-            log = open_log(config.log_to if is_rank0 else None, config.out, run.options)
+            engine_stays = plan_run(run, longest)  # from step to step; it also sets config.slots
+            run.engine = Engine(run.actor, config.slots, longest, config.temperature) if engine_stays else None
+            log = open_log(config.log_to if is_rank0 else None, config.out, run.given)
             ranks.on_rank0(partial(run.write_config, questions))
             if config.resume:
                 run.restore()

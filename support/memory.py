@@ -52,7 +52,7 @@ def actions_at_once(vocabulary: int) -> int:
 def memory_plan(model, options, longest, processes=1, keep_engine=False, offload_in_rollout=False):
     """Bytes on a device, by phase of a step and by what they hold, for layers like Llama's. `longest`: tokens of a
     dialogue; `keep_engine`: it is there in the update too; `offload_in_rollout`: masters and moments are not there in
-    the rollout. Stage 2, with the reference, needs less."""
+    the rollout. The pass of the reference needs less."""
     shape, parameters, element = model.config, model.num_parameters(), model.dtype.itemsize
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
@@ -147,11 +147,11 @@ QWEN25 = {
     "1.5B": dict(zip(SHAPE, (1536, 8960, 28, 12, 2, 151936)), tie_word_embeddings=True),
     "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
 }
-# The options of the paper's run that need memory; its longest dialogue has 1024 and 3000 tokens.
+# The options of the paper's run that need memory.
 OPTIONS = dict(
     group_size=1, slots=64, micro_batch_tokens=10000, offload=False, gradient_checkpointing=False, compile=True
 )
-RUN = dict(options=OPTIONS, longest=4024)
+LONGEST = 1024 + 3000  # tokens of its longest dialogue
 
 
 def main() -> None:
@@ -159,11 +159,10 @@ def main() -> None:
     for (size, shape), memory in product(QWEN25.items(), (24, 40, 80)):
         with torch.device("meta"):  # weights that take no memory
             model = AutoModelForCausalLM.from_config(Qwen2Config(**shape), dtype=torch.bfloat16)
-        available, settings = USABLE * memory * 2**30, RUN | dict(model=model)
-        advice, settings["options"] = mildest(available, **settings)
-        slots, offload_in_rollout = most_slots(available, 1024, **settings)  # at most the dialogues of a step
-        options = settings["options"] | {"slots": slots}
-        plan = memory_plan(**settings | dict(options=options, offload_in_rollout=offload_in_rollout))
+        available, settings = USABLE * memory * 2**30, dict(model=model, longest=LONGEST)
+        advice, options = mildest(available, OPTIONS, **settings)
+        slots, offload_in_rollout = most_slots(available, 1024, options, **settings)  # at most the dialogues of a step
+        plan = memory_plan(options=options | {"slots": slots}, offload_in_rollout=offload_in_rollout, **settings)
         found = f"{slots} | {needed(plan) / 2**30:.0f}" if needed(plan) <= available else "- | -"
         print(f"| {size} | {memory} GB | {advice} | {found} |")
 

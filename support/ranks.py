@@ -76,11 +76,11 @@ def gather_on_rank0(states: dict[int, dict[str, torch.Tensor]]) -> dict[int, dic
     return {n: state for share in shares for n, state in share.items()}
 
 
-def all_gather(thing) -> list:
+def all_gather(value) -> list:
     """What every rank has, in the order of the ranks."""
-    things = [thing] * world_size()
-    collective(dist.all_gather_object, things, thing)
-    return things
+    values = [value] * world_size()
+    collective(dist.all_gather_object, values, value)
+    return values
 
 
 def on_rank0(function: Callable):

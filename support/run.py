@@ -67,16 +67,16 @@ class Run:
     def __init__(self, config, chat, actor, critic, reference, optimizers):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.rows: list[dict] = []  # of metrics.jsonl; also in the checkpoints
-        self.options = asdict(config)  # as given: train.py plans config.slots, and a resumed run may have another GPU
+        self.given = asdict(config)  # as given: train.py plans config.slots, and a resumed run may have another GPU
         self.actor, self.critic, self.reference, self.optimizers = actor, critic, reference, optimizers
-        self.parts = {"actor": actor, "actor_optimizer": optimizers[0]}  # what a checkpoint holds
+        self.checkpointed = {"actor": actor, "actor_optimizer": optimizers[0]}
         if critic is not None:
-            self.parts |= {"critic": critic, "critic_optimizer": optimizers[1]}
+            self.checkpointed |= {"critic": critic, "critic_optimizer": optimizers[1]}
         self.engine, self.planned_memory, self.offloaded_in_rollout = None, None, []  # see support/memory.py:plan_run
 
     def save(self) -> None:
         """Write a checkpoint, and delete all but the last few. OSError when it cannot be written."""
-        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state = {name: part.state_dict() for name, part in self.checkpointed.items()}
         state |= {"step": self.step, "metrics": self.rows}
         if ranks.rank() > 0:
             return
@@ -108,14 +108,14 @@ class Run:
                 raise ValueError(f"{self.folder} began with other contents, precision or code: {', '.join(differ)}")
             if differ := [f"{name} {began.get(name)}" for name in versions if began.get(name) != versions[name]]:
                 print(f"warning: the run began with other versions: {', '.join(differ)}", file=sys.stderr)
-        save_json(self.options | {"resume": False, "made_with": began}, path)
+        save_json(self.given | {"resume": False, "made_with": began}, path)
 
     def restore(self) -> None:
         """Go on from the last sound checkpoint, if there is one. The metrics after it go: those steps are repeated."""
         if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             try:
-                for name, part in self.parts.items():
+                for name, part in self.checkpointed.items():
                     part.load_state_dict(state[name])
                 self.step, self.rows = state["step"], state["metrics"]
             except (KeyError, TypeError, RuntimeError, ValueError) as error:

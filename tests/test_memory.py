@@ -14,7 +14,7 @@ import ppo
 import train
 from rollout import Engine
 from support import memory
-from support.memory import OPTIONS, QWEN25, SHAPE, memory_plan, needed
+from support.memory import LONGEST, OPTIONS, QWEN25, SHAPE, memory_plan, needed
 from support.models import recompute_activations
 
 
@@ -23,7 +23,7 @@ def qwen(dtype=torch.bfloat16, **changes):
         return AutoModelForCausalLM.from_config(Qwen2Config(**QWEN25["1.5B"] | changes), dtype=dtype)
 
 
-RUN = memory.RUN | {"model": qwen()}
+RUN = dict(model=qwen(), options=OPTIONS, longest=LONGEST)
 
 
 class Peak(TorchDispatchMode):

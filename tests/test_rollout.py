@@ -128,7 +128,7 @@ BY_HAND = {  # attempts allowed, what the model writes, the answers, the reward
 @pytest.mark.parametrize("schedule", [(1, 0), (2, 0), (5, 1)], ids=str)
 @pytest.mark.parametrize("allowed, written, answers, value", BY_HAND.values(), ids=BY_HAND)
 def test_dialogues_written_by_hand(tokenizer, allowed, written, answers, value, schedule):
-    """Engine and `rollout_one` (see `play`) write exactly these dialogues: tokens, mask, spans, answers, reward."""
+    """Engine and `rollout_one` (see `play_both`) write exactly these: tokens, mask, spans, answers, reward."""
     batch, spans = play_both(tokenizer, allowed, written, schedule)
     (attempts,) = batch.attempts
     assert [(a.start, a.end) for a in attempts] == spans and batch.length_D.item() == spans[-1][1]

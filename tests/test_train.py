@@ -207,7 +207,7 @@ def test_the_models_of_a_run_and_their_precision(dtype):
     optimizers = [torch.load(folder / "checkpoint-000002.pt")[f"{name}_optimizer"] for name in ("actor", "critic")]
     states = [state for optimizer in optimizers for state in optimizer["states"].values()]
     assert {x.dtype for state in states for x in state.values()} == {torch.float32}
-    assert run.optimizers == [*run.parts] == []  # views of the weights would keep them on a GPU in the evaluation
+    assert run.optimizers == [*run.checkpointed] == []  # views of the weights would keep them on a GPU
     assert not run.actor.training and not run.critic.training  # no dropout
 
 
@@ -304,7 +304,7 @@ critic: --value_clip 0.001
 def test_an_option_changes_what_actor_or_critic_learn(case):
     """In the first step nothing of the critic's reaches the actor."""
     models, option = case.split(": ")
-    parts, others = plain().run.parts, launch(PLAIN + option).run.parts
+    parts, others = plain().run.checkpointed, launch(PLAIN + option).run.checkpointed
     changed = [name for name in ("actor", "critic") if not same(parts[name].state_dict(), others[name].state_dict())]
     assert changed == models.split()
 
@@ -326,8 +326,8 @@ def test_options_for_less_memory_change_no_bit(dtype):
 
 @pytest.mark.parametrize("option, in_rollout", [("--offload", False), ("", True)])
 def test_what_waits_in_host_memory(option, in_rollout):
-    """The base model goes to the device for its log-probabilities alone. With --offload masters and moments go there
-    only for their own step, else, if the plan says so, they leave it for a rollout or a validation."""
+    """First come the optimisers and check_model, then two steps. The base model is on the device only for its
+    log-probabilities; masters and moments only for their own step, or, if so planned, not in rollout and validation."""
     seen, replaced = [], {"support.memory.most_slots": lambda *_, **settings: (3, in_rollout)}
     for name in ("rollout", "reference_logps_and_values", "update", "validate"):
         replaced |= in_call(f"train.{name}", 1, lambda work, name=name: seen.append(name) or work(), last=9)
@@ -341,8 +341,8 @@ def test_what_waits_in_host_memory(option, in_rollout):
 
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
-    """A slot takes 128 bytes a position, see base/config.json. There are at least 64, even if they do not fit."""
-    available = Mock(side_effect=[6e4, 3e9, 3e9, 6e4])  # of check_model, the plan (twice), the engine
+    """(--slots, GB, longest dialogue, slots, engine stays?): a slot takes 128 bytes a position; at least 64 slots."""
+    available = Mock(side_effect=[6e4, *[3e9] * 2, 6e4])  # enough for check_model and the plan, not for the engine
     error = refused(capsys, "--out other", {"support.memory.device_memory": available})
     assert " GiB, more than is free: lower --slots or --max_new_tokens" in error
     plans = ("auto", 3, 100, 500, True), ("auto", 4, 100_000, 137, False), ("auto", 1, 100_000, 64, False)
@@ -366,7 +366,7 @@ def test_a_group_has_no_critic():
     result, calibrated = launch("--group_size 4 --lr 1e-2"), launch("--group_size 4 --lr 1e-2 --calibrated --out other")
     assert not same(result.run.actor.state_dict(), calibrated.run.actor.state_dict())
     assert not [name for name in result.rows[0] if "critic" in name or "value" in name or "explained" in name]
-    assert "policy_loss" in result.rows[0] and [*result.run.parts] == ["actor", "actor_optimizer"]
+    assert "policy_loss" in result.rows[0] and [*result.run.checkpointed] == ["actor", "actor_optimizer"]
     assert not same(result.run.actor.state_dict(), result.run.reference.state_dict())
     for dialogues in result.rollouts:
         assert len(dialogues.tokens_DT.unique(dim=0)) > 2  # of two questions: each dialogue has its own random numbers
