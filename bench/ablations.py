@@ -75,8 +75,10 @@ def with_interval(values: list[float], form: str, low: float = 0, high: float = 
     """Mean and 95% t interval over the seeds, within what is possible."""
     if not values:
         return "-"
-    ends = [f"{end:{form}}" for end in np.clip(t_interval(values), low, high)]
-    return f"{mean(values):{form}}" + (f" ({' to '.join(ends)})" if len(values) > 1 else "")
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
+    low, high = np.clip(t_interval(values), low, high)
+    return f"{mean(values):{form}} ({low:{form}} to {high:{form}})"
 
 
 def table(by_variant: dict[str, dict[str, dict]]) -> str:

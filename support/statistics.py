@@ -20,9 +20,9 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def wilson(correct: float, n: int) -> tuple[float, float]:
-    """95% interval of a share: Wilson's score interval, sound for few questions and near 0 and 1; (0, 1) for n = 0."""
+    """95% interval of a share: Wilson's score interval, sound for few questions and near 0 and 1."""
     z2 = Z_95**2
-    centre, half = correct + z2 / 2, sqrt(z2 * (correct * (n - correct) / max(n, 1) + z2 / 4))
+    centre, half = correct + z2 / 2, sqrt(z2 * (correct * (n - correct) / n + z2 / 4))
     return max(0.0, (centre - half) / (n + z2)), min(1.0, (centre + half) / (n + z2))
 
 
@@ -117,9 +117,8 @@ def t_95(df: float) -> float:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% t interval of the mean over the seeds; of a single one the value itself."""
-    middle, spread = fmean(values), stdev(values) if len(values) > 1 else 0.0
-    half = t_95(len(values) - 1) * spread / sqrt(len(values))
+    """95% t interval of the mean over the seeds, of which there are at least two."""
+    middle, half = fmean(values), t_95(len(values) - 1) * stdev(values) / sqrt(len(values))
     return middle - half, middle + half
 
 
