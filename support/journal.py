@@ -5,9 +5,9 @@ a dialogue. A line that a kill left without its end does not count.
 """
 
 import hashlib
+import inspect
 import json
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -35,9 +35,9 @@ def journal_settings(model, chat, options, rules) -> dict:
     }
 
 
-def grader_version(judges: Iterable[Callable | str] = ()) -> str:
+def grader_version(judges: Iterable[Callable | str]) -> str:
     """A hash of the sources that decide verdicts: of the grader, and of the files with these functions."""
-    modules = [sys.modules.get(getattr(getattr(f, "func", f), "__module__", None)) for f in judges]
+    modules = [inspect.getmodule(getattr(f, "func", f)) for f in judges]  # None for a text
     own = {Path(module.__file__).resolve() for module in modules if hasattr(module, "__file__")}
     sources = sorted({ROOT / "reward.py", *ROOT.glob("support/grader/*.py")} | own)
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]

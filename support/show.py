@@ -63,7 +63,7 @@ def as_text(dialogue: dict) -> str:
 def shown(dialogues: list[dict], count: int, what: str) -> str:
     """The first `count` dialogues of the kind `what` ("all": of any kind) as text."""
     chosen = [dialogue for dialogue in dialogues if what in ("all", *kinds(dialogue))]
-    return "\n\n".join(map(as_text, chosen[:count])) or f"no dialogue is of the kind: {KINDS.get(what, what)}"
+    return "\n\n".join(map(as_text, chosen[:count])) or f"no dialogue is of the kind: {KINDS[what]}"
 
 
 def page(models: dict[str, list[dict]]) -> str:
