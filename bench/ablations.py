@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from bench.reproduce import command, run, run_folder
-from evaluate import file_name
 from support.files import read_json
 from support.plots import COLOURS, markdown, new_panels
 from support.statistics import mean, t_interval
@@ -41,7 +40,7 @@ TARGET = 0.9  # accuracy at 5 attempts: the best possible is 1
 # -------------------- Runs
 def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
     """{preset: {variant: {seed: learning curve}}} of all runs; with --finished of those that are there."""
-    args.out, folders, jobs = args.out or Path("runs", file_name("-".join(["ablations", *args.extra]))), {}, []
+    folders, jobs = {}, []
     # the seeds one after another: an interrupted measurement has all variants of the first
     for seed, preset, name in product(args.seeds, TASKS, VARIANTS):
         folders[preset, name, str(seed)] = folder = run_folder(args.out / preset, name, seed)
@@ -138,7 +137,7 @@ def draw(summary: dict[str, dict[str, dict]], out: Path) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="How fast variants of the paper's recipe learn.")
-    command(parser, argv, measure, draw)
+    command("ablations", parser, argv, measure, draw)
 
 
 if __name__ == "__main__":

@@ -124,8 +124,7 @@ def over_seeds(runs: dict[str, dict], part: slice) -> dict:
 
 
 def measure(args: argparse.Namespace) -> dict[str, dict]:
-    """Runs what is missing, unless --finished. Sets args.out if it is None. Returns a summary for each preset."""
-    args.out = args.out or Path("runs", file_name("-".join(["reproduce", *args.preset, *args.extra])))
+    """Runs what is missing, unless --finished. Returns a summary for each preset."""
     configs = {preset: parse_run(Config, ["--preset", preset, *args.extra]) for preset in args.preset}
     if any(config.eval_limit is not None for config in configs.values()):
         raise ValueError("all models are asked all questions of --eval_data: leave out --eval_limit")
@@ -195,7 +194,7 @@ def draw(summaries: dict[str, dict], out: Path) -> str:
     return "\n\n".join(texts) + "\n"
 
 
-def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Callable, draw: Callable) -> None:
+def command(name: str, parser, argv: list[str] | None, measure: Callable, draw: Callable) -> None:
     """Also used by ablations.py. measure(args) makes a summary; draw(summary, folder) draws it and returns tables."""
     parser.add_argument("--out", type=Path, help="folder of runs and results, runs/... by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of each kind for each")
@@ -204,23 +203,24 @@ def command(parser: argparse.ArgumentParser, argv: list[str] | None, measure: Ca
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("SUMMARY", "OUT"), help="only draw again, into OUT")
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="options of train.py; comes last")
     args = parser.parse_args(argv)
+    words = [name, *getattr(args, "preset", []), *args.extra]
+    args.out = args.draw[1] if args.draw else args.out or Path("runs", file_name("-".join(words)))
     try:
         summary = read_json(args.draw[0]) if args.draw else measure(args)
-        out = make_folder(args.draw[1] if args.draw else args.out)
-        save_json(summary, out / "summary.json")
+        save_json(summary, make_folder(args.out) / "summary.json")
     except (RuntimeError, OSError, ValueError) as error:
         fail(error)
     except KeyboardInterrupt as error:
         fail(error, ": the same command resumes")
-    tables = draw(summary, out)
-    save_text(tables, out / "table.md")
+    tables = draw(summary, args.out)
+    save_text(tables, args.out / "table.md")
     print(f"\n{tables}")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
     parser.add_argument("--preset", nargs="+", choices=TASKS, default=TASKS[:2], help="(default: both riddles)")
-    command(parser, argv, measure, draw)
+    command("reproduce", parser, argv, measure, draw)
 
 
 if __name__ == "__main__":
