@@ -27,7 +27,7 @@ from unittest import mock
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import Qwen2Config
 
 import rollout
 import train
@@ -137,8 +137,7 @@ def share_of_peak(shape, row: dict) -> float:
     """The share of the GPU's bf16 peak, for forward and backward pass of actor and critic: 6 operations per weight and
     token (output weights only at actions), and causal attention. Recomputation does not count."""
     head = shape.vocab_size * shape.hidden_size
-    with torch.device("meta"):
-        body = AutoModelForCausalLM.from_config(shape).num_parameters() - head
+    body = random_model(shape, "meta").num_parameters() - head
     peak = next((peak for chip, peak in BF16_PEAK.items() if chip in torch.cuda.get_device_name()), float("nan"))
     attention = shape.num_hidden_layers * shape.hidden_size * row["tokens_total"]
     models = 1 + ("critic_lr" in row)
