@@ -34,7 +34,7 @@ def parse_run(kind: type, argv: list[str] | None, about: str | None = None):
     options = kind(**(parse(kind, PRESETS[preset].split()) | given))
     options.out = options.out or f"runs/{preset}-{datetime.now():%Y%m%d-%H%M%S}"
     # a process that was killed before its first step may leave a .part
-    if Path(options.out).is_dir() and any(path.suffix != ".part" for path in Path(options.out).iterdir()):
+    if any(path.suffix != ".part" for path in Path(options.out).glob("*")):
         raise ValueError(f"{options.out} is not empty: continue that run with --resume, or choose another --out")
     return options
 
