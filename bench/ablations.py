@@ -72,10 +72,8 @@ def learning_curve(folder: Path) -> list[dict[str, float]]:
 # -------------------- Tables and plots
 def with_interval(values: list[float], form: str, low: float = 0, high: float = np.inf) -> str:
     """Mean and 95% t interval over the seeds, within what is possible."""
-    if not values:
-        return "-"
-    if len(values) == 1:
-        return f"{values[0]:{form}}"
+    if len(values) < 2:
+        return f"{values[0]:{form}}" if values else "-"
     low, high = np.clip(t_interval(values), low, high)
     return f"{mean(values):{form}} ({low:{form}} to {high:{form}})"
 

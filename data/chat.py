@@ -10,6 +10,7 @@ assistant   second attempt                    <- written by the model
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from jinja2 import TemplateError
@@ -46,7 +47,7 @@ SYSTEM = (
     "the questions, and you should provide the full reasoning steps in each attempt."
 )
 # What follows a wrong attempt: a text, in which {attempts} is how many are left and {answer} the wrong answer, or a
-# function (attempts_left, attempt, gold) -> text. An attempt has a `text` and an `answer`, None without a box.
+# function (attempts_left, attempt, gold) -> text (rollout.py:Attempt; its `answer` is None without a box).
 Feedback = str | Callable[[int, object, str], str]
 FEEDBACKS: dict[str, Feedback] = {
     "paper": "Your answer is incorrect. You have {attempts} attempts left. Try an alternative.",
@@ -162,6 +163,14 @@ class Chat:
         words = self.escape(fill_feedback(self.feedback, attempts_left, attempt, gold))
         tokens = self.encode(self.template.feedback.replace("{feedback}", words))
         return tokens[1:] if last_token == self.turn_end else tokens
+
+    def sample_feedback(self) -> str:
+        """The feedback after two made-up answers and none. If a function of your own raises an error, so does this."""
+        tokens = []
+        for attempts_left, answer in enumerate(("1", "2", None), start=1):
+            attempt = SimpleNamespace(start=0, end=0, text="", answer=answer, truncated=False, correct=False)
+            tokens += self.feedback_after(-1, attempts_left, attempt, "3")
+        return self.decode(tokens)
 
     def decode(self, tokens: list[int]) -> str:
         """The text of these tokens unchanged, special tokens included."""

@@ -37,9 +37,10 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
             raise ValueError(f"{config.model_type} is not supported: {reason}")
 
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and 0 < positions < longest + (0 if rope else OVERRUN):  # learned positions end there
+    usable = positions and positions - (0 if rope else OVERRUN)  # learned positions end there
+    if positions and 0 < positions and usable < longest:
         lengths = f"the longest prompt ({longest_prompt} tokens) and --max_new_tokens {max_new_tokens}"
-        raise ValueError(f"{lengths} exceed the model's {positions} positions")
+        raise ValueError(f"{lengths} exceed the model's {usable} usable positions")
     return longest
 
 
@@ -65,6 +66,7 @@ def check_model(model, chat, rollout, action_logps=None) -> None:
             raise ValueError(f"{refused}: its attention has sinks ({name})")
     problems = [SimpleNamespace(question=question, gold="2") for question in QUESTIONS]
     check_fit(model, max(len(chat.prompt(problem.question, 2)) for problem in problems), BUDGET.max_new_tokens)
+    chat.sample_feedback()  # an error in a function of your own is not the model's
     try:
         differences = logp_differences(model, chat, problems, rollout, action_logps)
     except torch.OutOfMemoryError:

@@ -11,7 +11,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 from support.files import append_lines
 from support.models import fingerprint
@@ -22,15 +21,13 @@ ROOT = Path(__file__).resolve().parents[1]
 def journal_settings(model, chat, options, rules) -> dict:
     """All that decides the answers and the verdicts; not what is asked, nor how fast. Chat template and feedback count
     by what they write."""
-    wrong = {n: SimpleNamespace(answer=f"{n}", text=f"{n}") for n in (1, 2)}
-    feedback = [token for n in wrong for token in chat.feedback_after(-1, n, wrong[n], "3")]
     return {
         "max_new_tokens": options.max_new_tokens,
         "max_attempt_tokens": options.max_attempt_tokens,
         "model content": fingerprint(model, chat),
         "dtype": str(model.dtype),
         "prompt": chat.decode(chat.prompt("How much is 1 + 1?", 2)),
-        "feedback": chat.decode(feedback),
+        "feedback": chat.sample_feedback(),
         "grader": grader_version([*rules, chat.feedback]),
     }
 

@@ -1,6 +1,7 @@
 """The GPU benchmark with its tiny sizes on the CPU: every section runs, one that fails does not stop the others."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -45,10 +46,8 @@ def test_exact_notices_a_token_that_is_not_what_the_model_says(monkeypatch):
 
 
 def test_a_section_that_fails_is_named_and_the_others_run(monkeypatch, capsys):
-    def broken(*_, **sizes):
-        raise RuntimeError("CUDA error: of some kind\nand more")
-
-    monkeypatch.setitem(gpu.SECTIONS, "decode", broken)
+    error = RuntimeError("CUDA error: of some kind\nand more")
+    monkeypatch.setitem(gpu.SECTIONS, "decode", Mock(side_effect=error))
     assert gpu.main(["--sections", "decode", "generate"]) == 1
     out, err = capsys.readouterr()
     assert "| decode | failed | RuntimeError: CUDA error: of some kind |" in out and "Traceback" in err

@@ -18,7 +18,7 @@ from data.chat import Chat
 from ppo import action_logps
 from reward import RULES
 from rollout import rollout
-from support.check import check_model
+from support.check import check_fit, check_model
 
 pytestmark = pytest.mark.usefixtures("inputs")
 PAGE = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
@@ -29,14 +29,11 @@ LLAMA3 = YARN | dict(rope_type="llama3", low_freq_factor=1.0, high_freq_factor=4
 STATE, WINDOW, ROPE = "some layers keep a state", "some layers do not see all of", "are encoded by the longest dialogue"
 FAILED, DIFFER = "a short dialogue ended with", "differ from the model's own"
 
+ORDINARY = """apertus arcee bitnet cohere ernie4_5 ernie4_5_moe flex_olmo gemma glm glm4 glm4_moe gpt2 gpt_bigcode
+gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe llama minimax_m2 mistral mixtral
+nanochat olmo olmo2 olmoe persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 starcoder2"""
 RIGHT = [  # family, and what is special about this configuration
-    *[
-        (name, {})
-        for name in """apertus arcee bitnet cohere ernie4_5 ernie4_5_moe flex_olmo gemma glm glm4
-        glm4_moe gpt2 gpt_bigcode gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe
-        llama minimax_m2 mistral mixtral nanochat olmo olmo2 olmoe persimmon phi phi3 phimoe qwen2
-        qwen2_moe qwen3 qwen3_moe seed_oss smollm3 starcoder2""".split()
-    ],
+    *[(name, {}) for name in ORDINARY.split()],
     *[(f"{name}", dict(layer_types=FULL)) for name in ("exaone4", "gemma3_text", "lfm2", "olmo3", "ministral")],
     ("cohere", dict(logit_scale=0.25)),
     ("cohere2", dict(sliding_window=512, layer_types=SLIDING)),  # wider than any dialogue
@@ -148,23 +145,29 @@ def test_the_check_compares_rollout_and_update_with_the_model(scale, write, logp
     assert model.config._attn_implementation == "sdpa"  # as it was
 
 
+def test_the_check_is_fair_to_the_model(tokenizer):
+    """Learned positions end there, and a rollout goes 32 past the end. An error in the feedback stays as it is."""
+    model = tiny_model("gpt2", {}, tokenizer)
+    assert check_fit(model, 100, 380) == 480
+    with pytest.raises(ValueError, match="tokens 381 exceed the model's 480 usable positions"):
+        check_fit(model, 100, 381)
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'strip'"):
+        check_model(
+            model, Chat(model, tokenizer, "chatml", lambda left, attempt, gold: attempt.answer.strip()), rollout
+        )
+
+
 # -------------------- Folders that are not the model that they seem to be
-def not_finite(model, tokenizer):
-    model.lm_head.weight[3, 3] = torch.nan
-
-
-def larger_tokenizer(model, tokenizer):
-    tokenizer.add_tokens(["one more", "and one"])
-
-
-def no_output_weights(model, tokenizer):
-    del model.lm_head.weight  # for example an encoder's
-
-
 FOLDERS = [
-    (not_finite, "the model's weight lm_head.weight has values that are not finite"),
-    (larger_tokenizer, "the model model cannot be loaded: its tokenizer has {n2} tokens, but the model embeds {n}"),
-    (no_output_weights, "the model model cannot be loaded: 1 of its weights are missing, lm_head.weight first"),
+    (lambda model, _: model.lm_head.weight[3].fill_(torch.nan), "lm_head.weight has values that are not finite"),
+    (
+        lambda _, tokenizer: tokenizer.add_tokens(["<a>", "<b>"]),
+        "its tokenizer has {n2} tokens, but the model embeds {n}",
+    ),
+    (
+        lambda model, _: delattr(model.lm_head, "weight"),
+        "cannot be loaded: 1 of its weights are missing, lm_head.weight",
+    ),
 ]
 
 

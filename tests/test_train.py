@@ -486,9 +486,9 @@ MISTAKES = """
 --chat_template llama4     | --chat_template must be one of chatml, llama3, auto, not llama4
 --chat_template llama3     | the tokenizer does not know the token <|eot_id|> of the chat template 'llama3'
 --max_prompt_tokens 5      | has a prompt of at most 5 tokens
---max_new_tokens 500       | exceed the model's 512 positions
+--max_new_tokens 500       | exceed the model's 512 usable positions
 --eval_every 1 --validation_data shared.jsonl | 1 questions of --validation_data are in --data as well
---eval_data long.jsonl     | exceed the model's 512 positions
+--eval_data long.jsonl     | exceed the model's 512 usable positions
 --log_to tensorboard       | --log_to tensorboard needs a package that is not installed
 --log_to wandb             | --log_to wandb needs a package that is not installed
 --out questions.jsonl      | the output folder questions.jsonl cannot be written (File exists): choose another --out
