@@ -4,7 +4,7 @@
 
 In the end nearly every variant solves the riddles, so they differ in how fast they learn. Every second step, the model
 answers the validation riddles greedily with five attempts allowed. The tables say how much a variant trains on until it
-solves 90%, and what it solves at the end. What is finished is not repeated. --out gets summary.json, table.md, plots.
+solves 90%, and what it solves at the end. Finished runs are not repeated. --out gets summary.json, table.md, plots.
 """
 
 import argparse
@@ -39,7 +39,7 @@ TARGET = 0.9  # accuracy at 5 attempts: the best possible is 1
 
 # -------------------- Runs
 def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
-    """{preset: {variant: {seed: learning curve}}} of all runs; with --finished of those that are there."""
+    """{preset: {variant: {seed: learning curve}}} of all runs; with --finished, only of those that are finished."""
     folders, jobs = {}, []
     # the seeds one after another: an interrupted measurement has all variants of the first
     for seed, preset, name in product(args.seeds, TASKS, VARIANTS):
@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
 
 
 def learning_curve(folder: Path) -> list[dict[str, float]]:
-    """Of each evaluation: dialogues and tokens sampled so far, and the shares of `train.validate`."""
+    """For each evaluation: dialogues and tokens sampled so far, and the shares of `train.validate`."""
     dialogues, tokens, points = read_json(folder / "config.json")["dialogues"], 0, []
     for row in read_json(folder / "metrics.jsonl", lines=True):
         tokens += row["tokens_sampled"] * dialogues  # a mean over the dialogues
@@ -79,7 +79,7 @@ def with_interval(values: list[float], form: str, low: float = 0, high: float = 
 
 
 def table(by_variant: dict[str, dict[str, dict]]) -> str:
-    """Of one kind of riddle, with a row for each variant. A difference from the paper's recipe is paired by seed."""
+    """For one kind of riddle, a row for each variant. Differences from the paper's recipe are paired by seed."""
     rows, reference = [], {}
     for name, curves in by_variant.items():  # the paper's recipe comes first
         if not curves:

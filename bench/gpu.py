@@ -8,7 +8,7 @@ Without CUDA all sizes are tiny. If a section fails, the others go on; the exit 
 
     decode    steps at a fixed context length, and their bound: weights, cache and twice the logits at copy bandwidth
     exact     tokens against those of `rollout_one`, log-probabilities against those of the full forward pass
-    resume    a small resumed run against an uninterrupted one: the difference in the last metrics, only rounding
+    resume    a small resumed run against an uninterrupted one: the last metrics may differ only by rounding
     smollm2   SmolLM2-135M's shape and preset: the last of two steps of train.py, after two with short attempts
     step      Qwen2.5-1.5B's shape and the paper's settings: a step of 1024 dialogues, after one with short attempts
     generate  the first attempts of a few dialogues, by `.generate()` and by the engine
@@ -191,7 +191,7 @@ SECTIONS = dict(decode=decode, exact=exact, resume=resume, smollm2=step, step=st
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--memory", type=float, help="GB of the card to use: only step, with options that help")
+    parser.add_argument("--memory", type=float, help="use only this many GB; runs only step, with sparing options")
     parser.add_argument("--profile", action="store_true", help="print the kernels that take the most time")
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args(argv)

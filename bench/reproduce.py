@@ -5,8 +5,8 @@
     python -m bench.reproduce --draw SUMMARY.json OUT   # no runs: tables and figures of a finished comparison
 
 All arms train from the same base model and answer the same test questions greedily. Controls: k independent samples
-(pass@k) in place of k attempts, and feedback that says nothing about the attempt. What is finished is not repeated:
-repeat an interrupted command. Into --out go summary.json (all verdicts), table.md, and PRESET.png.
+(pass@k) in place of k attempts, and feedback that says nothing about the attempt. Finished runs are not repeated, so an
+interrupted command can be given again. --out gets summary.json (all verdicts), table.md, and PRESET.png.
 Shapes: S seeds, K numbers of attempts, Q questions
 """
 
@@ -158,7 +158,7 @@ def summarise(out: Path, config: Config, seeds: list[int]) -> dict:
 
 
 def differences(results: dict[str, dict], part: slice, key: str) -> list[list[str]]:
-    """Lines of a table: each kind of training minus the base, multi-attempt minus each other, by seed and question."""
+    """Lines of a table: training minus base, then multi-attempt minus each other kind, paired by seed and question."""
     trainings, lines = [name for name in results if name in ARMS], []
     for name, other in [(name, "base") for name in trainings] + [(MULTI, name) for name in trainings if name != MULTI]:
         one, two = results[name], results[other]
@@ -197,9 +197,9 @@ def draw(summaries: dict[str, dict], out: Path) -> str:
 def command(name: str, parser, argv: list[str] | None, measure: Callable, draw: Callable) -> None:
     """Also used by ablations.py. measure(args) makes a summary; draw(summary, folder) draws it and returns tables."""
     parser.add_argument("--out", type=Path, help="folder of runs and results, runs/... by default")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of each kind for each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="for each seed, one run of each kind")
     parser.add_argument("--processes", type=int, default=2, help="runs side by side (default 2)")
-    parser.add_argument("--finished", action="store_true", help="no runs: tables of those finished, with these options")
+    parser.add_argument("--finished", action="store_true", help="no runs: tables of finished ones with these options")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("SUMMARY", "OUT"), help="only draw again, into OUT")
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="options of train.py; comes last")
     args = parser.parse_args(argv)
@@ -219,7 +219,7 @@ def command(name: str, parser, argv: list[str] | None, measure: Callable, draw: 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Multi-attempt against single-attempt training.")
-    parser.add_argument("--preset", nargs="+", choices=TASKS, default=TASKS[:2], help="(default: both riddles)")
+    parser.add_argument("--preset", nargs="+", choices=TASKS, default=TASKS[:2], help="default: both kinds of riddles")
     command("reproduce", parser, argv, measure, draw)
 
 

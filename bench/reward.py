@@ -3,7 +3,7 @@ r"""Our grader and Math-Verify on the same pairs: verdicts, and pairs a second.
     pip install 'math-verify[antlr4_13_2]'    # the peer, needed only here
     python -m bench.reward > bench/results/reward/bench.json
 
-The pairs (bench/pairs.toml) are gold answers, respelled so that they stay equal, or changed a bit so that they do not.
+A pair is a gold answer (bench/pairs.toml) and a variant of it: respelled and still equal, or changed and not equal.
 """
 
 import json

@@ -5,7 +5,7 @@
 Every side runs dialogues of the same kind with the same random weights, at temperature 1, in float32, in one thread. A
 script decides prompts, feedback and lengths. The table has sampled tokens per CPU-second: median (lowest to highest).
 
-    ours        rollout.py; it also stores the log-probability of every token, which the others do not need
+    ours        rollout.py; it also stores the log-probability of every token, which the others do not compute
     generate    `.generate()` per attempt on the whole dialogue: the unfinished dialogues, sorted by length, left-padded
     continuous  transformers' continuous batching; an attempt is submitted as soon as the one before it is finished
 """
@@ -36,7 +36,7 @@ COMMON = dict(tie_word_embeddings=True, max_position_embeddings=4096, eos_token_
 
 
 class Script:
-    """Prompts, attempts allowed, and how long each attempt is (lognormal). It is correct with probability 0.35."""
+    """Prompts, attempts allowed, and lognormal lengths of attempts. Each is correct with probability 0.35."""
 
     def __init__(self, dialogues, vocabulary, prompt=(24, 64), length=(8, 160), median=30, attempts=5):
         rng = np.random.default_rng(0)

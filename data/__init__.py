@@ -7,7 +7,7 @@
     python -m data                     # the table of names
 
 How a published file becomes training, validation and test questions:
-- Of questions that differ only in whitespace and capitals one is kept, or none if answers differ (once in MAWPS).
+- Of questions that differ only in whitespace and capitals, one is kept, or none if answers differ (once in MAWPS).
 - Validation questions come from the training file; MAWPS is a single file, which is split in three. The letters of a
   question decide where it goes, so the same story with other numbers goes into the same part.
 - Training and validation leave out every question of the family's test file. So `math-train`, about 95% of the file
@@ -66,7 +66,7 @@ def last_box(solution: str) -> str | None:
 
 
 def level3to5(row: dict) -> tuple[str, str]:
-    # The file was never seen: the authors put its `input` into their template. Their baseline's file has `question`.
+    # We never saw this file. The authors put its `input` into their template; their baseline's file has `question`.
     question = row["question" if "question" in row else "input"]
     if "<|im_start|>" in question:
         raise ValueError("a question of MATH holds chat markup (expected the bare question)")
@@ -90,7 +90,7 @@ READERS: dict[str, Callable[[dict], tuple[str, str]]] = {
 SOURCES, SETS = tomllib.loads(Path(__file__).with_name("sources.toml").read_text()).values()
 PAPER = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # the paper's benchmarks; it reports their mean
 RIDDLES = tuple(f"{kind}-{split}" for kind in ("riddles", "riddles-cue") for split in ("train", "validation", "test"))
-# those questions of the set of that name without "-easy" that one operation answers, see data/smollm2.py
+# the questions that one operation answers (data/smollm2.py), of the set whose name lacks "-easy"
 EASY = ("mawps-easy-train", "mawps-easy-validation", "mawps-easy-test", "svamp-easy", "asdiv-easy")
 
 
@@ -144,7 +144,7 @@ def published(file: str) -> list[Problem]:
 
 
 def fetch(file: str, address: str, blob_id: str) -> bytes:
-    """The content of a file in the cache, downloaded first when it is not there."""
+    """The content of a file in the cache, downloaded first if it is not there."""
     path = Path(os.environ.get("MULTI_ATTEMPT_CACHE") or "~/.cache/multi-attempt").expanduser() / file
     url = f"https://raw.githubusercontent.com/{address}"
     if not path.exists():
@@ -153,7 +153,7 @@ def fetch(file: str, address: str, blob_id: str) -> bytes:
         except (OSError, HTTPException) as error:
             raise OSError(f"{url} cannot be read ({error}): get it by other means and put it at {path}") from None
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{file}.{os.getpid()}")  # only of this process: another may download it too
+        part = path.with_name(f"{file}.{os.getpid()}")  # this process's own: another may download it too
         part.write_bytes(content)
         part.replace(path)
     content = path.read_bytes()
@@ -163,9 +163,9 @@ def fetch(file: str, address: str, blob_id: str) -> bytes:
 
 
 def your_file(path: str) -> list[Problem]:
-    """Every line is a problem, even one that is there twice; blank lines are skipped."""
+    """Every line is a problem, even a repeated one; blank lines are skipped."""
     problems = []
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):  # bytes: text has more ends of lines
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):  # bytes: text has more kinds of line ends
         if line.strip():
             try:
                 problems.append(your_problem(line))

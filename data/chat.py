@@ -21,7 +21,7 @@ class ChatTemplate(NamedTuple):
 
     prompt: str  # all before the first attempt, around {system} and {question}
     end: str  # the special token that ends the model's turn
-    feedback: str  # all between a wrong attempt and the next one, from that token on, around {feedback}
+    feedback: str  # all between a wrong attempt and the next one, `end` included, around {feedback}
 
 
 CHAT_TEMPLATES = {
@@ -68,7 +68,7 @@ def resolve_feedback(feedback: Feedback) -> Feedback:
         return FEEDBACKS.get(feedback, feedback)
     if re.fullmatch(r"[\w-]+", feedback, re.ASCII):
         raise ValueError(f"unknown feedback {feedback!r}: choose one of {', '.join(FEEDBACKS)}, or write a sentence")
-    # the braces of \boxed{x} and \frac{a}{b} follow a letter, brace or backslash: they are no placeholders
+    # the braces of \boxed{x} and \frac{a}{b} follow a letter, brace or backslash: they are not placeholders
     if unknown := set(re.findall(r"(?<![A-Za-z0-9_}\\])\{([\w ]+)\}", feedback)) - {"attempts", "answer"}:
         raise ValueError(f"the feedback {feedback!r} has {{{unknown.pop()}}}: it may have {{attempts}} and {{answer}}")
     return feedback
@@ -91,7 +91,7 @@ def prompt_text(template: ChatTemplate, question: str, allowed: int) -> str:
 
 
 def own_template(tokenizer) -> ChatTemplate:
-    """The chat template that the tokenizer brings along (`apply_chat_template`). Feedback is what it writes between an
+    """The chat template that comes with the tokenizer (`apply_chat_template`). Feedback is what it writes between an
     assistant turn and the next one. A template that refuses system turns, first or after an attempt, gets user turns
     in their place. ValueError when there is no such template, or it cannot write a dialogue of this kind."""
 
@@ -165,7 +165,7 @@ class Chat:
         return tokens[1:] if last_token == self.turn_end else tokens
 
     def sample_feedback(self) -> str:
-        """The feedback after two made-up answers and none. If a function of your own raises an error, so does this."""
+        """The feedback after two made-up answers and after none. An error in your own function is raised here."""
         tokens = []
         for attempts_left, answer in enumerate(("1", "2", None), start=1):
             attempt = SimpleNamespace(start=0, end=0, text="", answer=answer, truncated=False, correct=False)

@@ -43,7 +43,7 @@ STOP = 0.6  # probability with which the base model's teacher stops at a candida
 ATTEMPTS = 5  # the most that a worked dialogue allows
 # places among the shuffled riddles, the same for each number of candidates
 SPLITS = {"test": range(150), "validation": range(150, 225), "train": range(225, 645)}
-SEED = 2503_04808  # only of the problem sets, which are the same in every run
+SEED = 2503_04808  # only for the problem sets, which are the same in every run
 
 
 class Riddle(NamedTuple):
@@ -81,8 +81,8 @@ class Riddle(NamedTuple):
 
 
 def draw_riddles(split: str, cued: bool = False) -> list[Riddle]:
-    """The riddles of a split, equally many of 2, 3, 4 and 5 candidates. No riddle is in two splits. A training riddle
-    is in the set five times, each time with a new draw of hidden number and cue: there is nothing to learn by heart."""
+    """The riddles of a split, equally many with 2, 3, 4 and 5 candidates. No riddle is in two splits. A training riddle
+    is in the set five times, each with a new draw of hidden number and cue: there is nothing to learn by heart."""
     places, drawn = SPLITS[split], []
     every = [Riddle(bound, modulus, rest) for modulus in MODULI for rest in range(modulus) for bound in range(100)]
     for count in CANDIDATES:
@@ -96,7 +96,7 @@ def draw_riddles(split: str, cued: bool = False) -> list[Riddle]:
 
 
 def best_possible(cued: bool, attempts: int) -> list[float]:
-    """The expected accuracy on the test riddles of k attempts at the k likeliest candidates, for k up to `attempts`."""
+    """The accuracy to expect on the test riddles if k attempts give the k likeliest candidates, k = 1 .. `attempts`."""
     chances = [sorted(riddle.chances, reverse=True) for riddle in draw_riddles("test", cued)]
     return [float(np.mean([sum(likeliest[:k]) for likeliest in chances])) for k in range(1, attempts + 1)]
 

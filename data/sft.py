@@ -19,7 +19,7 @@ from support.models import logits_of
 
 
 def boxed(attempt: str) -> SimpleNamespace:
-    """An attempt, which ends with its box, as feedback may refer to it."""
+    """An attempt that ends with its box, with the fields that feedback may use."""
     return SimpleNamespace(text=attempt, answer=attempt.partition("\\boxed{")[2][:-1])
 
 

@@ -35,8 +35,8 @@ OPERATIONS = {"+": add, "-": sub, "*": mul, "/": truediv}
 
 
 def operations(question: str) -> dict[str, str]:
-    """The results of one operation on two different numbers of the question: {"70 - 27": "43", ...}, without those that
-    are negative, 0, or have more than two decimals."""
+    """The results of one operation on two different numbers of the question: {"70 - 27": "43", ...}. Results that are
+    negative, 0, or have more than two decimals are left out."""
     numbers = dict.fromkeys(number.replace(",", "") for number in re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", question))
     found = {}
     for a, b in itertools.permutations(numbers, 2):
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Supervised fine-tuning of SmolLM2 for grade-school questions.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="model folder or hub name")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="only of the computation")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation only")
     args = parser.parse_args(argv)
     hint = ""  # no long work yet
     try:

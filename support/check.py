@@ -37,7 +37,7 @@ def check_fit(model, longest_prompt: int, max_new_tokens: int) -> int:
             raise ValueError(f"{config.model_type} is not supported: {reason}")
 
     positions = getattr(config, "max_position_embeddings", None)
-    usable = positions and positions - (0 if rope else OVERRUN)  # learned positions end there
+    usable = positions and positions - (0 if rope else OVERRUN)  # learned positions must cover the overrun too
     if positions and 0 < positions and usable < longest:
         lengths = f"the longest prompt ({longest_prompt} tokens) and --max_new_tokens {max_new_tokens}"
         raise ValueError(f"{lengths} exceed the model's {usable} usable positions")

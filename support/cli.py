@@ -16,7 +16,7 @@ from typing import NoReturn, get_args
 
 def fail(reason: object, hint: str = "", where: str = "") -> NoReturn:
     """One sentence on stderr, exit code 2; after Ctrl-C 130. Once long work has begun, `hint` says how to go on. From
-    then on nobody expects a ValueError, so its traceback comes first."""
+    then on a ValueError is a bug, so its traceback comes first."""
     if isinstance(reason, KeyboardInterrupt):
         print(f"\nstopped{hint}", file=sys.stderr)
         raise SystemExit(130)

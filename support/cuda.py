@@ -12,21 +12,21 @@ from support.models import decoder_layers, kv_heads_and_size, move
 
 # For CUDA's first allocation, unless the user has set it: without it, gaps between tensors took 4 GiB of an H100.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-# cuDNN plans its attention on the CPU, anew for every shape, and nearly every batch has another shape (docs/speed.md).
+# cuDNN plans its attention on the CPU for every new shape, and nearly every batch has a new shape (docs/speed.md).
 torch.backends.cuda.enable_cudnn_sdp(False)
 torch.compiler.set_stance("force_eager")  # functions under @torch.compile run as they are, until `fuse_layers`
 
 
 def flash_sequences(length_R: torch.Tensor, heads: int, capacity: int) -> tuple[torch.Tensor, ...]:
     """Each key/value head of a row is a sequence of its own: where its query starts, where its keys start in the flat
-    cache, how many keys it has. With more heads in one, the operator would copy grouped queries and their output."""
+    cache, how many keys it has. With several heads in one, the operator would copy grouped queries and their output."""
     sequence = torch.arange(len(length_R) * heads + 1, dtype=torch.int32, device=length_R.device)
     return sequence, sequence * capacity, length_R.int().repeat_interleave(heads)
 
 
 def flash_attention(query, key, value, sequences: tuple[torch.Tensor, ...], scaling) -> torch.Tensor:
-    """A decode step in which each row reads as many positions as it holds. The operator is the one below
-    torch.nn.attention.varlen; its arguments are those that torch 2.11 has too."""
+    """A decode step in which each row reads as many positions as it holds. The operator is the one that underlies
+    torch.nn.attention.varlen; torch 2.11 has all of these arguments too."""
     cu_seqlens_q, cu_seqlens_k, seqused_k = sequences
     q = query.reshape(len(seqused_k), -1, query.shape[-1])  # (sequences, query heads of each, head size)
     k, v = (x.view(-1, 1, x.shape[-1]) for x in (key, value))  # (positions of all sequences, 1, head size)

@@ -14,7 +14,7 @@ from pathlib import Path
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields the path to write to, which becomes `path` when it is whole. An old folder must be deleted before that."""
     part = Path(f"{path}.part")
-    remove(part)  # of a process that was killed
+    remove(part)  # left by a process that was killed
     try:
         yield part
         if part.is_file():
@@ -22,7 +22,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
         os.replace(part, path)
     finally:
-        remove(part)  # where it has not become `path`
+        remove(part)  # if it has not become `path`
 
 
 def remove(path: Path) -> None:
@@ -59,7 +59,7 @@ def make_folder(out: str | Path) -> Path:
 
 @contextmanager
 def locked_folder(out: str) -> Iterator[None]:
-    """Locks the folder of a run or an evaluation while inside, and deletes it if nothing was written. OSError when
+    """Locks the folder of a run or an evaluation inside this context, then deletes it if it is empty. OSError when
     another process has locked it, or it cannot be written."""
     folder = make_folder(out)
     lock = os.open(folder, os.O_RDONLY)

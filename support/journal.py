@@ -1,7 +1,7 @@
 """The journal of an evaluation: what has been asked is not asked again after a kill, or when more is asked.
 
-A text file. Its first line holds the settings that decide the answers and the verdicts, each further line the record of
-a dialogue. A line that a kill left without its end does not count.
+A text file. Its first line holds the settings that decide the answers and the verdicts; each further line holds the
+record of a dialogue. A line that a kill cut off does not count.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def grader_version(judges: Iterable[Callable | str]) -> str:
 
 class Journal:
     """The records of finished dialogues, without the keys `left_out`, by (question, gold answer), in the order they
-    were asked; in a file if a path is given. ValueError when that has other settings, or is damaged."""
+    were asked; in a file if a path is given. ValueError when the file has other settings, or is damaged."""
 
     def __init__(self, path: Path | None = None, settings: dict | None = None, left_out: tuple[str, ...] = ()):
         self.path, self.settings, self.left_out = path, settings, left_out

@@ -17,7 +17,7 @@ USABLE = 0.985  # of a card's memory, as CUDA reports it
 RESERVE = 2e9  # bytes that belong to no tensor: CUDA's own, the libraries' workspaces, gaps between tensors
 
 FEW_SLOTS = 64  # with fewer, a rollout would be slow
-# Options of train.py that need less memory; the mildest, which only cost time, come last.
+# Options of train.py that save memory; the mildest, which only cost time, come last.
 SAVING = dict(group_size=8, slots=FEW_SLOTS, offload=True, gradient_checkpointing=True, micro_batch_tokens=4096)
 
 
@@ -45,14 +45,14 @@ def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.dev
 
 
 def actions_at_once(vocabulary: int) -> int:
-    """How many sampled tokens' logits the update computes at one time: at most 2048, with large vocabularies fewer."""
+    """For how many sampled tokens the update computes logits at once: at most 2048, fewer with large vocabularies."""
     return min(2048, 3 * 2**26 // vocabulary)
 
 
 def memory_plan(model, options, longest, processes=1, keep_engine=False, offload_in_rollout=False):
     """Bytes on a device, by phase of a step and by what they hold, for layers like Llama's. `longest`: tokens of a
-    dialogue; `keep_engine`: it is there in the update too; `offload_in_rollout`: masters and moments are not there in
-    the rollout. The pass of the reference needs less."""
+    dialogue; `keep_engine`: the engine stays in the update; `offload_in_rollout`: masters and moments are in host
+    memory during the rollout. The reference's pass needs less."""
     shape, parameters, element = model.config, model.num_parameters(), model.dtype.itemsize
     E, V, L = shape.hidden_size, shape.vocab_size, shape.num_hidden_layers
     intermediate = getattr(shape, "intermediate_size", None) or 4 * E
@@ -69,7 +69,7 @@ def memory_plan(model, options, longest, processes=1, keep_engine=False, offload
         layer = element * (4 * E + 3 * queries + 2 * keys + 3 * intermediate)
     kept = element * E if options["gradient_checkpointing"] else layer  # only each layer's input
     slots, tokens = options["slots"], max(options["micro_batch_tokens"], longest)  # a micro-batch has a whole dialogue
-    # a chunk in float32 thrice, or compiled, in float32 once and twice as it is; its weights' gradient twice
+    # three float32 copies of a chunk, or compiled, one, and two in the model's dtype; twice the weights' gradient
     logits = actions_at_once(V) * V * (4 + 2 * element if options["compile"] else 12) + 2 * element * V * E
     cache = cache_bytes(shape, slots, longest + OVERRUN, element)
     both = {"actor and critic": element * trained, "masters and moments": states, "reserve": RESERVE}
@@ -88,8 +88,8 @@ def needed(plan: dict[str, dict[str, float]]) -> float:
 
 
 def most_slots(available: float, most: int, options: dict, host=math.inf, **settings) -> tuple[int, bool]:
-    """As many slots as a rollout has room for with 5% to spare, at most `most`, and at least FEW_SLOTS in any case; and
-    whether for that masters and moments are offloaded during the rollout, to at most a third of the `host` memory."""
+    """As many slots as a rollout has room for with 5% to spare, but at least FEW_SLOTS, and at most `most`; and whether
+    masters and moments are offloaded for that during the rollout, to at most a third of the `host` memory."""
     none, one = (memory_plan(options=options | {"slots": n}, **settings)["rollout"] for n in (0, 1))
     a_slot = sum(one.values()) - sum(none.values())  # all slots take the same
     free, states = 0.95 * available - sum(none.values()), none["masters and moments"]

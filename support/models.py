@@ -74,7 +74,7 @@ def model_folder(folder: Path) -> Path:
 
 
 def save_model(model, tokenizer, folder: Path) -> None:
-    """Write a Hugging Face folder, in place of the one that may be there; it appears whole, or OSError is raised."""
+    """Write a Hugging Face folder, in place of an earlier one if any; it appears whole, or OSError is raised."""
     try:
         with atomic_write(folder) as part:
             model.save_pretrained(part)
@@ -134,7 +134,7 @@ def move(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
 
 @contextmanager
 def moved(tensors: list[torch.Tensor], device: torch.device) -> Iterator[None]:
-    """These tensors, all of one device, are on this other one inside this context."""
+    """Inside this context these tensors, which share a device, are on `device`."""
     before = tensors[0].device if tensors else device
     move(tensors, device)
     yield

@@ -1,6 +1,6 @@
 """Several processes, one run: torchrun starts the program once for every GPU, and each copy is a rank.
 
-All hold the same models and know all dialogues of a step; each writes its share of them and computes its share of every
+All hold the same models and know all dialogues of a step. Each writes its share of them and computes its share of every
 minibatch's gradient, and the gradients are added up. All must be able to read the folder of the run. A single process
 is rank 0, and waits for no other.
 """
@@ -67,7 +67,7 @@ def broadcast(x: torch.Tensor, source: int) -> None:
 
 
 def gather_on_rank0(states: dict[int, dict[str, torch.Tensor]]) -> dict[int, dict[str, torch.Tensor]]:
-    """The states of all ranks in one dictionary on rank 0, elsewhere a rank's own; of several ranks, on the CPU."""
+    """On rank 0 the states of all ranks in one dictionary, elsewhere the rank's own; with several ranks, on the CPU."""
     if world_size() == 1:
         return states
     mine = {n: {name: x.cpu() for name, x in state.items()} for n, state in states.items()}
@@ -77,7 +77,7 @@ def gather_on_rank0(states: dict[int, dict[str, torch.Tensor]]) -> dict[int, dic
 
 
 def all_gather(value) -> list:
-    """What every rank has, in the order of the ranks."""
+    """Every rank's value, in the order of the ranks."""
     values = [value] * world_size()
     collective(dist.all_gather_object, values, value)
     return values

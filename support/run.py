@@ -62,7 +62,7 @@ def saved_options(kind: type, given: dict):
 
 # -------------------- Its state and its folder
 class Run:
-    """The state of a run and its folder. `critic` may be None; `optimizers` has the actor's, then that of a critic."""
+    """The state of a run and its folder. `critic` may be None; `optimizers` has the actor's, then any critic's."""
 
     def __init__(self, config, chat, actor, critic, reference, optimizers):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
@@ -111,7 +111,7 @@ class Run:
         save_json(self.given | {"resume": False, "made_with": began}, path)
 
     def restore(self) -> None:
-        """Go on from the last sound checkpoint, if there is one. The metrics after it go: those steps are repeated."""
+        """Go on from the last sound checkpoint, if any. Later metrics are dropped: their steps are repeated."""
         if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             try:
@@ -124,8 +124,8 @@ class Run:
         ranks.on_rank0(lambda: save_text(lines, self.folder / "metrics.jsonl"))
 
     def record(self, metrics: dict, dialogue: dict) -> None:
-        """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue;
-        where there is no terminal for a progress bar, also print a line."""
+        """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue.
+        Without a terminal for a progress bar, also print a line now and then."""
         self.rows.append(json.loads(json.dumps(metrics)))  # a checkpoint takes none of numpy's numbers
         append_lines([metrics], self.folder / "metrics.jsonl")
         step, steps = self.step, self.config.steps
@@ -142,7 +142,7 @@ class Run:
         idle = sum(row["learned"] == 0 for row in rows)
         sentences = {
             f"{truncated:.0%} of dialogues ran out of tokens (--max_new_tokens, --max_attempt_tokens)": truncated > 0.5,
-            f"{skipped} optimiser steps were skipped, as a gradient was not finite": skipped,
+            f"{skipped} optimiser steps were skipped because a gradient was not finite": skipped,
             f"{idle} of {len(rows)} steps had nothing to learn from: equal rewards, or all dialogues dropped": idle,
         }
         return [f"warning: {sentence}" for sentence, applies in sentences.items() if applies]
@@ -151,7 +151,7 @@ class Run:
 def last_checkpoint(folder: Path) -> Path | None:
     """The last sound checkpoint; None when none was written yet. A damaged one is reported and renamed. OSError when
     all are damaged or deleted: a run should not start anew by mistake."""
-    for part in folder.glob("*.part"):  # of a process that was killed while it wrote
+    for part in folder.glob("*.part"):  # left by a process that was killed while it wrote
         remove(part)
     for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
         try:
@@ -208,7 +208,7 @@ def in_brief(metrics: dict) -> str:
 
 
 def open_log(log_to: str | None, out: str, options: dict) -> Callable[[dict], None]:
-    """The function that takes each step's metrics to "tensorboard" or "wandb" (Weights & Biases), or nowhere.
+    """The function that sends each step's metrics to "tensorboard" or "wandb" (Weights & Biases), or nowhere.
     ValueError when the package is not installed."""
     try:
         if log_to == "wandb":

@@ -48,7 +48,7 @@ def answer_of(attempt: dict) -> str:
 
 
 def readable(text: str) -> str:
-    """Without control characters, which a model may write too: they steer a terminal or turn the text around."""
+    """The text without control characters: a model may write them, and they steer a terminal or reverse the text."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text).strip("\n")
 
 
@@ -67,8 +67,8 @@ def shown(dialogues: list[dict], count: int, what: str) -> str:
 
 
 def page(models: dict[str, list[dict]]) -> str:
-    """Dialogues by model name, all about the same questions -> an HTML page that draws them: a folded line for each
-    question, in it the dialogues of all models side by side, and a button for each kind of dialogue."""
+    """Dialogues by model name, all about the same questions -> an HTML page that draws them: a line for each question
+    that unfolds to the dialogues of all models side by side, and a button for each kind of dialogue."""
     questions = []
     for dialogues in zip(*models.values(), strict=True):
         columns = []

@@ -66,14 +66,14 @@ def mean_over(by_data: dict[str, dict]) -> dict:
 
 
 def pass_chance(right: int, samples: int, k: int) -> float:
-    """The probability that k of the samples, or all if they are fewer, include one of those that are right."""
+    """The probability that k of the samples, or all if they are fewer, include a right one."""
     return 1 - comb(samples - right, min(k, samples)) / comb(samples, min(k, samples))
 
 
 def pass_at_k(asked: list[list[dict]], attempts: int) -> dict:
     """The control for attempts with feedback: what do k independent answers solve, k = 1 .. attempts? `asked` holds n
-    records of every question, sampled with 1 attempt allowed. The estimate is unbiased (Chen et al., arXiv 2107.03374),
-    the interval is Wilson's, as if each question were either solved or not, so it is rather too wide."""
+    records of every question, sampled with 1 attempt allowed. The estimate is unbiased (Chen et al., arXiv 2107.03374).
+    The interval is Wilson's, as if each question were either solved or not: too wide rather than too narrow."""
     n, rows = len(asked[0]), []
     right = [sum(sample["correct"] for sample in samples) for samples in asked]
     truncated, tokens = (fmean(x[key] for samples in asked for x in samples) for key in ("truncated", "tokens"))
