@@ -40,7 +40,7 @@ def random_model(tokenizer, family: str, seed: int, layers: int, spread: float):
 
 
 def like_boxes(tokenizer, weight: torch.Tensor, biases: list[float]) -> None:
-    """Give to the tokens that make boxes, and to the end of a turn, these entries of the weight."""
+    """Give these entries of the weight to the tokens that make boxes and to the end of a turn."""
     with torch.no_grad():
         for text, bias in zip(("}", ". \\boxed{", "5", "17", "<|im_end|>"), biases, strict=True):
             weight[tokenizer(text, add_special_tokens=False)["input_ids"]] = bias

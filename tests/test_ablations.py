@@ -29,8 +29,8 @@ def cells(table: str) -> dict[str, list[str]]:
 
 
 def test_the_table_by_hand():
-    """The paper's recipe needs 2 and 4 thousand dialogues, the other 1 and 3: one less in both seeds. With two seeds, a
-    t interval of a standard deviation s is 12.706 * s / sqrt(2) to both sides: of 2 and 4 it is 12.706."""
+    """The paper's recipe needs 2 and 4 thousand dialogues, the other 1 and 3: one less in both seeds. With two seeds of
+    standard deviation s, a t interval reaches 12.706 * s / sqrt(2) to both sides: 12.706 for 2 and 4."""
     reference = {"0": curve([0.5, 0.9, 0.95, 1.0]), "1": curve([0.3, 0.5, 0.8, 0.9], 0.4)}
     faster = {"0": curve([0.91, 0.8, 0.9, 1.0]), "1": curve([0.5, 0.7, 0.92, 1.0])}
     found = cells(ablations.table({REFERENCE: reference, OTHER: faster, "no KL": {}}))

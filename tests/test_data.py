@@ -43,7 +43,7 @@ def real(monkeypatch):
 
 @pytest.fixture
 def publish(monkeypatch, cache):
-    """Gives a file of the table another content and writes it into the cache; only its blob id has to follow."""
+    """Gives a file of the table other content, which it writes into the cache; only the blob id must change too."""
 
     def publish(file: str, content: bytes) -> None:
         address, _, reader = data.SOURCES[file]
@@ -114,7 +114,7 @@ def test_questions_that_one_operation_answers(real):
 
 
 def test_minerva_and_olympiadbench_rows(real):
-    """Of these there are only the first 20 rows, which are no published file: the row readers are tested on them."""
+    """Of these we have only the first 20 rows, which are not a published file: they test only the row readers."""
 
     def answers(name, reader):
         lines = (REAL / f"{name}_first20.jsonl").read_bytes().splitlines()
@@ -215,7 +215,7 @@ def test_bad_line(content, line, why, own):
 
 
 def test_own_file(own):
-    """Every line is a problem, also one that is there twice. Of a solution only the end counts."""
+    """Every line is a problem, even a repeated one. Of a solution only the end counts."""
     lines = ['{"question": "What is a?\u2028 ", "answer": 3, "more": null}', ""]  # \u2028 ends no line of a file
     lines += 2 * ['{"question": "What is A?", "answer": "4"}']
     solutions = r"2 + 3 = 5\n#### 5", r"1, so\n####6", r"It is \\boxed{7} or $\\boxed{\\frac{8}{9}}$."

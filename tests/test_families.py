@@ -146,7 +146,7 @@ def test_the_check_compares_rollout_and_update_with_the_model(scale, write, logp
 
 
 def test_the_check_is_fair_to_the_model(tokenizer):
-    """Learned positions end there, and a rollout goes 32 past the end. An error in the feedback stays as it is."""
+    """Learned positions must cover the 32 by which a rollout overruns. An error in the feedback stays as it is."""
     model = tiny_model("gpt2", {}, tokenizer)
     assert check_fit(model, 100, 380) == 480
     with pytest.raises(ValueError, match="tokens 381 exceed the model's 480 usable positions"):

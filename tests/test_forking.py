@@ -1,5 +1,5 @@
 """docs/forking.md: every diff applies to the sources, is as short as the page says, trains for two steps, and changes
-the run: as its option does, where there is one. A fork of this process runs each, on a copy of the sources."""
+the run as its option does, if it has one. A fork of this process runs each, on a copy of the sources."""
 
 import json
 import re

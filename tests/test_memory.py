@@ -27,7 +27,7 @@ RUN = dict(model=qwen(), options=OPTIONS, longest=LONGEST)
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes of tensors, made inside, that were there at one time."""
+    """The most bytes that tensors made inside took at one time."""
 
     def __init__(self):
         super().__init__()

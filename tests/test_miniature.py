@@ -68,7 +68,7 @@ def test_splits_share_no_question_and_are_always_the_same(drawn):
 
 
 def test_the_cue_is_all_that_differs(drawn):
-    """Both cues are about as frequent, in the riddles that are there without one."""
+    """Without their cues, the riddles are the same as the plain ones; both cues are about equally frequent."""
     assert Riddle(35, 12, 5, " It is a large one.").question.endswith("leaves 5. It is a large one. What is my number?")
     for split in SPLITS:
         plain, cued = drawn[split], drawn[f"cue-{split}"]
@@ -94,7 +94,7 @@ def test_hidden_numbers_are_drawn_with_the_chances_of_the_docstring(name, drawn)
 
 @pytest.mark.parametrize("cued, weights", [(False, [1, 0.7, 0.49, 0.343, 0.2401]), (True, [16, 8, 4, 2, 1])])
 def test_the_best_possible_is_the_chance_of_the_likeliest_candidates(cued, weights):
-    """Equally many riddles of 2, 3, 4 and 5 candidates, each 0.7 times, with a cue half as likely as another one."""
+    """Equally many riddles have 2, 3, 4 and 5 candidates, each 0.7 times (with a cue half) as likely as another one."""
     expected = [sum(sum(weights[: min(k, c)]) / sum(weights[:c]) for c in (2, 3, 4, 5)) / 4 for k in (1, 2, 3, 4, 5)]
     assert best_possible(cued, 5) == pytest.approx(expected)
 
@@ -149,7 +149,7 @@ def test_the_saved_tokenizer_is_the_same(tokenizer, drawn, chat, tmp_path):
 
 
 def test_worked_attempts_end_where_a_rollout_ends_them(chat, drawn):
-    """At the first token after which a box is closed. It is one that a rollout looks at, and no end token is before."""
+    """At the first token after which a box is closed. A rollout looks at it, and no end token comes before it."""
     for riddle in drawn["test"]:
         for candidate in riddle.candidates:
             tokens = chat.encode(riddle.solution(candidate))

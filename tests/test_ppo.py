@@ -98,7 +98,7 @@ def test_micro_batches_hold_every_dialogue_once_within_the_budget(lengths, budge
 # -------------------- Advantages
 def test_gae_of_two_attempts_by_hand():
     """prompt, 2 actions, 2 feedback tokens, 1 action; gamma 1, lambda 0.5; the values are 0.2, 0.4, 0.6. Both dialogues
-    get 1 for the last action, the second one gets 0.5 for its first attempt as well.
+    get 1 for the last action; the second one also gets 0.5 for its first attempt.
 
     deltas        0.4 - 0.2 = 0.2                0.6 - 0.4 = 0.2                1 - 0.6 = 0.4
     advantages    0.2 + 0.5 * 0.4 = 0.4          0.2 + 0.5 * 0.4 = 0.4          0.4
@@ -171,8 +171,8 @@ def test_groups_equal_inside_have_no_advantage_at_all():
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_group_advantages_give_the_gradient_of_success_within_k_attempts(calibrated):
     """Every outcome of a group of 3 with up to 3 attempts, attempt i right with its own probability sigmoid(theta_i).
-    For the n dialogues of a group that come to attempt i the expected gradient is (n - 1) times that of success, given
-    that they come to it. By their own success alone (weights of 1), the first attempts would count too much.
+    For the n dialogues of a group that reach attempt i, the expected gradient is (n - 1) times that of success, given
+    that they reach it. With only their own success (weights of 1), the first attempts would count too much.
     """
     theta = torch.tensor([-0.5, 0.3, -1.0], dtype=torch.float64, requires_grad=True)
     p = theta.sigmoid()

@@ -31,8 +31,8 @@ def test_verdicts_of_a_summary():
 
 
 def test_differences_are_of_the_same_seeds_and_questions():
-    """At 1 attempt the multi-attempt arm solves one question of two more in seed 0, none more in seed 1; seed 2 of the
-    other arm has not been run."""
+    """With 1 attempt, the multi-attempt arm solves one more of two questions in seed 0 and no more in seed 1. Seed 2 of
+    the other arm has not been run."""
     first = dict(zip("012", ("11", "01", "11")))
     results = {
         "base": {seed: dict(samples=1, solved=["00", "00"], first=["00", "00"]) for seed in "012"},

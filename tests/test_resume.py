@@ -1,4 +1,4 @@
-"""A run that is interrupted, at whatever moment and by whatever, resumes exactly, bit for bit."""
+"""A run resumes exactly, bit for bit, whenever and by whatever it was interrupted."""
 
 import os
 import re
@@ -186,7 +186,7 @@ def test_a_run_without_a_sound_checkpoint_does_not_start_anew(lose, capsys):
 
 
 def test_gradients_that_stay_infinite_end_the_run(capsys):
-    """From step 3 on, in each of its two minibatches: the fifth is the first of step 5."""
+    """From step 3 on, in both minibatches of a step: the fifth such minibatch is the first of step 5."""
 
     def infinite(work):
         reference_DT, value_DT = work()
@@ -221,7 +221,7 @@ def test_resume_takes_no_other_options(capsys):
 
 
 def test_a_longer_run_begins_like_the_shorter_one():
-    """Its first steps have the learning rates that they had, its further ones the last of these."""
+    """Its first steps have the shorter run's learning rates; its further ones have the last of these."""
     shutil.copytree(whole_run(), "run")
     assert exit_codes(lambda: launch(f"{RESUME} --steps 7", in_call("train.update", 1, ctrl_c_after))) == [130]
     rows = launch(RESUME).rows

@@ -34,7 +34,7 @@ def plain_form(dialogues, d: int) -> tuple[list[int], list[bool], list[Attempt]]
 
 @torch.no_grad()
 def full_forward(model, dialogues, temperature=1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of every action the logits, (A, V), and its log-probability, (A,), by the model's own attention."""
+    """The logits of every action, (A, V), and its log-probability, (A,), by the model's own attention."""
     model.set_attn_implementation("eager")
     logits_AV = model(input_ids=dialogues.tokens_DT).logits[:, :-1].float()[dialogues.sampled_DT[:, 1:]]
     actions_A1 = dialogues.tokens_DT[dialogues.sampled_DT][:, None]
@@ -91,8 +91,8 @@ class Scripted:
 
 
 def play_both(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, feedback="paper", **options):
-    """Asserts that the engine and `rollout_one` write these attempts. The model's script goes on with a right answer:
-    a loop that does not stop is caught. Returns the Dialogues, of one dialogue, and the spans of its attempts."""
+    """Asserts that the engine and `rollout_one` write these attempts. The model's script goes on with a right answer,
+    so a loop that does not stop is caught. Returns the Dialogues, of one dialogue, and the spans of its attempts."""
     encode, template = partial(tokenizer.encode, add_special_tokens=False), CHAT_TEMPLATES["chatml"]
     problem, rules = Problem("5 or 17?", "5"), Rules(extract_boxed, operator.eq, reward)
     tokens, spans = encode(prompt_text(template, problem.question, allowed)), []
@@ -189,7 +189,7 @@ def test_the_same_dialogues_whatever_the_schedule(model, tokenizer, dialogues, s
 
 
 def test_equal_prompts_are_prefilled_once_and_copied(model, tokenizer):
-    """Four groups of four, which answer the same question in the same number of attempts."""
+    """Four groups of four, which answer the same question with the same number of attempts allowed."""
 
     def watch(module, args, kwargs):
         prefilled.extend(kwargs["input_ids"] if kwargs["cache"].mask is None else [])

@@ -72,7 +72,7 @@ def drawn(models: dict) -> dict:
 
 
 def test_page(monkeypatch):
-    """Questions of the first model: a, b, c, d, e, b; what the second one says, solves only the first of them."""
+    """The first model answers the questions a, b, c, d, e, b. The second one solves only the first of them."""
     others = [dialogue(one["question"], 1, f"It is {7 - i}") for i, one in enumerate(DIALOGUES)]
     data = drawn({"base": DIALOGUES, "ours": others})
     assert data["kinds"] == show.KINDS and data["count"] == len(data["questions"]) == 6
@@ -163,7 +163,7 @@ def test_plot_of_accuracy(plotted):
 
 
 def test_plot_of_training(plotted):
-    """A dot for every row that has the key, and a line. Several runs lie over each other."""
+    """A dot for every row that has the key, and a line. Several runs are overlaid."""
     rows = [{"step": i, "reward": i / 80, "kl": None} for i in range(1, 81)] + [{"step": 81}]
     figure, panels = plotted(plots.plot_training, {"": rows})
     dots, line = panels["reward"].lines

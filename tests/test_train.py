@@ -38,9 +38,9 @@ PROBLEMS = [Problem(str(i), "") for i in range(7)]
 
 # -------------------- It learns
 def test_it_learns_from_failures(tokenizer):
-    """The gold answer is 5 or 17, as a coin falls, and nothing but the feedback tells which. Two attempts that do not
-    look back solve half of the dialogues with one answer for ever, three quarters at random. To solve all of them, the
-    model must change an answer that was called incorrect."""
+    """The gold answer is 5 or 17, by the toss of a coin, and only the feedback tells which. Two attempts that do not
+    look back solve half of the dialogues if they are always equal, three quarters if they are random. To solve all of
+    them, the model must change an answer that was called incorrect."""
     coin, model = [Problem("Which?", "5"), Problem("Which?", "17")], small_model(tokenizer, seed=1)
     with torch.no_grad():
         model.lm_head.bias[model.lm_head.bias >= 4] += 3  # boxes and both numbers are almost all it writes
@@ -178,8 +178,8 @@ def test_a_dialogue_of_the_first_the_last_and_every_few_steps():
 
 
 def test_what_a_run_prints_without_a_terminal(capsys):
-    """Where there is no terminal, and so no bar, every twentieth of the run is a line, and its first and last step. At
-    the end it says what went wrong."""
+    """Without a terminal there is no bar: a line is printed at every twentieth of the run, its first and its last step.
+    At the end the run says what went wrong."""
     replaced = {"train.update": lambda *_: {"kl": 0.25, "learned": 1.0, "skipped": 2}}
     result = launch("--steps 45 --dialogues 2 --max_new_tokens 1 --save_every 45 --out long", replaced, report=True)
     first, second = result.output.splitlines()[:2]
@@ -278,7 +278,7 @@ PLAIN = "--steps 1 --epochs 2 --lr 3e-3 "
 
 @cache
 def plain():
-    """The run with which those below are compared: they change one option of it."""
+    """The run with which those below are compared: each of them changes one of its options."""
     return launch(f"{PLAIN} --out plain")
 
 
