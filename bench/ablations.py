@@ -2,7 +2,7 @@
 
     python -m bench.ablations --seeds 0 1 2    # make ablations
 
-In the end nearly every variant solves the riddles, so they differ in how fast they learn. Every second step, the model
+In the end nearly every variant solves most riddles, so they differ in how fast they learn. Every second step, the model
 answers the validation riddles greedily with five attempts allowed. The tables say how much a variant trains on until it
 solves 90%, and what it solves at the end. Finished runs are not repeated. --out gets summary.json, table.md, plots.
 """
