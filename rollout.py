@@ -452,7 +452,8 @@ def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules
     # the dialogues that may become longest go first, so that fewer slots are idle at the end
     queue = deque(sorted(all_live, key=lambda live: -live.allowed))
     to_prefill, n_finished, n_solved = [], 0, 0
-    unread = deque()  # calls of decode_async that the host has not read, oldest first
+    # What `decode_async` returned, oldest first. It is read `calls_ahead` calls later; the first reads find nothing.
+    unread = deque([()] * engine.calls_ahead)
     bar = tqdm(total=len(all_live), desc=progress, unit="dialogue", leave=False, disable=None if progress else True)
     while n_finished < len(all_live):
         # Free slots take the next questions.
@@ -469,15 +470,13 @@ def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules
                 engine.prefill(batch)
             to_prefill.clear()
 
-        # The model writes. The host reads the oldest call when more than `calls_ahead` wait or no slot is active.
-        if engine.active:
-            unread.append(engine.decode_async(engine.steps_per_call))
-            if len(unread) <= engine.calls_ahead:
-                continue  # the device stays ahead
+        # The model writes. The host reads this call or, on a GPU, an earlier one, so that the device need not wait.
+        unread.append(engine.decode_async(engine.steps_per_call))
         for live, tokens, logps in unread.popleft():
             live.tokens += tokens
             live.logps += logps
-            if not (attempt := ended_attempt(live, len(tokens), chat, rules)):
+            attempt = ended_attempt(live, len(tokens), chat, rules)
+            if attempt is None:
                 continue
 
             # An attempt has ended. It is graded; feedback follows, or the slot is free for the next question.
