@@ -305,11 +305,9 @@ class Engine:
         self.active = self.in_slot[: len(front)]  # in the order of slots
 
     def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
-        """Start this many decode steps of the active slots. The iterator that it returns waits for them and yields each
-        dialogue, its new tokens and their log-probabilities, unless an earlier call has ended the attempt."""
+        """Start this many decode steps of the active slots. The host waits for them only when it reads the result."""
         self.compact_slots()
         n_active, cuda = len(self.active), self.device.type == "cuda"
-        started = [(live, len(live.attempts)) for live in self.active]  # with how many finished attempts
         for live in self.active:
             live.position += steps
         if self.flash:
@@ -324,17 +322,20 @@ class Engine:
             token_NR[n], logp_NR[n] = self.token_S[:n_active], self.logp_S[:n_active]
         token_NR, logp_NR = (x_NR.to("cpu", non_blocking=cuda) for x_NR in (token_NR, logp_NR))
         copied = torch.cuda.current_stream().record_event() if cuda else None
+        active = [(live, len(live.attempts)) for live in self.active]  # with the number of finished attempts
+        return self.read(active, token_NR, logp_NR, copied)
 
-        def read():
-            if copied:
-                copied.synchronize()
-            if not logp_NR.isfinite().all():
-                raise FloatingPointError("the model's logits are not finite: in training, lower the learning rates")
-            for (live, n_attempts), tokens, logps in zip(started, token_NR.T.tolist(), logp_NR.T.tolist()):
-                if len(live.attempts) == n_attempts:  # else the tokens are past the attempt's end
-                    yield live, tokens, logps
-
-        return read()
+    @staticmethod
+    def read(active, token_NR, logp_NR, copied) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
+        """Wait for the steps of a call. Yield each dialogue, its new tokens and their log-probabilities, unless an
+        earlier call has ended the attempt."""
+        if copied:
+            copied.synchronize()
+        if not logp_NR.isfinite().all():
+            raise FloatingPointError("the model's logits are not finite: in training, lower the learning rates")
+        for (live, n_attempts), tokens, logps in zip(active, token_NR.T.tolist(), logp_NR.T.tolist()):
+            if len(live.attempts) == n_attempts:  # else the tokens come after the attempt's end
+                yield live, tokens, logps
 
     def step(self, R: int, span: int) -> None:
         """Feed the tokens of the first R slots and sample the next ones, without waiting for the device. Attention
