@@ -255,15 +255,17 @@ class Engine:
         self.uniform_SC[live.slot, len(live.tokens) : live.dialogue_limit] = self.to_device(uniforms)
 
     def prefill(self, batch: list[LiveDialogue]) -> None:
-        """Feed what the cache lacks of these dialogues. Their last token is left to a step. They become active."""
-        # Equal prompts, as in a group, are computed once and copied. On a CPU this saves a third of SmolLM2's rollout.
-        computed: dict[tuple, LiveDialogue] = {}  # by prompt: the first dialogue with it
-        sources = [live if live.position else computed.setdefault(tuple(live.tokens), live) for live in batch]
-        self.fill_cache(list(dict.fromkeys(sources)))
+        """Feed prompts, or feedback, except for the last token: a step feeds that. The dialogues become active."""
         slot_R = self.to_device([live.slot for live in batch])
-        if sources != batch:  # some are copies
-            source_R = self.to_device([live.slot for live in sources])
-            self.cache.copy(source_R, slot_R, span=max(len(live.tokens) for live in batch) - 1)
+        if batch[0].position > 0:  # feedback
+            self.fill_cache(batch)
+        else:  # equal prompts, as in a group, are computed once and copied: this can save a third of a rollout
+            first: dict[tuple, LiveDialogue] = {}  # the first dialogue with each prompt
+            sources = [first.setdefault(tuple(live.tokens), live) for live in batch]
+            self.fill_cache(list(first.values()))
+            if len(first) < len(batch):
+                source_R = self.to_device([live.slot for live in sources])
+                self.cache.copy(source_R, slot_R, span=max(len(live.tokens) for live in batch) - 1)
 
         for live in batch:
             live.position = len(live.tokens) - 1
