@@ -143,10 +143,10 @@ class KVCache:
         self.slot_S = torch.arange(slots, device=model.device)
 
     def prepare(self, rows: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `rows`: its slots; a slice is read
-        without a copy. `span` is None for prompts. `length_R`: what flash attention, if used, reads of each slot."""
+        """Before a forward pass: where it writes, and what its attention reads. `rows`: the slots of its rows; those of
+        a slice are read without a copy. `span`: None for prompts. `length_R`: what flash attention reads of each."""
         self.rows, self.slot_R, self.position_RN, self.span = rows, self.slot_S[rows], position_RN, span
-        self.mask = self.sequences = None
+        self.mask = self.sequences = None  # prompts need neither
         if length_R is not None:
             H, C = self.kv.shape[3:5]
             self.sequences = flash_sequences(length_R, H, C)
@@ -173,18 +173,18 @@ def engine_attention(module, query, key, value, attention_mask, scaling, cache: 
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, head size), key and value (R, H, N, head
     size). A `cache` given to the model arrives here unchanged; transformers uses none of its own, and makes no mask."""
     key, value = cache.update(key, value, module.layer_idx)
-    if cache.sequences is not None:  # a decode step on CUDA: each slot up to its own length
-        out = flash_attention(query, key, value, cache.sequences, scaling)
-    elif cache.mask is not None:  # any other decode step, and feedback: the cache under a mask
+    R, H, _, head_size = key.shape
+    G = query.shape[1] // H
+    if cache.span is None:  # prompts: causal over right-padded rows, where no token sees the padding after it
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=G > 1)
+    elif cache.sequences is None:  # feedback, or a decode step without flash attention: the cache under a mask
         # The G query heads that share a key are treated as more queries, so that the key is read once. Otherwise CUDA
         # would copy it G times: flash attention takes no mask, memory-efficient attention no groups of heads.
-        R, H, _, head_size = key.shape
-        mask = cache.mask.repeat(1, 1, query.shape[1] // H, 1)
+        mask = cache.mask.repeat(1, 1, G, 1)
         out = F.scaled_dot_product_attention(query.reshape(R, H, -1, head_size), key, value, mask, scale=scaling)
         out = out.reshape(query.shape)
-    else:  # prompts: causal over right-padded rows, where no token sees the padding after it
-        grouped = query.shape[1] != key.shape[1]
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+    else:  # a decode step with flash attention: each slot up to its own length
+        out = flash_attention(query, key, value, cache.sequences, scaling)
     return out.transpose(1, 2).contiguous(), None
 
 
