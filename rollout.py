@@ -286,14 +286,14 @@ class Engine:
         span = None if batch[0].position == 0 else max(len(live.tokens) for live in batch) - 1
         self.cache.prepare(slot_R, position_RN, span)
         self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, cache=self.cache, use_cache=False)
-        self.cache.mask = None  # frees it: a replayed graph calls no prepare
+        self.cache.mask = None  # frees its memory now: steps that are graphs do not call `prepare`
 
     def compact_slots(self) -> None:
-        """Swap active slots at the back with as many gaps at the front."""
+        """Make the active slots the first ones: those at the back change places with as many gaps at the front."""
         front, active = set(range(len(self.active))), {live.slot for live in self.active}
         gaps, back = sorted(front - active), sorted(active - front)
         if gaps:
-            source, target = back + gaps, gaps + back
+            source, target = back + gaps, gaps + back  # both ways: a dialogue in a gap may wait for its prefill
             moved = [self.in_slot[slot] for slot in source]
             for live, slot in zip(moved, target):
                 self.in_slot[slot] = live
@@ -406,7 +406,7 @@ def ended_attempt(live: LiveDialogue, n_new: int, chat: Chat, rules) -> Attempt 
     for i in range(len(tokens) - n_new, min(len(tokens), limit)):
         if tokens[i] in chat.end_tokens:
             return Attempt(start, i + 1, chat.decode(tokens[start:i]), None, truncated=False)
-        if tokens[i] in chat.brace_tokens:  # only these can close a box
+        if tokens[i] in chat.brace_tokens:  # only these can close a box; `rollout_one` looks after every token
             text = chat.decode(tokens[start : i + 1])
             if (answer := rules.extract(text)) is not None:
                 return Attempt(start, i + 1, text, answer, truncated=False)
