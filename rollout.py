@@ -173,16 +173,15 @@ def engine_attention(module, query, key, value, attention_mask, scaling, cache: 
     """Attention for `transformers.AttentionInterface`: query (R, H * G, N, head size), key and value (R, H, N, head
     size). A `cache` given to the model arrives here unchanged; transformers uses none of its own, and makes no mask."""
     key, value = cache.update(key, value, module.layer_idx)
-    R, H, _, head_size = key.shape
-    G = query.shape[1] // H
+    G = query.shape[1] // key.shape[1]
     if cache.span is None:  # prompts: causal over right-padded rows, where no token sees the padding after it
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=G > 1)
     elif cache.sequences is None:  # feedback, or a decode step without flash attention: the cache under a mask
         # The G query heads that share a key are treated as more queries, so that the key is read once. Otherwise CUDA
         # would copy it G times: flash attention takes no mask, memory-efficient attention no groups of heads.
+        grouped = query.unflatten(1, (-1, G)).flatten(2, 3)  # (R, H, G * N, head size)
         mask = cache.mask.repeat(1, 1, G, 1)
-        out = F.scaled_dot_product_attention(query.reshape(R, H, -1, head_size), key, value, mask, scale=scaling)
-        out = out.reshape(query.shape)
+        out = F.scaled_dot_product_attention(grouped, key, value, mask, scale=scaling).reshape(query.shape)
     else:  # a decode step with flash attention: each slot up to its own length
         out = flash_attention(query, key, value, cache.sequences, scaling)
     return out.transpose(1, 2).contiguous(), None
