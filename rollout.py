@@ -230,7 +230,7 @@ class Engine:
 
     def __init__(self, model, slots: int, longest: int, temperature: float, schedule: tuple[int, int] | None = None):
         """For dialogues of at most `longest` tokens; OSError when the cache does not fit. `schedule`, for tests: how
-        many steps a call of `decode_async` decodes, and how many calls stay unread when the next one starts."""
+        many steps a call of `decode_async` starts, and how many calls later the host reads it."""
         self.model, self.temperature, self.device = model, temperature, model.device
         self.to_device = partial(to_device, device=model.device)
         self.flash = has_flash(model, slots)  # then a decode step is a CUDA graph
@@ -242,7 +242,7 @@ class Engine:
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
         self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
-        self.active_count = torch.zeros((), dtype=torch.long, device=self.device)  # as a step reads it
+        self.active_count = torch.zeros((), dtype=torch.long, device=self.device)  # len(active), for steps to read
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
         self.in_slot: list[LiveDialogue | None] = [None] * slots  # from here on, the host's side
         self.active: list[LiveDialogue] = []  # those in active slots
