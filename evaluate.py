@@ -10,7 +10,6 @@ again, or one with more questions, attempts or samples, asks only what is not fi
 """
 
 import random
-import re
 import sys
 from dataclasses import dataclass
 from itertools import combinations
@@ -160,9 +159,10 @@ def read_inputs(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[st
 
 def name_models(models: str) -> dict[str, str]:
     """{name: path} of LABEL=PATH or PATH, where LABEL has no slash. | and $ would break tables and figures."""
-    pairs = [re.fullmatch("(?s)(?:([^/=]*)=)?(.*?)/*", word.strip()).groups() for word in models.split(",")]
-    paths = {path if label is None else label: path for label, path in pairs}
-    if "" in [*paths, *paths.values()] or re.search("[|$\n]", models) or len(set(map(file_name, paths))) < len(pairs):
+    words = [word.strip().rstrip("/") for word in models.split(",")]
+    paths = dict(word.split("=", 1) if "=" in word.split("/")[0] else (word, word) for word in words)
+    files = {file_name(name) for name in paths}
+    if len(files) < len(words) or "" in [*paths, *paths.values()] or set("|$\n") & set(models):
         raise ValueError(f"--model must name models, each once, separated by commas, not {models!r}")
     return paths
 
