@@ -39,15 +39,13 @@ def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, tempe
     b_A, t_A = to_device(sampled_BT.nonzero().T, model.device)
     hidden_AE, action_A = outputs.last_hidden_state[b_A, t_A - 1], tokens_BT[b_A, t_A]
 
-    def chunk(hidden, action):
+    def of_chunk(hidden, action):
         return logps_and_entropies(logits_of(model, outputs, hidden), action, temperature)
 
+    recomputed = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)  # in the backward pass
     chunks = 1 + len(action_A) // actions_at_once(model.get_output_embeddings().weight.shape[0])
-    parts = [
-        checkpoint(chunk, hidden, action, use_reentrant=False, preserve_rng_state=False)
-        for hidden, action in zip(hidden_AE.tensor_split(chunks), action_A.tensor_split(chunks))
-    ]
-    return tuple(torch.cat(each) for each in zip(*parts))
+    parts = map(recomputed, hidden_AE.tensor_split(chunks), action_A.tensor_split(chunks))
+    return tuple(map(torch.cat, zip(*parts)))
 
 
 @torch.compile  # eager until `fuse_layers`: importing support/cuda.py turns all compilation off
