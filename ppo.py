@@ -308,7 +308,7 @@ def add_gradient(gradients: dict[torch.Tensor, torch.Tensor], weight: torch.Tens
     weight.grad = None
 
 
-def shards(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+def flat_shards(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Flat views of all weights, or of all gradients, in the same order: parts of at most SHARD_SIZE elements, the
     largest first, so that the ranks' shares are about equal."""
     views = [view for x in tensors for view in x.detach().view(-1).split(SHARD_SIZE)]
@@ -330,14 +330,14 @@ class Optimizer:
         for weight in self.weights:
             weight.register_post_accumulate_grad_hook(partial(add_gradient, self.gradients))
 
-        # rank n % world_size has the state of shard n; `movable`: what of it can wait in host memory, no weight itself
-        self.shards, self.states, self.movable = shards(self.weights), {}, {}
+        # rank n % world_size has the state of shard n; `movable` is what of it can wait in host memory
+        self.shards, self.states, self.movable = flat_shards(self.weights), {}, {}
         for n in range(ranks.rank(), len(self.shards), ranks.world_size()):
-            master = self.shards[n].float()
+            master = self.shards[n].float()  # of a float32 weight, the shard itself
             step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # as fused AdamW asks
-            moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
-            self.states[n] = {"master": master, "step": step, **moments}  # ordered as step() unpacks it
-            self.movable[n] = [x for x in (master, *moments.values()) if x is not self.shards[n]]
+            m, v = torch.zeros_like(master), torch.zeros_like(master)
+            self.states[n] = {"master": master, "step": step, "exp_avg": m, "exp_avg_sq": v}  # in the order of step()
+            self.movable[n] = [m, v] if master is self.shards[n] else [master, m, v]
             move(self.movable[n] if offload else [], torch.device("cpu"))
 
     @property
@@ -358,7 +358,7 @@ class Optimizer:
     def step(self) -> None:
         """Step the masters, and copy them back to the weights."""
         settings = dict(lr=self.lr, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False)
-        gradients = shards([self.gradients[weight] for weight in self.weights])  # of the same shards
+        gradients = flat_shards([self.gradients[weight] for weight in self.weights])  # of the same shards
         with streams(self.weights[0].device) as on_device:
             for n, state in self.states.items():
                 with on_device(self.movable[n] if self.offload else []):
