@@ -219,19 +219,19 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
         per_token |= {"old_value": value_DT, "return": return_DT}
         metrics["explained_variance"] = explained_variance(value_DT[trained_DT], return_DT[trained_DT])
 
-    results, rng = [], np.random.default_rng(seed)  # results: one for each optimiser step
+    results, rng = [], np.random.default_rng(seed)  # results: one for each optimiser step, None if skipped
     for _ in range(config.epochs):
         order = torch.from_numpy(rng.permutation(trained_D.nonzero()[:, 0].numpy()))
         for indices in order.tensor_split(min(config.minibatches, len(order))):
             results.append(minibatch_step(actor, critic, optimizers, dialogues, per_token, indices, config))
 
-    taken = list(filter(None, results))  # without the steps that were skipped
-    metrics["skipped"] = len(results) - len(taken)
+    metrics["skipped"] = results.count(None)
     metrics |= dict(zip(("lr", "critic_lr"), (optimizer.lr for optimizer in optimizers)))
-    if taken:
-        sums, norms = zip(*taken)
-        rows = sum(ranks.all_gather(sum(sums, [])), [])  # a dict for each micro-batch of all steps and ranks
-        totals = {name: sum(row[name] for row in rows) for name in rows[0]}
+    if taken := [result for result in results if result is not None]:
+        sums_by_step, norms = zip(*taken)
+        own = sum(sums_by_step, [])  # a dict for each micro-batch of this rank
+        of_all_ranks = sum(ranks.all_gather(own), [])
+        totals = {name: sum(sums[name] for sums in of_all_ranks) for name in of_all_ranks[0]}
         n_actions = totals.pop("actions")
         metrics |= {name: total / n_actions for name, total in totals.items()}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
@@ -242,9 +242,9 @@ def minibatch_step(actor, critic, optimizers, dialogues, per_token: dict, indice
     """A step of each optimiser on these dialogues. Returns sums over actions, for each micro-batch, and the norms of
     the gradients. None where a gradient is not finite: then the step is skipped."""
     weight_B = action_weights(dialogues.sampled_DT[indices].sum(1), config.loss_mean)
-    sums, models = [], (actor, critic)
-    for rows in micro_batches(dialogues.length_D[indices], config.micro_batch_tokens):
-        sums.append(micro_batch_backward(*models, dialogues, per_token, indices[rows], weight_B[rows], config))
+    sums = []
+    for part in micro_batches(dialogues.length_D[indices], config.micro_batch_tokens):
+        sums.append(micro_batch_backward(actor, critic, dialogues, per_token, indices[part], weight_B[part], config))
     norms = [optimizer.reduce_and_clip() for optimizer in optimizers]
     finite = all(map(math.isfinite, norms))
     for optimizer in optimizers:
