@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 import torch
 
@@ -129,15 +128,16 @@ class Options:
 RUN_OPTIONS = "max_new_tokens", "max_attempt_tokens", "chat_template", "feedback"  # read from a run's config.json
 
 
-class Candidate(NamedTuple):
+@dataclass
+class Candidate:
     """A model of the command line, how it is asked, and what it has answered."""
 
     name: str  # in tables and file names
-    greedy_journal: Journal  # with 1, 2, ... attempts allowed
-    sample_journal: Journal  # independent samples with 1 attempt allowed
     model: torch.nn.Module
     chat: Chat
     options: Options  # of the command; RUN_OPTIONS come from the model's run, unless given
+    greedy: Journal  # with 1, 2, ... attempts allowed
+    samples: Journal  # independent ones, with 1 attempt allowed
 
 
 def read_inputs(given: dict) -> tuple[Options, dict[str, list[Problem]], dict[str, str], Path]:
@@ -176,7 +176,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
     of_run = {key: config[key] for key in RUN_OPTIONS} if "preset" in config else {}  # not every config.json is a run's
-    options = Options(**of_run | given)  # the command line before the run, the run before the defaults
+    options = Options(**of_run | given)  # the command line goes before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)
@@ -184,36 +184,37 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     check_fit(model, longest_prompt, options.max_new_tokens)
     check_model(model, chat, rollout)
     settings = journal_settings(model, chat, options, RULES)
-    greedy_journal = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
+    greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
     of_samples = settings | {"feedback": None, "seed": options.seed}  # samples have no feedback
     file = out / f"samples-{file_name(name)}.jsonl" if options.samples else None
-    sample_journal = Journal(file, of_samples, left_out=("text", "attempts", "reward"))  # which nothing reads
-    return Candidate(name, greedy_journal, sample_journal, model.cpu(), chat, options)
+    samples = Journal(file, of_samples, left_out=("text", "attempts", "reward"))  # which nothing reads
+    return Candidate(name, model.cpu(), chat, options, greedy, samples)
 
 
 def ask(candidate: Candidate, problems: list[Problem]) -> None:
     """Ask what the model's journals do not have. All data sets are asked together, so that slots stay full."""
-    name, greedy_journal, sample_journal, model, chat, options = candidate
+    name, model, chat, options = candidate.name, candidate.model, candidate.chat, candidate.options
     model.to(pick_device(options.device))
-    evaluate(model, chat, problems, range(1, options.attempts + 1), options, greedy_journal, f"{name}, greedy")
+    evaluate(model, chat, problems, range(1, options.attempts + 1), options, candidate.greedy, f"{name}, greedy")
     sampling = dict(temperature=1.0, seed=(options.seed, 0))  # 0 is not a step of training: those start at 1
-    evaluate(model, chat, problems, [1] * options.samples, options, sample_journal, f"{name}, samples", **sampling)
+    evaluate(model, chat, problems, [1] * options.samples, options, candidate.samples, f"{name}, samples", **sampling)
     model.cpu()
 
 
 def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Candidate], out: Path) -> None:
     """Write all files, and print tables and dialogues, from what is in the journals."""
     greedy, results, to_show = {}, {}, {}
-    for name, greedy_journal, sample_journal, *_ in candidates:
-        greedy[name] = {data: greedy_journal.records(problems, options.attempts) for data, problems in sets.items()}
-        results[name] = mean_over({data: accuracy_at_k(records) for data, records in greedy[name].items()})
+    for each in candidates:
+        by_data = {data: each.greedy.records(problems, options.attempts) for data, problems in sets.items()}
+        greedy[each.name] = by_data
+        results[each.name] = mean_over({data: accuracy_at_k(records) for data, records in by_data.items()})
         if options.samples:
-            samples = {data: sample_journal.records(problems, options.samples) for data, problems in sets.items()}
+            samples = {data: each.samples.records(problems, options.samples) for data, problems in sets.items()}
             control = {data: pass_at_k(records, options.attempts) for data, records in samples.items()}
-            results[f"{name}, pass@k of independent samples"] = mean_over(control)
-        records = sum(greedy[name].values(), [])
-        save_json(sum(records, []), out / f"dialogues-{file_name(name)}.json")
-        to_show[name] = [dialogues[-1] for dialogues in records]
+            results[f"{each.name}, pass@k of independent samples"] = mean_over(control)
+        records = sum(by_data.values(), [])
+        save_json(sum(records, []), out / f"dialogues-{file_name(each.name)}.json")
+        to_show[each.name] = [dialogues[-1] for dialogues in records]
     paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in RUN_OPTIONS} for each in candidates}
     summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}

@@ -297,9 +297,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         ranks.join()
         is_rank0 = ranks.rank() == 0  # asked now: after `ranks.leave` every process has rank 0
-        config, questions = ranks.on_rank0(partial(read_inputs, argv))
+        config, questions = ranks.on_rank0(read_inputs, argv)
         with ExitStack() as until_the_end:
-            ranks.on_rank0(lambda: until_the_end.enter_context(locked_folder(config.out)))
+            ranks.on_rank0(until_the_end.enter_context, locked_folder(config.out))
             run = build_run(config)
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
@@ -307,7 +307,7 @@ def main(argv: list[str] | None = None) -> None:
             engine_stays = plan_run(run, longest)  # from step to step; it also sets config.slots
             run.engine = Engine(run.actor, config.slots, longest, config.temperature) if engine_stays else None
             log = open_log(config.log_to if is_rank0 else None, config.out, run.given)
-            ranks.on_rank0(partial(run.write_config, questions))
+            ranks.on_rank0(run.write_config, questions)
             if config.resume:
                 run.restore()
             # from here on an error names its step and how to resume, and a ValueError shows its traceback: it is a bug

@@ -83,12 +83,12 @@ def all_gather(value) -> list:
     return values
 
 
-def on_rank0(function: Callable):
-    """Call function() on rank 0; return its result on every rank. If it fails, all ranks end, and rank 0 says why."""
+def on_rank0(function: Callable, *args):
+    """Call function(*args) on rank 0; return its result on every rank. If it fails, all end, and rank 0 says why."""
     result = error = None
     if rank() == 0:
         try:
-            result = function()
+            result = function(*args)
         except (ValueError, OSError, SystemExit) as mistake:
             error = mistake
     result, failed = all_gather((result, error is not None))[0]

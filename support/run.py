@@ -112,7 +112,7 @@ class Run:
 
     def restore(self) -> None:
         """Go on from the last sound checkpoint, if any. Later metrics are dropped: their steps are repeated."""
-        if path := ranks.on_rank0(lambda: last_checkpoint(self.folder)):
+        if path := ranks.on_rank0(last_checkpoint, self.folder):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             try:
                 for name, part in self.checkpointed.items():
@@ -121,7 +121,7 @@ class Run:
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
                 raise ValueError(f"{path} is of another model, or of another version of train.py: {error}") from error
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
-        ranks.on_rank0(lambda: save_text(lines, self.folder / "metrics.jsonl"))
+        ranks.on_rank0(save_text, lines, self.folder / "metrics.jsonl")
 
     def record(self, metrics: dict, dialogue: dict) -> None:
         """Append the step's line to metrics.jsonl. In the first, the last and every few steps, write a dialogue.
