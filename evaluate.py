@@ -39,27 +39,26 @@ Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i
 
 # -------------------- 1. Asking: model + questions -> records
 def evaluate(model, chat, problems, counts, config, journal=None, progress=None, temperature=0, seed=(0,)) -> Records:
-    """Ask every problem once for each number of attempts in `counts`, each time anew: the prompt states that number.
+    """Ask every problem once for each number in `counts`, in a new dialogue whose prompt allows that many attempts.
 
     range(1, K + 1) gives the paper's curve (section 4, greedy); [1] * n with temperature 1 gives n independent samples,
     its control. What the journal has is not asked again. `config` gives slots and token budgets."""
     journal = journal or Journal()
     missing = journal.missing(problems, counts)
-    chunk = (config.slots or len(problems)) * (PER_SLOT_CPU if model.device.type == "cpu" else PER_SLOT_GPU)
-    for start in range(0, len(missing), chunk):
-        asked, allowed = zip(*missing[start : start + chunk])
+    per_rollout = (config.slots or len(problems)) * (PER_SLOT_CPU if model.device.type == "cpu" else PER_SLOT_GPU)
+    for start in range(0, len(missing), per_rollout):
+        asked, allowed = zip(*missing[start : start + per_rollout])
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
-        sampling = dict(temperature=temperature, seed=seed, first_index=journal.count)  # so later samples are new
+        sampling = dict(temperature=temperature, seed=seed, first_index=journal.count)  # no seed is used twice
         dialogues = rollout(model, chat, asked, allowed, RULES, config, **sampling, progress=label)
         journal.append([dialogue_record(dialogues, d, problem, chat) for d, problem in enumerate(asked)])
     return journal.records(problems, len(counts))
 
 
 def dialogue_record(dialogues: Dialogues, d: int, problem: Problem, chat: Chat) -> dict:
-    """Dialogue d, for people to read and for programs that compare models question by question. What the model wrote in
-    an attempt is text[text_start:text_end] of it."""
+    """Dialogue d, for people and programs to read. What the model wrote in an attempt is text[text_start:text_end]."""
     tokens, attempts = dialogues.tokens_DT[d, : dialogues.length_D[d]].tolist(), []
     for attempt in dialogues.attempts[d]:
         record = {key: getattr(attempt, key) for key in ("text", "answer", "correct", "truncated")}

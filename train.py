@@ -247,8 +247,8 @@ def read_inputs(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]
     require(config, "dialogues", enough, lambda n: n // config.group_size >= ranks.world_size())
     questions = {"data": load(config.data)}
     known = {question_key(p.question) for p in questions["data"]}
-    validation_data = config.eval_every and config.validation_data
-    for name, source in (("validation_data", validation_data), ("eval_data", config.eval_data)):
+    sources = {"validation_data": config.validation_data if config.eval_every else None, "eval_data": config.eval_data}
+    for name, source in sources.items():
         questions[name] = load(source)[: config.eval_limit] if source else []
         if shared := [p.question for p in questions[name] if question_key(p.question) in known]:
             raise ValueError(f"{len(shared)} questions of --{name} are in --data as well, the first: {shared[0]!r}")
@@ -293,7 +293,7 @@ def finish(run: Run, held_out: list[Problem]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
-    run, resume_hint = None, ""
+    run, resume_hint = None, ""  # for the errors below
     try:
         ranks.join()
         is_rank0 = ranks.rank() == 0  # asked now: after `ranks.leave` every process has rank 0
@@ -320,9 +320,9 @@ def main(argv: list[str] | None = None) -> None:
                 raise KeyboardInterrupt  # to end like a Ctrl-C
             if is_rank0:
                 finish(run, questions["eval_data"])
-    except FloatingPointError as error:
+    except FloatingPointError as error:  # the run has diverged
         fail(error, "; start a new run, as --resume keeps the options", f"step {run.step}: ")
-    except (KeyboardInterrupt, ValueError, OSError, torch.OutOfMemoryError) as error:  # also a lost process
+    except (KeyboardInterrupt, ValueError, OSError, torch.OutOfMemoryError) as error:  # OSError: also a lost process
         fail(error, resume_hint, f"step {run.step}: " if resume_hint else "")
 
 
