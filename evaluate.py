@@ -174,7 +174,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    of_run = {key: config[key] for key in RUN_OPTIONS} if "preset" in config else {}  # not every config.json is a run's
+    of_run = {key: config[key] for key in config.keys() & RUN_OPTIONS} if "preset" in config else {}  # is it a run's?
     options = Options(**of_run | given)  # the command line goes before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))

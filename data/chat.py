@@ -77,7 +77,10 @@ def resolve_feedback(feedback: Feedback) -> Feedback:
 def fill_feedback(feedback: Feedback, attempts_left: int, attempt, gold: str) -> str:
     """What the feedback says after this attempt."""
     if callable(feedback):
-        return feedback(attempts_left, attempt, gold)
+        try:
+            return feedback(attempts_left, attempt, gold)
+        except (ValueError, OSError) as error:  # which would end the program in one sentence, without its place
+            raise RuntimeError("the feedback function failed") from error
     values = {"attempts": str(attempts_left), "answer": attempt.answer or ""}
     # a LaTeX command keeps its braces: \boxed{answer} becomes \boxed{7}
     feedback = re.sub(r"(\\[a-zA-Z]+)\{(attempts|answer)\}", r"\1{{\2}}", feedback)
@@ -167,8 +170,9 @@ class Chat:
     def sample_feedback(self) -> str:
         """The feedback after two made-up answers and after none. An error in your own function is raised here."""
         tokens = []
-        for attempts_left, answer in enumerate(("1", "2", None), start=1):
-            attempt = SimpleNamespace(start=0, end=0, text="", answer=answer, truncated=False, correct=False)
+        for attempts_left, answer in ((1, "1"), (2, "2"), (1, None)):
+            text = rf"\boxed{{{answer}}}"
+            attempt = SimpleNamespace(start=0, end=1, text=text, answer=answer, truncated=False, correct=False)
             tokens += self.feedback_after(-1, attempts_left, attempt, "3")
         return self.decode(tokens)
 

@@ -67,8 +67,7 @@ def parse(kind: type, argv: list[str] | None, about: str | None = None) -> dict:
         flag = dict(nargs="?", const=True, metavar="true") if each.type is bool else dict(metavar="")
         flag |= dict(type=converter(each.type), help=f"{each.metadata['help']} ({default})")
         groups[title].add_argument(f"--{each.name}", **flag)
-    # --max-attempts is --max_attempts
-    words = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else argv  # in which --max-attempts is --max_attempts
     argv = [re.sub("^--[a-z-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in words]
     given, unknown = parser.parse_known_args(argv)
     if unknown:

@@ -15,7 +15,6 @@ PREFILL_TOKENS = 16384  # tokens of prompts or feedback in one forward pass of t
 OVERRUN = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
 USABLE = 0.985  # of a card's memory, as CUDA reports it
 RESERVE = 2e9  # bytes that belong to no tensor: CUDA's own, the libraries' workspaces, gaps between tensors
-
 FEW_SLOTS = 64  # with fewer, a rollout would be slow
 # Options of train.py that save memory; the mildest, which only cost time, come last.
 SAVING = dict(group_size=8, slots=FEW_SLOTS, offload=True, gradient_checkpointing=True, micro_batch_tokens=4096)
@@ -147,8 +146,7 @@ QWEN25 = {
     "1.5B": dict(zip(SHAPE, (1536, 8960, 28, 12, 2, 151936)), tie_word_embeddings=True),
     "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
 }
-# The options of the paper's run that need memory.
-OPTIONS = dict(
+OPTIONS = dict(  # of the paper's run, those that need memory
     group_size=1, slots=64, micro_batch_tokens=10000, offload=False, gradient_checkpointing=False, compile=True
 )
 LONGEST = 1024 + 3000  # tokens of its longest dialogue

@@ -150,10 +150,10 @@ BOTH_WAYS = r"""
 decreasing then increasing | \text{Decreasing then increasing} || increasing then decreasing
 May 5, 2020 || 6 May 2020 | 5 March 2020 | 5 May 2020 | \text{May 5th, 2020}
 # words after a number
-5 | 5 apples | 5 red balls | 5 \text{ red balls} | 5 square units | 5 times | 5 minutes per mile || 5 dozen
+5 | 5 apples | 5 red balls | 5 \text{ red balls} | 5 square units | 5 times | 5 minutes per mile || 5 dozen | 5 tens
     | 5 squared | 5 halves | 5 minus x | 5 divided by two | 5 below zero | 5 cubed | 5 tenths | 5 plus y | 5 over two
     | 5 thirds | 5 score | 5 times x | 5 to the third | 5 point two | 5 and a half | 5 factorial | 5 less than x
-    | 5 out of 6 | 5 or so | 5 mod 7 | 5 tens | 5 hundred | 5 short | 5 recurring | 5 to one | 5 in base 8 | 5 gross
+    | 5 out of 6 | 5 or so | 5 mod 7 | 5 hundred | 5 short | 5 recurring | 5 quarters | 5 in base 8 | 5 gross | 5 to one
     | 5 double | 5 is wrong | 5 negative | 5 above par | 5 choose 2 | 5 multiplied by 3 | 5 degrees below zero
 60 || 5 eggs | 5 dozen | 5 dozen eggs
 1 | 1 apple | 1 cup | 1 root || 2 cups | 1 dozen
