@@ -51,7 +51,7 @@ def evaluate(model, chat, problems, counts, config, journal=None, progress=None,
         label = progress and f"{progress}, {start} of {len(missing)} finished"
         if progress and not sys.stderr.isatty():  # there is no bar
             print(label, file=sys.stderr, flush=True)
-        sampling = dict(temperature=temperature, seed=seed, first_index=journal.count)  # no seed is used twice
+        sampling = dict(temperature=temperature, seed=seed, first_index=journal.count)  # no index is used twice
         dialogues = rollout(model, chat, asked, allowed, RULES, config, **sampling, progress=label)
         journal.append([dialogue_record(dialogues, d, problem, chat) for d, problem in enumerate(asked)])
     return journal.records(problems, len(counts))

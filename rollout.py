@@ -112,7 +112,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             sampled.append(True)
             ends_turn = token in chat.end_tokens
             text = chat.decode(tokens[start:-1] if ends_turn else tokens[start:])
-            answer = None if ends_turn else rules.extract(text)  # a box closes before that
+            answer = None if ends_turn else rules.extract(text)  # a box ends it earlier
             ended = ends_turn or answer is not None
         correct = answer is not None and rules.is_equal(answer, problem.gold)
         attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))

@@ -302,7 +302,7 @@ critic: --value_clip 0.001
 
 @pytest.mark.parametrize("case", LEARNERS.strip().splitlines())
 def test_an_option_changes_what_actor_or_critic_learn(case):
-    """In the first step nothing of the critic's reaches the actor."""
+    """The critic's own options cannot reach the actor in one step."""
     models, option = case.split(": ")
     parts, others = plain().run.checkpointed, launch(PLAIN + option).run.checkpointed
     changed = [name for name in ("actor", "critic") if not same(parts[name].state_dict(), others[name].state_dict())]
