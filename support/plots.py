@@ -12,7 +12,7 @@ from support.files import read_json
 # The colours of Okabe and Ito are told apart with every kind of colour vision; markers tell the curves apart in print.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"), "osD^vPX"
 STYLES = [style for style in ("-", "--", ":", "-.") for _ in COLOURS]  # of lines without markers
-# The paper's mean accuracy (%) over its five benchmarks with 1, 2, ... attempts; from 3 on its plot, read to half a point.
+# The paper's mean accuracy (%) over its five benchmarks with 1, 2, ... attempts (from 3 on read to half a point).
 PAPER_CURVES = {
     "paper, multi-attempt (from 3 on read off its plot)": (45.6, 52.5, 51.7, 53.8, 51.6, 52.0, 52.4),
     "paper, single-attempt (from 3 on read off its plot)": (42.3, 43.2, 44.3, 44.0, 43.8, 44.6, 42.9),
