@@ -162,7 +162,7 @@ def name_models(models: str) -> dict[str, str]:
     paths = dict(word.split("=", 1) if "=" in word.split("/")[0] else (word, word) for word in words)
     files = {file_name(name) for name in paths}
     if len(files) < len(words) or "" in [*paths, *paths.values()] or set("|$\n") & set(models):
-        raise ValueError(f"--model must name models, each once, separated by commas, not {models!r}")
+        raise ValueError(f"--model must give each model once, under its own label, without | and $, not {models!r}")
     return paths
 
 
@@ -174,8 +174,8 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    of_run = {key: config[key] for key in config.keys() & RUN_OPTIONS} if "preset" in config else {}  # is it a run's?
-    options = Options(**of_run | given)  # the command line goes before the run, the run before the defaults
+    saved = {key: config[key] for key in config.keys() & RUN_OPTIONS} if "preset" in config else {}  # is it a run's?
+    options = Options(**saved | given)  # the command line goes before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
     chat = Chat(model, tokenizer, options.chat_template, options.feedback)
@@ -184,9 +184,9 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     check_model(model, chat, rollout)
     settings = journal_settings(model, chat, options, RULES)
     greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
-    of_samples = settings | {"feedback": None, "seed": options.seed}  # samples have no feedback
+    sampling = settings | {"feedback": None, "seed": options.seed}  # samples have no feedback
     file = out / f"samples-{file_name(name)}.jsonl" if options.samples else None
-    samples = Journal(file, of_samples, left_out=("text", "attempts", "reward"))  # which nothing reads
+    samples = Journal(file, sampling, left_out=("text", "attempts", "reward"))  # which nothing reads
     return Candidate(name, model.cpu(), chat, options, greedy, samples)
 
 

@@ -144,7 +144,7 @@ class KVCache:
 
     def prepare(self, rows: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
         """Before a forward pass: where it writes, and what its attention reads. `rows`: the slots of its rows; those of
-        a slice are read without a copy. `span`: None for prompts. `length_R`: what flash attention reads of each."""
+        a slice are read without a copy. `span`: None for prompts. `length_R`: how far flash attention reads each."""
         self.rows, self.slot_R, self.position_RN, self.span = rows, self.slot_S[rows], position_RN, span
         self.mask = self.sequences = None  # prompts need neither
         if length_R is not None:
@@ -287,7 +287,7 @@ class Engine:
         self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, cache=self.cache, use_cache=False)
         self.cache.mask = None  # frees its memory now: steps that are graphs do not call `prepare`
 
-    def compact_slots(self) -> None:
+    def compact(self) -> None:
         """Make the active slots the first ones: those at the back change places with as many gaps at the front."""
         front, active = set(range(len(self.active))), {live.slot for live in self.active}
         gaps, back = sorted(front - active), sorted(active - front)
@@ -307,7 +307,7 @@ class Engine:
 
     def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
         """Start this many decode steps of the active slots. The host waits for them only when it reads the result."""
-        self.compact_slots()
+        self.compact()
         n_active, cuda = len(self.active), self.device.type == "cuda"
         for live in self.active:
             live.position += steps
@@ -328,8 +328,7 @@ class Engine:
 
     @staticmethod
     def read(active, token_NR, logp_NR, copied) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
-        """Wait for the steps of a call. Yield each dialogue, its new tokens and their log-probabilities, unless an
-        earlier call has ended the attempt."""
+        """Wait, then yield each dialogue, its new tokens and their log-probabilities, unless its attempt had ended."""
         if copied:
             copied.synchronize()
         if not logp_NR.isfinite().all():
@@ -380,9 +379,9 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
     else:  # one cumulative sum over a large vocabulary would be slow and rounded
         W = math.gcd(V, 256)  # a divisor of V
         p_RBW = p_RV.view(R, -1, W)
-        block_R1, rest_R1 = inverse_cdf(p_RBW.sum(-1), uniform_R[:, None])
+        block_R1, fraction_R1 = inverse_cdf(p_RBW.sum(-1), uniform_R[:, None])
         p_RW = p_RBW[torch.arange(R, device=p_RV.device), block_R1[:, 0]]
-        token_R1 = block_R1 * W + inverse_cdf(p_RW, rest_R1)[0]
+        token_R1 = block_R1 * W + inverse_cdf(p_RW, fraction_R1)[0]
     return token_R1[:, 0], p_RV.gather(-1, token_R1)[:, 0].log()
 
 

@@ -19,8 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def journal_settings(model, chat, options, rules) -> dict:
-    """All that decides the answers and the verdicts; not what is asked, nor how fast. Chat template and feedback count
-    by what they write."""
+    """All that decides the answers and the verdicts. Chat template and feedback count by what they write."""
     return {
         "max_new_tokens": options.max_new_tokens,
         "max_attempt_tokens": options.max_attempt_tokens,

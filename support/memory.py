@@ -4,6 +4,7 @@ import math
 import os
 from contextlib import suppress
 from itertools import compress, product
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
@@ -15,6 +16,7 @@ PREFILL_TOKENS = 16384  # tokens of prompts or feedback in one forward pass of t
 OVERRUN = 32  # the rollout goes up to this many positions past the end of a dialogue, for tokens that it discards
 USABLE = 0.985  # of a card's memory, as CUDA reports it
 RESERVE = 2e9  # bytes that belong to no tensor: CUDA's own, the libraries' workspaces, gaps between tensors
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # how many bytes a container may use, or "max" (cgroup v2)
 FEW_SLOTS = 64  # with fewer, a rollout would be slow
 # Options of train.py that save memory; the mildest, which only cost time, come last.
 SAVING = dict(group_size=8, slots=FEW_SLOTS, offload=True, gradient_checkpointing=True, micro_batch_tokens=4096)
@@ -26,11 +28,12 @@ def cache_bytes(config, rows: int, capacity: int, element: int) -> int:
 
 
 def device_memory(device: torch.device) -> int:
-    """The bytes of the device that this process may use; of the CPU, the machine's memory."""
+    """The bytes of the device that this process may use; of the CPU, those of the machine or container."""
     if device.type == "cuda":
         share = torch.cuda.get_per_process_memory_fraction(device)
         return int(share * torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = CONTAINER_LIMIT.read_text().replace("max", "inf") if CONTAINER_LIMIT.exists() else "inf"
+    return int(min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), float(limit)))
 
 
 def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -146,9 +149,8 @@ QWEN25 = {
     "1.5B": dict(zip(SHAPE, (1536, 8960, 28, 12, 2, 151936)), tie_word_embeddings=True),
     "7B": dict(zip(SHAPE, (3584, 18944, 28, 28, 4, 152064)), tie_word_embeddings=False),
 }
-OPTIONS = dict(  # of the paper's run, those that need memory
-    group_size=1, slots=64, micro_batch_tokens=10000, offload=False, gradient_checkpointing=False, compile=True
-)
+OPTIONS = dict(group_size=1, slots=64, micro_batch_tokens=10000)  # of the paper's run, those that matter for memory
+OPTIONS |= dict(offload=False, gradient_checkpointing=False, compile=True)
 LONGEST = 1024 + 3000  # tokens of its longest dialogue
 
 

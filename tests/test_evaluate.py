@@ -298,7 +298,7 @@ MISTAKES = [
     ("--samples 1", "--samples must be 0 or at least --attempts, not 1"),
     ("--feedback kind", "unknown feedback 'kind': choose one of paper, uncounted, uninformative"),
     *[
-        (f"--model {names}", "--model must name models, each once, ")
+        (f"--model {names}", "--model must give each model once, under its own label")
         for names in ("base,base/", "a=b,a=c", "=b", "a|b=c", "$a=c")
     ],
     ("--model base,missing", "there is no model folder missing: "),

@@ -160,14 +160,8 @@ def test_the_check_is_fair_to_the_model(tokenizer):
 # -------------------- Folders that are not the model that they seem to be
 FOLDERS = [
     (lambda model, _: model.lm_head.weight[3].fill_(torch.nan), "lm_head.weight has values that are not finite"),
-    (
-        lambda _, tokenizer: tokenizer.add_tokens(["<a>", "<b>"]),
-        "its tokenizer has {n2} tokens, but the model embeds {n}",
-    ),
-    (
-        lambda model, _: delattr(model.lm_head, "weight"),
-        "cannot be loaded: 1 of its weights are missing, lm_head.weight",
-    ),
+    (lambda _, own: own.add_tokens(["<a>", "<b>"]), "its tokenizer has {n2} tokens, but the model embeds {n}"),
+    (lambda model, _: delattr(model.lm_head, "weight"), "loaded: 1 of its weights are missing, lm_head.weight"),
 ]
 
 

@@ -262,10 +262,15 @@ def test_sample_agrees_with_float64(vocabulary, temperature):
 
 
 # -------------------- Memory, and the progress bar
-def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model):
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(model, tmp_path, monkeypatch):
+    """That it does not fit the machine, or its container."""
     assert cache_bytes(model.config, 24, 177, 4) == Engine(model, 24, 145, 1.0).cache.kv.nbytes
-    with pytest.raises(OSError, match="cache takes 1.34e.08 GiB, more than is free: lower --slots or --max_new_tok"):
-        KVCache(Scripted([], vocabulary=1), 2**30, 2**20)
+    monkeypatch.setattr("support.memory.CONTAINER_LIMIT", limit := tmp_path / "memory.max")
+    for most, slots in (("max", 2**30), (f"{2**80}", 2**30), ("500000000", 8)):
+        limit.write_text(f"{most}\n")
+        size = re.escape(f"{slots / 8:.3g} GiB")
+        with pytest.raises(OSError, match=f"cache takes {size}, more than is free: lower --slots or --max_new_tokens"):
+            KVCache(Scripted([], vocabulary=1), slots, 2**20)
 
 
 def test_the_progress_bar_says_the_running_accuracy(model, tokenizer, monkeypatch):
