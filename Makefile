@@ -48,7 +48,7 @@ baseline: train  ## the same with a single attempt, the paper's baseline
 # `make reproduce` compares on both kinds of riddles
 COMPARED := $(if $(filter miniature,$(PRESET)),cue miniature,$(PRESET))
 
-reproduce: .venv/ready  ## multi- against single-attempt training: SEEDS="0 1 2 3 4", PRESET=cue or smollm2
+reproduce: .venv/ready  ## multi- against single-attempt training on both kinds of riddles: SEEDS="0 1 2 3 4", or PRESET=cue, smollm2
 	@test -z "$(filter-out miniature cue smollm2,$(PRESET))" || { echo 'make reproduce: PRESET must be miniature, cue or smollm2' >&2; exit 2; }
 	$(MAKE) -j2 $(patsubst %,runs/%/base,$(COMPARED))
 	$(PY) -m bench.reproduce --preset $(COMPARED) --seeds $(or $(SEEDS),0) $(if $(ARGS),--extra $(ARGS))
@@ -65,7 +65,7 @@ memory: .venv/ready  ## what fits on one GPU: the GiB that Qwen2.5's sizes need,
 bench-gpu: .venv/ready  ## exactness and speed of rollout and update on a GPU: about 6 minutes
 	$(PY) -m bench.gpu $(ARGS)
 
-evaluate: .venv/ready  ## accuracy at 1..5 attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (paper: its five) ATTEMPTS=7
+evaluate: .venv/ready  ## accuracy at 1, 2, ... attempts: MODEL=folder-or-hub-name[,another] DATA=data-set[,another] (paper: its five) ATTEMPTS=7
 	@test -n "$(MODEL)" -a -n "$(DATA)" || { echo 'make evaluate needs a model and a data set: make evaluate MODEL=runs/NAME/model DATA=riddles-test, or DATA=paper' >&2; exit 2; }
 	$(PY) evaluate.py --model "$(MODEL)" --data "$(DATA)" $(if $(ATTEMPTS),--attempts $(ATTEMPTS)) $(ARGS)
 

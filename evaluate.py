@@ -2,7 +2,7 @@
 
     python evaluate.py --model runs/NAME/model --data math500
     python evaluate.py --model base=Qwen/Qwen2.5-Math-1.5B,ours=runs/NAME/model --data paper --attempts 7
-    python evaluate.py --model FOLDER --data mine.jsonl --samples 20 --show 3 --show_what fixed
+    python evaluate.py --model FOLDER --data mine.jsonl --samples 20 --show 3 --show_what fixed  # by later attempts
 
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
 dialogues.html (only the dialogues with the most attempts allowed), and journals (support/journal.py): the same command
@@ -110,7 +110,7 @@ class Options:
     data: str = option(..., "names that `python -m data` lists or .jsonl files, separated by commas; paper: its five")
     attempts: int = option(5, "ask every question with 1, 2, ... up to this many attempts allowed", POSITIVE)
     out: str | None = option(None, "output folder; none: runs/evaluate/MODEL-DATA")
-    limit: int | None = option(None, "only N questions a data set, drawn by --seed (train.py: the first)", POSITIVE)
+    limit: int | None = option(None, "ask only N questions of each data set, drawn by --seed", POSITIVE)
     slots: int = option(256, "dialogues decoded in parallel; lower it when memory runs out", POSITIVE)
     max_new_tokens: int = option(3000, "token budget of a dialogue after its prompt, feedback included", POSITIVE)
     max_attempt_tokens: int | None = option(None, "token budget of a single attempt; none: no such limit", POSITIVE)
@@ -174,7 +174,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    saved = {key: config[key] for key in config.keys() & RUN_OPTIONS} if "preset" in config else {}  # is it a run's?
+    saved = {key: config[key] for key in config.keys() & RUN_OPTIONS} if "preset" in config else {}  # a run's has one
     options = Options(**saved | given)  # the command line goes before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))
@@ -186,7 +186,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
     sampling = settings | {"feedback": None, "seed": options.seed}  # samples have no feedback
     file = out / f"samples-{file_name(name)}.jsonl" if options.samples else None
-    samples = Journal(file, sampling, left_out=("text", "attempts", "reward"))  # which nothing reads
+    samples = Journal(file, sampling, left_out=("text", "attempts", "reward"))  # unused
     return Candidate(name, model.cpu(), chat, options, greedy, samples)
 
 
@@ -202,19 +202,19 @@ def ask(candidate: Candidate, problems: list[Problem]) -> None:
 
 def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Candidate], out: Path) -> None:
     """Write all files, and print tables and dialogues, from what is in the journals."""
-    greedy, results, to_show = {}, {}, {}
+    answered, results, to_show = {}, {}, {}
     for each in candidates:
         by_data = {data: each.greedy.records(problems, options.attempts) for data, problems in sets.items()}
-        greedy[each.name] = by_data
+        answered[each.name] = by_data
         results[each.name] = mean_over({data: accuracy_at_k(records) for data, records in by_data.items()})
         if options.samples:
-            samples = {data: each.samples.records(problems, options.samples) for data, problems in sets.items()}
-            control = {data: pass_at_k(records, options.attempts) for data, records in samples.items()}
+            drawn = {data: each.samples.records(problems, options.samples) for data, problems in sets.items()}
+            control = {data: pass_at_k(records, options.attempts) for data, records in drawn.items()}
             results[f"{each.name}, pass@k of independent samples"] = mean_over(control)
         records = sum(by_data.values(), [])
         save_json(sum(records, []), out / f"dialogues-{file_name(each.name)}.json")
         to_show[each.name] = [dialogues[-1] for dialogues in records]
-    paired = {f"{a} : {b}": compare(greedy[a], greedy[b]) for a, b in combinations(greedy, 2)}
+    paired = {f"{a} : {b}": compare(answered[a], answered[b]) for a, b in combinations(answered, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in RUN_OPTIONS} for each in candidates}
     summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
     text = tables(", ".join(sets), results, paired)

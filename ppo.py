@@ -83,7 +83,7 @@ def trim(dialogues, indices: torch.Tensor, device: torch.device) -> tuple[torch.
 @torch.no_grad()
 def map_actions(function, model, dialogues, config) -> torch.Tensor:
     """function(model, tokens_BT, sampled_BT) gives a number per action, (A,). Returns those of all actions, (D, T)."""
-    x_DT = torch.zeros_like(dialogues.logp_DT, device=model.device)  # copying each batch back would wait for it
+    x_DT = torch.zeros_like(dialogues.logp_DT, device=model.device)  # copied back once: a copy waits for the device
     for indices in micro_batches(dialogues.length_D, config.micro_batch_tokens):
         tokens_BT, sampled_BT = trim(dialogues, indices, model.device)
         b_A, t_A = sampled_BT.nonzero().T
@@ -229,9 +229,8 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     metrics |= dict(zip(("lr", "critic_lr"), (optimizer.lr for optimizer in optimizers)))
     if taken := [result for result in results if result is not None]:
         sums_by_step, norms = zip(*taken)
-        own = sum(sums_by_step, [])  # a dict for each micro-batch of this rank
-        of_all_ranks = sum(ranks.all_gather(own), [])
-        totals = {name: sum(sums[name] for sums in of_all_ranks) for name in of_all_ranks[0]}
+        sums = sum(ranks.all_gather(sum(sums_by_step, [])), [])  # a dict for each micro-batch, of all ranks
+        totals = {name: sum(each[name] for each in sums) for name in sums[0]}
         n_actions = totals.pop("actions")
         metrics |= {name: total / n_actions for name, total in totals.items()}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))
@@ -336,7 +335,7 @@ class Optimizer:
             master = self.shards[n].float()  # of a float32 weight, the shard itself
             step = torch.zeros((), device=master.device if master.is_cuda else "cpu")  # as fused AdamW asks
             m, v = torch.zeros_like(master), torch.zeros_like(master)
-            self.states[n] = {"master": master, "step": step, "exp_avg": m, "exp_avg_sq": v}  # in the order of step()
+            self.states[n] = {"master": master, "step": step, "exp_avg": m, "exp_avg_sq": v}  # as step() unpacks it
             self.movable[n] = [m, v] if master is self.shards[n] else [master, m, v]
             move(self.movable[n] if offload else [], torch.device("cpu"))
 

@@ -143,8 +143,8 @@ class KVCache:
         self.slot_S = torch.arange(slots, device=model.device)
 
     def prepare(self, rows: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `rows`: the slots of its rows; those of
-        a slice are read without a copy. `span`: None for prompts. `length_R`: how far flash attention reads each."""
+        """Before a forward pass: where it writes, and what its attention reads. `rows`: its slots; a slice of them is
+        read without a copy. `span`: None for prompts. `length_R`: how far flash attention reads each."""
         self.rows, self.slot_R, self.position_RN, self.span = rows, self.slot_S[rows], position_RN, span
         self.mask = self.sequences = None  # prompts need neither
         if length_R is not None:
@@ -258,7 +258,7 @@ class Engine:
         slot_R = self.to_device([live.slot for live in batch])
         if batch[0].position > 0:  # feedback
             self.fill_cache(batch)
-        else:  # equal prompts, as in a group, are computed once and copied: this can save a third of a rollout
+        else:  # equal prompts, as in a group, are computed once and copied (docs/speed.md)
             first: dict[tuple, LiveDialogue] = {}  # the first dialogue with each prompt
             sources = [first.setdefault(tuple(live.tokens), live) for live in batch]
             self.fill_cache(list(first.values()))
@@ -293,20 +293,20 @@ class Engine:
         gaps, back = sorted(front - active), sorted(active - front)
         if gaps:
             source, target = back + gaps, gaps + back  # both ways: a dialogue in a gap may wait for its prefill
-            moved = [self.in_slot[slot] for slot in source]
-            for live, slot in zip(moved, target):
+            swapped = [self.in_slot[slot] for slot in source]
+            for live, slot in zip(swapped, target):
                 self.in_slot[slot] = live
                 if live:
                     live.slot = slot
 
             source_R, target_R = self.to_device(source), self.to_device(target)
-            self.cache.copy(source_R, target_R, max(live.position for live in moved if live))
+            self.cache.copy(source_R, target_R, max(live.position for live in swapped if live))
             for each_S in (self.uniform_SC, self.token_S, self.position_S):
                 each_S[target_R] = each_S[source_R]
         self.active = self.in_slot[: len(front)]  # in the order of slots
 
     def decode_async(self, steps: int) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
-        """Start this many decode steps of the active slots. The host waits for them only when it reads the result."""
+        """Start this many decode steps of the active slots. Nothing waits for them until the iterator is read."""
         self.compact()
         n_active, cuda = len(self.active), self.device.type == "cuda"
         for live in self.active:
@@ -434,14 +434,14 @@ def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config
 def prefill_batches(to_prefill: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]:
     """The dialogues that need prefill, in batches of bounded size: all prompts or all feedback, of similar length."""
 
-    def kind_and_length(live):
+    def fed_and_length(live):  # fed: its prompt is in the cache
         return live.position > 0, len(live.tokens) - live.position
 
     batch: list[LiveDialogue] = []
-    for live in sorted(to_prefill, key=kind_and_length):
+    for live in sorted(to_prefill, key=fed_and_length):
         if batch:
-            (kind, length), (first_kind, shortest) = kind_and_length(live), kind_and_length(batch[0])
-            if kind != first_kind or length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS:
+            (fed, length), (first_fed, shortest) = fed_and_length(live), fed_and_length(batch[0])
+            if fed != first_fed or length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS:
                 yield batch
                 batch = []
         batch.append(live)

@@ -99,9 +99,9 @@ class Config:
     max_grad_norm: float = learning(1.0, "gradients are clipped to this norm", POSITIVE)
     drop_truncated: bool = learning(False, "leave dialogues that ran out of tokens out of the loss")
     drop_uniform_groups: bool = learning(False, "learn only from groups whose dialogues got different rewards")
-    calibrated: bool = learning(False, "groups: later rewards count with their mean over the group (CAL-GRPO)")
+    calibrated: bool = learning(False, "groups: the group's mean in place of own later rewards (CAL-GRPO)")
 
-    steps: int = running(1280, "rollouts with one PPO update each; more with --resume", POSITIVE)
+    steps: int = running(1280, "a rollout and a PPO update each; --resume may raise it", POSITIVE)
     seed: int = running(0, "random seed", NOT_NEGATIVE)
     out: str | None = running(None, "folder of the run; none: runs/PRESET-DATE-TIME")
     resume: bool = running(False, "resume the run in --out, with its own options")
@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). Not 0: (s, t, 0, 0) would be (s, t, 0) again.
+# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None is 0: to numpy, (s, t, 0, 0) is (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -304,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            engine_stays = plan_run(run, longest)  # from step to step; it also sets config.slots
+            engine_stays = plan_run(run, longest)  # kept between steps; this also sets config.slots
             run.engine = Engine(run.actor, config.slots, longest, config.temperature) if engine_stays else None
             log = open_log(config.log_to if is_rank0 else None, config.out, run.given)
             ranks.on_rank0(run.write_config, questions)

@@ -167,7 +167,7 @@ class Chat:
         tokens = self.encode(self.template.feedback.replace("{feedback}", words))
         return tokens[1:] if last_token == self.turn_end else tokens
 
-    def sample_feedback(self) -> str:
+    def try_feedback(self) -> str:
         """The feedback after two made-up answers and after none. An error in your own function is raised here."""
         tokens = []
         for attempts_left, answer in ((1, "1"), (2, "2"), (1, None)):

@@ -66,7 +66,7 @@ def check_model(model, chat, rollout, action_logps=None) -> None:
             raise ValueError(f"{refused}: its attention has sinks ({name})")
     problems = [SimpleNamespace(question=question, gold="2") for question in QUESTIONS]
     check_fit(model, max(len(chat.prompt(problem.question, 2)) for problem in problems), BUDGET.max_new_tokens)
-    chat.sample_feedback()  # an error in a function of your own is not the model's
+    chat.try_feedback()  # an error in a function of your own is not the model's
     try:
         differences = logp_differences(model, chat, problems, rollout, action_logps)
     except torch.OutOfMemoryError:

@@ -58,7 +58,7 @@ def small_model(tokenizer, family: str = "llama", seed: int = 0):
 
 
 def small_rollout(model, tokenizer, temperature=1.0, asked=(PROBLEMS, ALLOWED), schedule=None, engine=None, **options):
-    """A rollout with the options of the tests, except where others are given."""
+    """A rollout with the options of the tests, except where others are given. `schedule` as in rollout.py:Engine."""
     seed = options.pop("seed", (0,))
     chat, config = Chat(model, tokenizer, "chatml"), train.Config(**OPTIONS | options)
     if schedule:

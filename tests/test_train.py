@@ -330,7 +330,7 @@ def test_what_waits_in_host_memory(option, in_rollout):
     log-probabilities; masters and moments only for their own step, or, if so planned, not in rollout and validation."""
     seen, replaced = [], {"support.memory.most_slots": lambda *_, **settings: (3, in_rollout)}
     for name in ("rollout", "reference_logps_and_values", "update", "validate"):
-        replaced |= in_call(f"train.{name}", 1, lambda work, name=name: seen.append(name) or work(), last=9)
+        replaced |= in_call(f"train.{name}", 1, lambda work, name=name: seen.append(name) or work(), last=99)
     replaced["support.models.move"] = lambda tensors, device: seen.append((len(tensors), device.type))
     replaced["ppo.move"] = lambda tensors, device: seen.append(len(tensors))
     run = launch(f"{option} --dtype bfloat16 --eval_every 1 --validation_data held_out.jsonl", replaced).run
@@ -409,7 +409,7 @@ def test_a_step_whose_rewards_are_all_equal_trains_nothing_and_is_noted(options)
 
 def test_drop_uniform_groups_learns_only_from_groups_with_different_rewards():
     seen = []
-    watched = in_call("train.reference_logps_and_values", 1, lambda work: seen.append(work.args[2]) or work(), last=9)
+    watched = in_call("train.reference_logps_and_values", 1, lambda work: seen.append(work.args[2]) or work(), last=99)
     result = launch("--group_size 2 --drop_uniform_groups --steps 3", watched)
     for row, written, training_set in zip(result.rows, result.rollouts, seen, strict=True):
         kept = [d for d in range(8) if written.reward_D[d] != written.reward_D[d ^ 1]]  # the other of its group
