@@ -30,7 +30,7 @@ from support.models import logits_of, move, to_device
 
 # -------------------- Log-probabilities and values of the actions
 def action_logps(model, tokens_BT: torch.Tensor, sampled_BT: torch.Tensor, temperature: float):
-    """Log-probability and entropy of every action, each (A,) float32 in row-major order of `sampled_BT`.
+    """Log-probability and entropy (detached) of every action, each (A,) float32 in row-major order of `sampled_BT`.
 
     Rows are right-padded, so causal attention needs no mask. Logits are the largest tensor: they are computed only for
     actions, in chunks, and again in the backward pass. `logits_of` runs the model's own head, without its layers."""

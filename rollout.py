@@ -528,7 +528,7 @@ def rollout(
         all_live[-1].start_attempt(config)
     longest = check_fit(model, max(len(live.tokens) for live in all_live), config.max_new_tokens)
     engine = engine or Engine(model, min(config.slots or len(all_live), len(all_live)), longest, temperature)
-    assert engine.temperature == temperature  # its CUDA graphs have it
+    assert engine.temperature == temperature, "the engine has another temperature: make a new one"
     own_attention = model.config._attn_implementation
     model.set_attn_implementation("engine")  # only for this rollout: `engine_attention` needs a cache
     try:

@@ -192,8 +192,7 @@ def train(run: Run, problems: list, validation: list, log: Callable, stop_reques
             metrics = update(actor, critic, optimizers, kept, ref_logp_DT, value_DT, config, shuffle_seed)
             clock.append(time.perf_counter())
 
-            metrics = {"step": run.step} | training_metrics(dialogues) | metrics
-            metrics |= stage_speeds(dialogues, kept, clock)
+            metrics = {"step": run.step} | training_metrics(dialogues) | metrics | stage_speeds(dialogues, kept, clock)
             if actor.device.type == "cuda":  # peak bytes of tensors so far
                 metrics |= {"device_memory": torch.cuda.max_memory_allocated(), "planned_memory": run.planned_memory}
             if config.eval_every and run.step % config.eval_every == 0:

@@ -105,7 +105,7 @@ def logits_of(model, outputs, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def decoder_layers(*models) -> list[torch.nn.Module]:
-    return [part for model in models for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+    return [part for part in torch.nn.ModuleList(models).modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
 def recompute_activations(*models) -> None:

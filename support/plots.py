@@ -132,11 +132,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default="runs/training.png", help="the figure (default: runs/training.png)")
     args = parser.parse_args(argv)
     try:
-        options = [read_json(Path(run, "config.json")) for run in args.runs]
+        configs = [read_json(Path(run, "config.json")) for run in args.runs]
         plot_training({run: read_json(Path(run, "metrics.jsonl"), lines=True) for run in args.runs}, args.out)
     except (OSError, ValueError) as error:
         fail(error)
-    rows = [[name, *(str(each.get(name)) for each in options)] for name in options[0] if name != "made_with"]
+    options = [config.pop("made_with", {}) | config for config in configs]  # with the commit
+    rows = [[name, *(str(each.get(name)) for each in options)] for name in options[0] if name != "out"]
     print(markdown([["option", *args.runs], *(row for row in rows if len(set(row[1:])) > 1)]))
     print(f"\nthe curves are in {args.out}")
 

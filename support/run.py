@@ -94,11 +94,11 @@ class Run:
 
     def write_config(self, questions: dict[str, list]) -> None:
         """All options, versions, and fingerprints of base model and questions. When a resumed run has another base
-        model or other questions than it began with: ValueError; other versions: a warning."""
+        model or other questions than it began with: ValueError; other versions or uncommitted changes: a warning."""
         path = self.folder / "config.json"
         hashes = {name: sha256(json.dumps(each).encode()).hexdigest()[:16] for name, each in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
-        command = "git describe --always --dirty --abbrev=40"  # without git, the shell prints nothing
+        command = "git describe --always --abbrev=40 --dirty=-$(git diff HEAD | git hash-object --stdin | cut -c-8)"
         git = subprocess.run(command, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
         versions = dict(torch=torch.__version__, transformers=transformers.__version__, commit=git.stdout.strip())
         began = versions | hashes
