@@ -2,7 +2,7 @@
 
     python evaluate.py --model runs/NAME/model --data math500
     python evaluate.py --model base=Qwen/Qwen2.5-Math-1.5B,ours=runs/NAME/model --data paper --attempts 7
-    python evaluate.py --model FOLDER --data mine.jsonl --samples 20 --show 3 --show_what fixed  # by later attempts
+    python evaluate.py --model FOLDER --data mine.jsonl --samples 20 --show 3 --show_what fixed  # solved later
 
 The folder --out gets results.json, table.md, accuracy.png, dialogues-MODEL.json with all attempts and verdicts,
 dialogues.html (only the dialogues with the most attempts allowed), and journals (support/journal.py): the same command
@@ -32,7 +32,7 @@ from support.show import KINDS, page, shown
 from support.statistics import compare, gain, mean_over, pass_at_k, repeated_share, wilson
 
 # Dialogues of a rollout, for each slot. With short rollouts a kill loses less, as the journal is written after each.
-# But at the end of each some slots are idle, which costs a GPU more: it takes as long for few slots as for many.
+# But each ends with idle slots, which cost a GPU more: its steps take as long for few slots as for many.
 PER_SLOT_CPU, PER_SLOT_GPU = 4, 16
 Records = list[list[dict]]  # [q][i] is the dialogue about question q with the i-th number of attempts allowed
 
@@ -174,7 +174,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     """Load and check a model, and open its journals. RUN_OPTIONS are its run's, if any, unless `given`."""
     path_of_config = Path(path).resolve().parent / "config.json"
     config = read_json(path_of_config) if path_of_config.exists() else {}
-    saved = {key: config[key] for key in config.keys() & RUN_OPTIONS} if "preset" in config else {}  # a run's has one
+    saved = {key: config[key] for key in config.keys() & RUN_OPTIONS} if "preset" in config else {}  # it is a run's
     options = Options(**saved | given)  # the command line goes before the run, the run before the defaults
     device = pick_device(options.device)
     model, tokenizer = load_model(path, device, pick_dtype(options.dtype, device))

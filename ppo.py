@@ -176,7 +176,7 @@ def normalise(advantage_DT: torch.Tensor, mask_DT: torch.Tensor, how: str) -> to
 
 # -------------------- Losses per action, (A,), and the weights with which the update adds them up
 def action_weights(count_B: torch.Tensor, loss_mean: str) -> torch.Tensor:
-    """The weight of each action of a dialogue, in a minibatch, (B,); `count_B` counts a dialogue's actions. "tokens":
+    """(B,): what each action of a dialogue weighs in a minibatch; `count_B` counts a dialogue's actions. "tokens":
     the loss is the mean over all actions. "dialogues": the mean over dialogues of their own means."""
     if loss_mean == "tokens":
         return (1 / count_B.sum()).expand(len(count_B))

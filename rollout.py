@@ -143,8 +143,8 @@ class KVCache:
         self.slot_S = torch.arange(slots, device=model.device)
 
     def prepare(self, rows: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `rows`: its slots; a slice of them is
-        read without a copy. `span`: None for prompts. `length_R`: how far flash attention reads each."""
+        """Before a forward pass: where it writes, and what its attention reads. `rows`: its slots, not copied
+        if a slice. `span`: None for prompts; the capacity for flash attention, which reads `length_R` of each slot."""
         self.rows, self.slot_R, self.position_RN, self.span = rows, self.slot_S[rows], position_RN, span
         self.mask = self.sequences = None  # prompts need neither
         if length_R is not None:
@@ -353,7 +353,7 @@ class Engine:
 
     def graph(self, n_active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It covers
-        all slots, half of them, a quarter ...: few sizes mean few graphs. A size of 1 would be compiled separately."""
+        all slots, half, a quarter ...: few sizes mean few graphs. No size is 1: torch.compile treats 1 apart."""
         R = len(self.in_slot)
         while R > 2 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
@@ -495,20 +495,20 @@ def attempt_loop(engine: Engine, all_live: list[LiveDialogue], chat: Chat, rules
 
 def to_dialogues(finished: list[LiveDialogue], rules) -> Dialogues:
     """Reward finished dialogues and pad them into one batch."""
-    tokens_DT = pad_sequence([torch.tensor(x.tokens) for x in finished], batch_first=True)
-    logp_DT = pad_sequence([torch.tensor(x.logps) for x in finished], batch_first=True)
+    tokens_DT = pad_sequence([torch.tensor(live.tokens) for live in finished], batch_first=True)
+    logp_DT = pad_sequence([torch.tensor(live.logps) for live in finished], batch_first=True)
     sampled_DT, reward_DT = torch.zeros(tokens_DT.shape, dtype=torch.bool), torch.zeros(tokens_DT.shape)
     truncated_D = torch.zeros(len(finished), dtype=torch.bool)
-    for d, x in enumerate(finished):
-        for attempt, reward in zip(x.attempts, rules.reward(x.attempts, x.problem.gold), strict=True):
+    for d, live in enumerate(finished):
+        for attempt, reward in zip(live.attempts, rules.reward(live.attempts, live.problem.gold), strict=True):
             sampled_DT[d, attempt.start : attempt.end] = True
             reward_DT[d, attempt.end - 1] = reward
-        last, more_allowed = x.attempts[-1], len(x.attempts) < x.allowed
+        last, more_allowed = live.attempts[-1], len(live.attempts) < live.allowed
         truncated_D[d] = last.truncated or (more_allowed and not last.correct)
-    counts = [(len(x.tokens), x.attempts[0].start, x.allowed, len(x.attempts)) for x in finished]
-    length_D, prompt_length_D, allowed_D, used_D = torch.tensor(counts).T
+    sizes = [(len(live.tokens), live.attempts[0].start, live.allowed, len(live.attempts)) for live in finished]
+    length_D, prompt_length_D, allowed_D, used_D = torch.tensor(sizes).T
     tensors = tokens_DT, sampled_DT, logp_DT, reward_DT, length_D, prompt_length_D, allowed_D, used_D, truncated_D
-    return Dialogues(*tensors, attempts=[x.attempts for x in finished])
+    return Dialogues(*tensors, attempts=[live.attempts for live in finished])
 
 
 @torch.no_grad()

@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None is 0: to numpy, (s, t, 0, 0) is (s, t, 0).
+# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). Never 0: to numpy, (s, t, 0, 0) is (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -249,8 +249,8 @@ def read_inputs(argv: list[str] | None) -> tuple[Config, dict[str, list[Problem]
     sources = {"validation_data": config.validation_data if config.eval_every else None, "eval_data": config.eval_data}
     for name, source in sources.items():
         questions[name] = load(source)[: config.eval_limit] if source else []
-        if shared := [p.question for p in questions[name] if question_key(p.question) in known]:
-            raise ValueError(f"{len(shared)} questions of --{name} are in --data as well, the first: {shared[0]!r}")
+        if both := [p.question for p in questions[name] if question_key(p.question) in known]:
+            raise ValueError(f"{len(both)} questions of --{name} are in --data as well, the first: {both[0]!r}")
     return config, questions
 
 

@@ -1,7 +1,7 @@
 """What only a GPU can show, in one run of about six minutes: is our code exact there, and how fast?
 
     python -m bench.gpu [--json FILE]        # make bench-gpu
-    python -m bench.gpu --memory 24          # as on a card of 24 GB, with the options that the paper's run needs there
+    python -m bench.gpu --memory 24          # as on a card of 24 GB: 128 dialogues, with options that save memory
 
 Weights are random, in bfloat16. A script decides prompts, feedback and the length of every attempt (bench/rollout.py).
 Without CUDA all sizes are tiny. If a section fails, the others go on; the exit code is 1.

@@ -171,7 +171,7 @@ class Chat:
         """The feedback after two made-up answers and after none. An error in your own function is raised here."""
         tokens = []
         for attempts_left, answer in ((1, "1"), (2, "2"), (1, None)):
-            text = rf"\boxed{{{answer}}}"
+            text = rf"\boxed{{{answer or ''}}}"
             attempt = SimpleNamespace(start=0, end=1, text=text, answer=answer, truncated=False, correct=False)
             tokens += self.feedback_after(-1, attempts_left, attempt, "3")
         return self.decode(tokens)

@@ -20,7 +20,7 @@ PROBLEMS = [
 ]
 ALLOWED = [1 + i % 4 for i in range(len(PROBLEMS))]
 OPTIONS = dict(max_new_tokens=70, max_attempt_tokens=25, slots=64)
-# right about once in three, by the length of the answer: the gold answers of PROBLEMS do not matter
+# about one answer in three is right, by its length; the gold answers of PROBLEMS do not matter
 RULES = Rules(extract_boxed, lambda answer, gold: len(answer) % 3 == 1, reward)
 FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 

@@ -90,7 +90,7 @@ class Scripted:
         return SimpleNamespace(logits=logits.scatter(-1, self.script[position_ids + 1][..., None], 0.0))
 
 
-def play_both(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, feedback="paper", **options):
+def play_both(tokenizer, allowed: int, written: list[str], schedule=(1, 0), reward=reward, **options):
     """Asserts that the engine and `rollout_one` write these attempts. The model's script goes on with a right answer,
     so a loop that does not stop is caught. Returns the Dialogues, of one dialogue, and the spans of its attempts."""
     encode, template = partial(tokenizer.encode, add_special_tokens=False), CHAT_TEMPLATES["chatml"]
@@ -100,7 +100,7 @@ def play_both(tokenizer, allowed: int, written: list[str], schedule=(1, 0), rewa
     for i, attempt in enumerate(written):
         if i:
             wrong = SimpleNamespace(answer=extract_boxed(written[i - 1]))
-            words = fill_feedback(FEEDBACKS.get(feedback, feedback), allowed - i, wrong, problem.gold)
+            words = fill_feedback(FEEDBACKS["paper"], allowed - i, wrong, problem.gold)
             forced = encode(template.feedback.replace("{feedback}", words))
             if written[i - 1].endswith("<|im_end|>"):
                 del forced[0]  # the end token that the model has written
@@ -108,7 +108,7 @@ def play_both(tokenizer, allowed: int, written: list[str], schedule=(1, 0), rewa
         spans.append((len(tokens), len(tokens + encode(attempt))))
         tokens, sampled = tokens + encode(attempt), sampled + [True] * len(encode(attempt))
     model = Scripted(tokens + encode(" \\boxed{5}"), len(tokenizer))
-    chat, config = Chat(model, tokenizer, "chatml", feedback), train.Config(**dict(max_new_tokens=200) | options)
+    chat, config = Chat(model, tokenizer, "chatml"), train.Config(**dict(max_new_tokens=200) | options)
     batch = rollout(model, chat, [problem], [allowed], rules, config, engine=Engine(model, 1, 400, 1.0, schedule))
     length = batch.length_D.item()
     assert plain_form(batch, 0)[:2] == (tokens[:length], sampled[:length])

@@ -337,7 +337,7 @@ def test_what_waits_in_host_memory(option, in_rollout):
     base, weights = len(list(run.reference.parameters())), sum(len(each.weights) for each in run.optimizers)
     states = (3 * weights * in_rollout, "cpu")  # a master and two moments of each weight
     step = [states, "rollout", states, (base, "cpu"), "reference_logps_and_values", (base, "cpu"), "update"]
-    assert seen == [0 if in_rollout else 3] * weights + ["rollout"] + 2 * (step + [states, "validate", states])
+    assert seen == [3 if option else 0] * weights + ["rollout"] + 2 * (step + [states, "validate", states])
 
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
