@@ -81,9 +81,8 @@ class Riddle(NamedTuple):
 
 
 def draw_riddles(split: str, cued: bool = False) -> list[Riddle]:
-    """The riddles of a split, equally many with 2, 3, 4 and 5 candidates. No riddle is in two splits, but most
-    have the candidates of one in another split. A training riddle is in the set five times, each with a new draw of
-    hidden number and cue: there is nothing to learn by heart."""
+    """The riddles of a split, equally many with 2, 3, 4 and 5 candidates. No riddle is in two splits, its candidates
+    may be. A training riddle is in the set five times, each with a new draw of hidden number and cue."""
     places, drawn = SPLITS[split], []
     every = [Riddle(bound, modulus, rest) for modulus in MODULI for rest in range(modulus) for bound in range(100)]
     for count in CANDIDATES:

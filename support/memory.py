@@ -32,8 +32,9 @@ def device_memory(device: torch.device) -> int:
     if device.type == "cuda":
         share = torch.cuda.get_per_process_memory_fraction(device)
         return int(share * torch.cuda.get_device_properties(device).total_memory)
-    limit = CONTAINER_LIMIT.read_text().replace("max", "inf") if CONTAINER_LIMIT.exists() else "inf"
-    return int(min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), float(limit)))
+    limit = CONTAINER_LIMIT.read_text().strip() if os.access(CONTAINER_LIMIT, os.R_OK) else "max"
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(machine, int(limit)) if limit.isdigit() else machine
 
 
 def allocate_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

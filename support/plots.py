@@ -126,7 +126,7 @@ def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Overlay the curves of several runs, and print the options in which the runs differ."""
+    """Overlay the curves of several runs; print the options in which they differ, and what else they were made with."""
     parser = ArgumentParser(description=main.__doc__)
     parser.add_argument("runs", nargs="+", help="folders that train.py wrote")
     parser.add_argument("--out", default="runs/training.png", help="the figure (default: runs/training.png)")
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         plot_training({run: read_json(Path(run, "metrics.jsonl"), lines=True) for run in args.runs}, args.out)
     except (OSError, ValueError) as error:
         fail(error)
-    options = [config.pop("made_with", {}) | config for config in configs]  # with the commit
+    options = [{f"made with {key}": x for key, x in each.pop("made_with").items()} | each for each in configs]
     rows = [[name, *(str(each.get(name)) for each in options)] for name in options[0] if name != "out"]
     print(markdown([["option", *args.runs], *(row for row in rows if len(set(row[1:])) > 1)]))
     print(f"\nthe curves are in {args.out}")

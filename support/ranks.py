@@ -1,8 +1,7 @@
 """Several processes, one run: torchrun starts the program once for every GPU, and each copy is a rank.
 
 All hold the same models and know all dialogues of a step. Each writes its share of them and computes its share of every
-minibatch's gradient, and the gradients are added up. All must be able to read the folder of the run. A single process
-is rank 0, and waits for no other.
+minibatch's gradient; the gradients are added up. All read the folder of the run. A single process is rank 0 of 1.
 """
 
 import os

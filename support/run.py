@@ -98,7 +98,8 @@ class Run:
         path = self.folder / "config.json"
         hashes = {name: sha256(json.dumps(each).encode()).hexdigest()[:16] for name, each in questions.items()}
         hashes["model"] = fingerprint(self.actor, self.chat)
-        command = "git describe --always --abbrev=40 --dirty=-$(git diff HEAD | git hash-object --stdin | cut -c-8)"
+        changes = "git diff --no-ext-diff --no-color HEAD | git hash-object --stdin | cut -c-8"
+        command = f"git describe --always --abbrev=40 --dirty=-$({changes})"  # without git, the shell prints nothing
         git = subprocess.run(command, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
         versions = dict(torch=torch.__version__, transformers=transformers.__version__, commit=git.stdout.strip())
         began = versions | hashes

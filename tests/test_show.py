@@ -188,7 +188,7 @@ def test_runs_laid_over_each_other(tmp_path, capsys, monkeypatch):
         Path(name, "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
     plots.main(["a", "b", "--out", "c.png"])
     cells = [re.split(r" *\| *", line.strip("| ")) for line in capsys.readouterr().out.splitlines()]
-    assert cells[0] == ["option", "a", "b"] and cells[2:5] == [["commit", "a", "b"], ["lr", "0.1", "0.2"], [""]]
+    assert [cells[0], *cells[2:4]] == [["option", *"ab"], ["made with commit", *"ab"], ["lr", "0.1", "0.2"]]
     assert Path("c.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="2"):
         plots.main(["a", "nowhere"])
