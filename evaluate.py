@@ -186,7 +186,7 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
     sampling = settings | {"feedback": None, "seed": options.seed}  # samples have no feedback
     file = out / f"samples-{file_name(name)}.jsonl" if options.samples else None
-    samples = Journal(file, sampling, left_out=("text", "attempts", "reward"))  # unused
+    samples = Journal(file, sampling, left_out=("text", "attempts", "reward"))  # nothing reads these
     return Candidate(name, model.cpu(), chat, options, greedy, samples)
 
 
@@ -211,14 +211,14 @@ def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Ca
             drawn = {data: each.samples.records(problems, options.samples) for data, problems in sets.items()}
             control = {data: pass_at_k(records, options.attempts) for data, records in drawn.items()}
             results[f"{each.name}, pass@k of independent samples"] = mean_over(control)
-        records = sum(by_data.values(), [])
-        save_json(sum(records, []), out / f"dialogues-{file_name(each.name)}.json")
-        to_show[each.name] = [dialogues[-1] for dialogues in records]
+        dialogues = sum(by_data.values(), [])  # [question][number of attempts]
+        save_json(sum(dialogues, []), out / f"dialogues-{file_name(each.name)}.json")
+        to_show[each.name] = [same_question[-1] for same_question in dialogues]
     paired = {f"{a} : {b}": compare(answered[a], answered[b]) for a, b in combinations(answered, 2)}
     asked_with = {each.name: {key: getattr(each.options, key) for key in RUN_OPTIONS} for each in candidates}
     summary = {"options": vars(options), "asked_with": asked_with, "models": results, "paired": paired}
     text = tables(", ".join(sets), results, paired)
-    if differ := [f"--{key}" for key in RUN_OPTIONS if len({each[key] for each in asked_with.values()}) > 1]:
+    if differ := [f"--{key}" for key in RUN_OPTIONS if len({asked[key] for asked in asked_with.values()}) > 1]:
         text += f"\n\nThe models were asked with different {', '.join(differ)}: give these options to ask all alike."
     save_json(summary, out / "results.json")
     save_text(text + "\n", out / "table.md")
@@ -226,8 +226,8 @@ def report(options: Options, sets: dict[str, list[Problem]], candidates: list[Ca
     plot_accuracy(results, out / "accuracy.png", PAPER_CURVES if set(sets) == set(PAPER) else {})
     print(text)
     if options.show:
-        for name, records in to_show.items():
-            print(f"\n{name}\n\n{shown(records, options.show, options.show_what)}")
+        for name, dialogues in to_show.items():
+            print(f"\n{name}\n\n{shown(dialogues, options.show, options.show_what)}")
     print(f"\nwritten to {out}/")
 
 

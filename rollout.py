@@ -12,7 +12,7 @@ dialogue and position. So, up to rounding, a seed gives the same dialogues with 
 
 A name ends in the shape of its tensor: tokens_DT is (D, T).
 Shapes: D dialogues, T tokens of the longest one, V vocabulary
-        S slots of the engine, C cache positions of each, R rows of a forward pass (a slot each), N new tokens of each
+        S slots of the engine, C cache positions of each, R rows (a slot each), N new tokens of each
         L layers, H key/value heads, G query heads for each of them
 """
 
@@ -112,7 +112,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             sampled.append(True)
             ends_turn = token in chat.end_tokens
             text = chat.decode(tokens[start:-1] if ends_turn else tokens[start:])
-            answer = None if ends_turn else rules.extract(text)  # a box ends it earlier
+            answer = None if ends_turn else rules.extract(text)  # no box has closed before it
             ended = ends_turn or answer is not None
         correct = answer is not None and rules.is_equal(answer, problem.gold)
         attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))
@@ -143,8 +143,8 @@ class KVCache:
         self.slot_S = torch.arange(slots, device=model.device)
 
     def prepare(self, rows: torch.Tensor | slice, position_RN, span=None, length_R=None) -> None:
-        """Before a forward pass: where it writes, and what its attention reads. `rows`: its slots, not copied
-        if a slice. `span`: None for prompts; the capacity for flash attention, which reads `length_R` of each slot."""
+        """Before a forward pass: where it writes, and what its attention reads. Without a `span`: only the new tokens.
+        With one: that many positions of each slot in `rows`, masked. With `length_R`: that many, by flash attention."""
         self.rows, self.slot_R, self.position_RN, self.span = rows, self.slot_S[rows], position_RN, span
         self.mask = self.sequences = None  # prompts need neither
         if length_R is not None:
@@ -160,7 +160,7 @@ class KVCache:
         for cached, new in zip(layer, (key, value)):
             # (R, N, H, head size): the dimensions of indices around a slice come first
             cached[self.slot_R[:, None], :, self.position_RN] = new.transpose(1, 2)
-        return (key, value) if self.span is None else layer[:, self.rows, :, : self.span]
+        return (key, value) if self.span is None else layer[:, self.rows, :, : self.span]  # no copy for a slice
 
     def copy(self, source_R: torch.Tensor, target_R: torch.Tensor, span: int) -> None:
         """Copy the first `span` positions of these slots to other slots, or swap slots."""
@@ -220,10 +220,10 @@ class Engine:
         decode    the model samples one token for every active slot;
         compact   active slots move to the front, so that a step computes little for inactive slots.
 
-    Invariant: the cache holds a slot's tokens before `position`. The token at `position` is `token`: sampled or forced,
-    but not yet fed to the model. The host knows all positions without asking: an active slot advances by one per step.
-    A slot that wrote past the end of its attempt is rolled back, by resetting its position: what the cache holds from
-    there on is not used before it is overwritten.
+    Invariant: the cache holds a slot's tokens before `position`. The one at `position` is in `token_S`: sampled or
+    forced, not yet fed to the model. The host knows all positions without asking: an active slot advances by one per
+    step. A slot that wrote past the end of its attempt is rolled back, by resetting its position: what the cache holds
+    from there on is not used before it is overwritten.
 
     A slot is active from its prefill until the host sees its attempt end. Otherwise it waits for a prefill, or it is
     free (None in `in_slot`). With flash attention a step is a CUDA graph, which may include inactive slots."""
@@ -240,7 +240,7 @@ class Engine:
         self.capacity = longest + OVERRUN  # room for tokens that will be discarded, and for the padding of a prefill
         self.cache = KVCache(model, slots, self.capacity)
         self.uniform_SC = torch.zeros(slots, self.capacity, device=self.device)
-        self.logp_S = torch.zeros(slots, device=self.device)  # of `token`
+        self.logp_S = torch.zeros(slots, device=self.device)  # of token_S
         self.token_S, self.position_S = torch.zeros(2, slots, dtype=torch.long, device=self.device)
         self.active_count = torch.zeros((), dtype=torch.long, device=self.device)  # len(active), for steps to read
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by number of slots
@@ -281,7 +281,7 @@ class Engine:
         # padding is written after the slot's tokens, and at most at the last position, which no dialogue reaches
         position_RN = start_R[:, None] + torch.arange(tokens_RN.shape[1], device=self.device)
         position_RN = position_RN.clamp(max=self.capacity - 1)
-        # a prompt has nothing before it, so that its attention does not need the cache
+        # a prompt has nothing before it: its attention does not need the cache
         span = None if batch[0].position == 0 else max(len(live.tokens) for live in batch) - 1
         self.cache.prepare(slot_R, position_RN, span)
         self.model.base_model(input_ids=tokens_RN, position_ids=position_RN, cache=self.cache, use_cache=False)
@@ -322,15 +322,15 @@ class Engine:
             decode_step()
             token_NR[n], logp_NR[n] = self.token_S[:n_active], self.logp_S[:n_active]
         token_NR, logp_NR = (x_NR.to("cpu", non_blocking=cuda) for x_NR in (token_NR, logp_NR))
-        copied = torch.cuda.current_stream().record_event() if cuda else None
+        event = torch.cuda.current_stream().record_event() if cuda else None
         active = [(live, len(live.attempts)) for live in self.active]  # with the number of finished attempts
-        return self.read(active, token_NR, logp_NR, copied)
+        return self.read(active, token_NR, logp_NR, event)
 
     @staticmethod
-    def read(active, token_NR, logp_NR, copied) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
+    def read(active, token_NR, logp_NR, event) -> Iterator[tuple[LiveDialogue, list[int], list[float]]]:
         """Wait, then yield each dialogue, its new tokens and their log-probabilities, unless its attempt had ended."""
-        if copied:
-            copied.synchronize()
+        if event:
+            event.synchronize()
         if not logp_NR.isfinite().all():
             raise FloatingPointError("the model's logits are not finite: in training, lower the learning rates")
         for (live, n_attempts), tokens, logps in zip(active, token_NR.T.tolist(), logp_NR.T.tolist()):
@@ -353,7 +353,7 @@ class Engine:
 
     def graph(self, n_active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It covers
-        all slots, half, a quarter ...: few sizes mean few graphs. No size is 1: torch.compile treats 1 apart."""
+        all slots, half, a quarter ..., so graphs are few, but not one of several: torch.compile treats 1 apart."""
         R = len(self.in_slot)
         while R > 2 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
@@ -376,7 +376,7 @@ def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float)
         token_R1 = p_RV.argmax(-1, keepdim=True)
     elif V < 4096:
         token_R1, _ = inverse_cdf(p_RV, uniform_R[:, None])
-    else:  # one cumulative sum over a large vocabulary would be slow and rounded
+    else:  # one cumulative sum over a large vocabulary would be slow and inexact
         W = math.gcd(V, 256)  # a divisor of V
         p_RBW = p_RV.view(R, -1, W)
         block_R1, fraction_R1 = inverse_cdf(p_RBW.sum(-1), uniform_R[:, None])
@@ -392,7 +392,7 @@ def inverse_cdf(p_RK: torch.Tensor, uniform_R1: torch.Tensor) -> tuple[torch.Ten
     total_R1 = cumulative_RK[:, -1:]
     # strictly below the total, so that rounding never selects an entry of 0 after the last possible one
     target_R1 = torch.minimum(uniform_R1 * total_R1, total_R1 * (1 - 2**-23))
-    index_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True).clamp(max=p_RK.shape[-1] - 1)  # K if p is NaN
+    index_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True).clamp(max=p_RK.shape[-1] - 1)  # NaN gives K
     before_R1 = F.pad(cumulative_RK, (1, 0)).gather(-1, index_R1)
     return index_R1, ((target_R1 - before_R1) / p_RK.gather(-1, index_R1)).clamp(0, 1)
 
@@ -434,14 +434,14 @@ def next_attempt(live: LiveDialogue, attempt: Attempt, chat: Chat, rules, config
 def prefill_batches(to_prefill: list[LiveDialogue]) -> Iterator[list[LiveDialogue]]:
     """The dialogues that need prefill, in batches of bounded size: all prompts or all feedback, of similar length."""
 
-    def fed_and_length(live):  # fed: its prompt is in the cache
+    def kind_and_length(live):  # kind: True for feedback
         return live.position > 0, len(live.tokens) - live.position
 
     batch: list[LiveDialogue] = []
-    for live in sorted(to_prefill, key=fed_and_length):
+    for live in sorted(to_prefill, key=kind_and_length):
         if batch:
-            (fed, length), (first_fed, shortest) = fed_and_length(live), fed_and_length(batch[0])
-            if fed != first_fed or length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS:
+            (kind, length), (first_kind, shortest) = kind_and_length(live), kind_and_length(batch[0])
+            if kind != first_kind or length > 2 * shortest or length * (len(batch) + 1) > PREFILL_TOKENS:
                 yield batch
                 batch = []
         batch.append(live)

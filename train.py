@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). Never 0: to numpy, (s, t, 0, 0) is (s, t, 0).
+# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). No number is 0: (s, t, 0, 0) would be (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
@@ -277,11 +277,10 @@ def finish(run: Run, held_out: list[Problem]) -> None:
     print(f"\nA dialogue of step {run.step}:\n\n{last_dialogue.read_text(encoding='utf-8')}")
     run.engine, run.optimizers, run.checkpointed, run.offloaded_in_rollout = None, [], {}, []  # they hold device memory
     if held_out:
-        results = {}
+        results, counts = {}, range(1, config.eval_attempts + 1)
         for name, model, other in (("base", run.reference, run.actor), ("trained", run.actor, run.reference)):
             other.cpu()  # there may be no memory for both
             model.to(pick_device(config.device))
-            counts = range(1, config.eval_attempts + 1)
             records = evaluate(model, run.chat, held_out, counts, config, progress=f"evaluate {name}")
             results[name] = accuracy_at_k(records) | {"dialogues": sum(records, [])}
         save_json(results, run.folder / "evaluation.json")
@@ -303,8 +302,8 @@ def main(argv: list[str] | None = None) -> None:
             problems, longest = fitting_problems(run, questions)
             if is_rank0:
                 print(describe(config, run.actor, len(problems)))
-            engine_stays = plan_run(run, longest)  # kept between steps; this also sets config.slots
-            run.engine = Engine(run.actor, config.slots, longest, config.temperature) if engine_stays else None
+            keep_engine = plan_run(run, longest)  # sets config.slots, run.offloaded_in_rollout, run.planned_memory
+            run.engine = Engine(run.actor, config.slots, longest, config.temperature) if keep_engine else None
             log = open_log(config.log_to if is_rank0 else None, config.out, run.given)
             ranks.on_rank0(run.write_config, questions)
             if config.resume:

@@ -1,4 +1,4 @@
-"""A run: its folder, checkpoints, metrics and log, and where its models are."""
+"""A run: its options, folder, checkpoints, metrics and log."""
 
 import json
 import subprocess
@@ -60,14 +60,14 @@ def saved_options(kind: type, given: dict):
     return options
 
 
-# -------------------- Its state and its folder
+# -------------------- Its state, folder, metrics, log
 class Run:
     """The state of a run and its folder. `critic` may be None; `optimizers` has the actor's, then any critic's."""
 
     def __init__(self, config, chat, actor, critic, reference, optimizers):
         self.config, self.folder, self.chat, self.step = config, Path(config.out), chat, 0
         self.rows: list[dict] = []  # of metrics.jsonl; also in the checkpoints
-        self.given = asdict(config)  # as given: train.py plans config.slots, and a resumed run may have another GPU
+        self.given = asdict(config)  # as given: plan_run sets config.slots, and a resumed run may have another GPU
         self.actor, self.critic, self.reference, self.optimizers = actor, critic, reference, optimizers
         self.checkpointed = {"actor": actor, "actor_optimizer": optimizers[0]}
         if critic is not None:

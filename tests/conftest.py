@@ -1,4 +1,4 @@
-"""Small real models for the tests: two layers, grouped heads, random weights that like boxes and end tokens."""
+"""Small real models for the tests: grouped heads, random weights that like boxes and end tokens."""
 
 import json
 

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import PROBLEMS, random_model, small_model, small_rollout
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,7 +157,6 @@ def test_group_advantages_by_hand():
 def test_groups_equal_inside_have_no_advantage_at_all():
     """Not even one of 1e-8, which normalisation would blow up: 3 x 0.1 / 3 is not 0.1 in float32."""
     dialogues = grouped([[0.1, 0.2, 0.3]] * 3 + [[0.9], [-0.1, 0.9], [0.9]])
-    dialogues.reward_DT = F.pad(dialogues.reward_DT, (0, 40))
     advantage_DT = ppo.group_advantages(dialogues, group_size=3)
     assert (advantage_DT[:3] == 0).all() and (advantage_DT[3:, 1:3] != 0).all()
     for calibrated in (False, True):
@@ -172,7 +170,7 @@ def test_groups_equal_inside_have_no_advantage_at_all():
 def test_group_advantages_give_the_gradient_of_success_within_k_attempts(calibrated):
     """Every outcome of a group of 3 with up to 3 attempts, attempt i right with its own probability sigmoid(theta_i).
     For the n dialogues of a group that reach attempt i, the expected gradient is (n - 1) times that of success, given
-    that they reach it. With only their own success (weights of 1), the first attempts would count too much.
+    that they reach it. docs/forking.md derives the weights; with weights of 1, the first attempts would count too much.
     """
     theta = torch.tensor([-0.5, 0.3, -1.0], dtype=torch.float64, requires_grad=True)
     p = theta.sigmoid()

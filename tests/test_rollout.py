@@ -1,4 +1,4 @@
-"""The engine against the plain loop, against the model's full forward pass, and against dialogues written by hand."""
+"""Dialogues written by hand, and the engine against the plain loop and against the model's full forward pass."""
 
 import operator
 import re
@@ -119,7 +119,7 @@ def play_both(tokenizer, allowed: int, written: list[str], schedule=(1, 0), rewa
 BY_HAND = {  # attempts allowed, what the model writes, the answers, the reward
     "wrong, wrong, right": (4, ["5, 17. \\boxed{17}", "\\boxed{29}", "5. \\boxed{5}"], ["17", "29", "5"], 1.0),
     "the last attempt is wrong": (2, ["\\boxed{17}", "\\boxed{29}"], ["17", "29"], -0.5),
-    "the first of two boxes counts": (1, ["\\boxed{17}"], ["17"], -0.5),  # the script goes on with a right one
+    "a box ends the attempt": (1, ["\\boxed{17}"], ["17"], -0.5),  # the script goes on with a right one
     "an end token is sampled, not forced again": (2, ["5, 17<|im_end|>", "17<|im_end|>"], [None, None], -1.0),
     "any box counts": (3, ["\\boxed{17}", "5<|im_end|>", "17<|im_end|>"], ["17", None, None], -0.5),
 }

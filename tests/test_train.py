@@ -337,12 +337,12 @@ def test_what_waits_in_host_memory(option, in_rollout):
     base, weights = len(list(run.reference.parameters())), sum(len(each.weights) for each in run.optimizers)
     states = (3 * weights * in_rollout, "cpu")  # a master and two moments of each weight
     step = [states, "rollout", states, (base, "cpu"), "reference_logps_and_values", (base, "cpu"), "update"]
-    assert seen == [3 if option else 0] * weights + ["rollout"] + 2 * (step + [states, "validate", states])
+    assert seen == [3] * weights * bool(option) + ["rollout"] + 2 * (step + [states, "validate", states])
 
 
 def test_the_memory_plan_of_a_run(capsys, monkeypatch):
     """(--slots, GB, longest dialogue, slots, engine stays?): a slot takes 128 bytes a position; at least 64 slots."""
-    available = Mock(side_effect=[6e4, *[3e9] * 2, 6e4])  # enough for check_model and the plan, not for the engine
+    available = Mock(side_effect=[6e4, *[3e9] * 2, 6e4])  # of check_model, the plan (device and host), the engine
     error = refused(capsys, "--out other", {"support.memory.device_memory": available})
     assert " GiB, more than is free: lower --slots or --max_new_tokens" in error
     plans = ("auto", 3, 100, 500, True), ("auto", 4, 100_000, 137, False), ("auto", 1, 100_000, 64, False)
