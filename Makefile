@@ -7,10 +7,9 @@ DATA ?= $(BENCHMARKS)
 ARGS ?=
 PY := .venv/bin/python
 
-# Speed alone: idle OpenMP threads sleep in place of spinning, and glibc keeps freed memory for the next step.
-export OMP_WAIT_POLICY ?= PASSIVE
-export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
-export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
+# The models of the riddles are so tiny that several threads would mostly wait for each other.
+RIDDLES := runs/miniature/base runs/cue/base test smoke $(if $(filter miniature cue,$(PRESET)),train baseline)
+$(RIDDLES): export OMP_NUM_THREADS ?= 1
 
 .PHONY: help train baseline reproduce ablations bench-rollout bench-gpu memory evaluate lint test smoke clean
 
