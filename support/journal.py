@@ -27,15 +27,15 @@ def journal_settings(model, chat, options, rules) -> dict:
         "dtype": str(model.dtype),
         "prompt": chat.decode(chat.prompt("How much is 1 + 1?", 2)),
         "feedback": chat.try_feedback(),
-        "grader": grader_version([*rules, chat.feedback]),
+        "sources": sources_version([*rules, chat.feedback]),
     }
 
 
-def grader_version(judges: Iterable[Callable | str]) -> str:
-    """A hash of the sources that decide verdicts: of the grader, and of the files with these functions."""
-    modules = [inspect.getmodule(getattr(f, "func", f)) for f in judges]  # None for a text
+def sources_version(functions: Iterable[Callable | str]) -> str:
+    """A hash of the attempt loop, the grader and the files with these functions."""
+    modules = [inspect.getmodule(getattr(f, "func", f)) for f in functions]  # None for a text
     own = {Path(module.__file__).resolve() for module in modules if hasattr(module, "__file__")}
-    sources = sorted({ROOT / "reward.py", *ROOT.glob("support/grader/*.py")} | own)
+    sources = sorted({ROOT / "rollout.py", ROOT / "reward.py", *ROOT.glob("support/grader/*.py")} | own)
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 

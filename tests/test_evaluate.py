@@ -276,7 +276,7 @@ OTHERS = [
     ("--feedback uncounted", None, "feedback"),
     ("", patch.dict(data.chat.FEEDBACKS, paper=data.chat.FEEDBACKS["paper"].replace("{attempts}", "1")), "feedback"),
     ("", patch.object(data.chat, "SYSTEM", "Be quick."), "prompt"),
-    ("", patch("evaluate.RULES", ev.RULES._replace(is_equal=small_model)), "grader"),
+    ("", patch("evaluate.RULES", ev.RULES._replace(is_equal=small_model)), "sources"),
     ("", patch("evaluate.load_model", lambda _, *rest: load_model("trained", *rest)), "model content"),
 ]
 

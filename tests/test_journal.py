@@ -8,7 +8,7 @@ import pytest
 
 from support import journal
 from support.files import atomic_write, save_json
-from support.journal import Journal, grader_version
+from support.journal import Journal, sources_version
 
 A, B, C = ({"question": question, "gold": "1", "text": "long"} for question in ("a", "b\n\u2028", "c"))
 
@@ -57,16 +57,17 @@ def test_a_damaged_journal_is_named(lines, tmp_path):
         Journal(path, {"k": 1})
 
 
-def test_the_grader_version_knows_every_source(tmp_path, monkeypatch):
-    versions = [grader_version([])]
-    shutil.copy(journal.ROOT / "reward.py", tmp_path)
+def test_the_sources_version_knows_every_source(tmp_path, monkeypatch):
+    versions = [sources_version([])]
+    for stage in ("rollout.py", "reward.py"):
+        shutil.copy(journal.ROOT / stage, tmp_path)
     shutil.copytree(journal.ROOT / "support" / "grader", tmp_path / "support" / "grader")
     monkeypatch.setattr(journal, "ROOT", tmp_path)
-    assert [grader_version([])] == versions
+    assert [sources_version([])] == versions
     for path in tmp_path.rglob("*.py"):
         path.write_bytes(path.read_bytes() + b"#")
-        versions.append(grader_version([]))
-    versions.append(grader_version([test_what_is_missing]))  # a verifier of one's own may be in any file
+        versions.append(sources_version([]))
+    versions.append(sources_version([test_what_is_missing]))  # a verifier of one's own may be in any file
     assert len(set(versions)) == len(versions) > 4
 
 
