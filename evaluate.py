@@ -184,9 +184,9 @@ def load_candidate(name: str, path: str, given: dict, problems: list[Problem], o
     check_model(model, chat, rollout)
     settings = journal_settings(model, chat, options, RULES)
     greedy = Journal(out / f"greedy-{file_name(name)}.jsonl", settings)
-    sampling = settings | {"feedback": None, "seed": options.seed}  # samples have no feedback
+    sample_settings = settings | {"feedback": None, "seed": options.seed}  # samples have no feedback
     file = out / f"samples-{file_name(name)}.jsonl" if options.samples else None
-    samples = Journal(file, sampling, left_out=("text", "attempts", "reward"))  # nothing reads these
+    samples = Journal(file, sample_settings, left_out=("text", "attempts", "reward"))  # nothing reads these
     return Candidate(name, model.cpu(), chat, options, greedy, samples)
 
 

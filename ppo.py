@@ -112,7 +112,7 @@ def advantages(dialogues, value_DT: torch.Tensor | None, trained_DT: torch.Tenso
 
 def trained_mask(dialogues, config) -> torch.Tensor:
     """(D,), True for the dialogues to train on: all, or with `drop_truncated` those that did not run out of tokens. All
-    False if every action has the same undiscounted reward-to-go: there would be nothing to learn."""
+    False if every action has the same undiscounted reward-to-go: advantages would be noise."""
     trained_D = ~(dialogues.truncated_D & config.drop_truncated)
     to_go_A = dialogues.reward_DT.flip(1).cumsum(1).flip(1)[dialogues.sampled_DT & trained_D[:, None]]
     return trained_D & (len(to_go_A.unique()) > 1)
@@ -228,9 +228,9 @@ def update(actor, critic, optimizers: list, dialogues, ref_logp_DT, value_DT, co
     metrics["skipped"] = results.count(None)
     metrics |= dict(zip(("lr", "critic_lr"), (optimizer.lr for optimizer in optimizers)))
     if taken := [result for result in results if result is not None]:
-        parts, norms = zip(*taken)
-        parts = sum(ranks.all_gather(sum(parts, [])), [])  # the sums of each micro-batch, of all ranks
-        totals = {name: sum(part[name] for part in parts) for name in parts[0]}
+        sums, norms = zip(*taken)
+        sums = sum(ranks.all_gather(sum(sums, [])), [])  # of each micro-batch, of all ranks
+        totals = {name: sum(each[name] for each in sums) for name in sums[0]}
         n_actions = totals.pop("actions")
         metrics |= {name: total / n_actions for name, total in totals.items()}
         metrics |= dict(zip(("grad_norm", "critic_grad_norm"), np.mean(norms, axis=0).tolist()))

@@ -112,7 +112,7 @@ def rollout_one(model, chat, problem, allowed: int, rules, config, temperature=1
             sampled.append(True)
             ends_turn = token in chat.end_tokens
             text = chat.decode(tokens[start:-1] if ends_turn else tokens[start:])
-            answer = None if ends_turn else rules.extract(text)  # no box has closed before it
+            answer = None if ends_turn else rules.extract(text)  # no earlier token closed a box
             ended = ends_turn or answer is not None
         correct = answer is not None and rules.is_equal(answer, problem.gold)
         attempts.append(Attempt(start, len(tokens), text, answer, truncated=not ended, correct=correct))
@@ -353,7 +353,7 @@ class Engine:
 
     def graph(self, n_active: int) -> torch.cuda.CUDAGraph:
         """A step of at least the active slots as a CUDA graph: captured once, then replayed without Python. It covers
-        all slots, half, a quarter ..., so graphs are few, but not one of several: torch.compile treats 1 apart."""
+        all slots, half, a quarter ..., so graphs are few. Several never shrink to 1: torch.compile treats 1 apart."""
         R = len(self.in_slot)
         while R > 2 and (R + 1) // 2 >= n_active:
             R = (R + 1) // 2
@@ -363,7 +363,7 @@ class Engine:
         return self.graphs[R]
 
 
-@torch.compile  # eager until support/cuda.py:fuse_layers
+@torch.compile  # eager until `fuse_layers`: importing support/cuda.py turns all compilation off
 def sample(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One token from each of R distributions, by inverting the cumulative distribution at `uniform_R`, and its
     log-probability (float32). Temperature 0 takes the most probable token and its log-probability at temperature 1.

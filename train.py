@@ -125,7 +125,7 @@ class Config:
 
 
 # Numpy's seeds: (seed, step, d) for the tokens of dialogue d, (seed, pass, 0, ORDER) for the order of the questions,
-# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). No number is 0: (s, t, 0, 0) would be (s, t, 0).
+# and likewise (seed, step, 0, ALLOWED), (seed, step, 0, SHUFFLE). None is 0: to numpy, (s, t, 0, 0) is (s, t, 0).
 ORDER, ALLOWED, SHUFFLE = 1, 2, 3
 
 
