@@ -103,8 +103,7 @@ def load(name: str) -> list[Problem]:
     if name in RIDDLES:
         from data.miniature import draw_riddles  # imported here because it needs PyTorch, which the rest does not
 
-        riddles = draw_riddles(name.split("-")[-1], cued="-cue-" in name)
-        return [Problem(riddle.question, riddle.gold) for riddle in riddles]
+        return [Problem(r.question, r.gold) for r in draw_riddles(name.split("-")[-1], cued="-cue-" in name)]
     if name in EASY:
         from data.smollm2 import easy  # as above
 
@@ -183,6 +182,8 @@ def your_problem(line: bytes) -> Problem:
             (question + answer).encode()  # ValueError for half of a surrogate pair, which no tokenizer takes
             if re.search(r"[\b\f\r](?=[a-z])|\t(?:ext|frac)\w*\{|\t(?:imes|heta)\b", f"{question}\n{answer}"):
                 raise ValueError(r"a control character: write the backslash of a LaTeX command as \\ in JSON")
-            final = last_box(answer) if "\\boxed{" in answer else re.split(r"\n\s*####(?!#)", f"\n{answer}")[-1]
-            return Problem(question.strip(), (final or "").strip() or answer.strip())  # of a solution as in MATH, GSM8K
+            gold = last_box(answer) if "\\boxed" in answer else re.split(r"\n\s*####(?!#)", f"\n{answer}")[-1]
+            if not (gold or "").strip():
+                raise ValueError(r"no answer in its last \boxed{} (as in MATH), or after #### (as in GSM8K)")
+            return Problem(question.strip(), gold.strip())
     raise ValueError("one of them is missing, empty or something else")

@@ -32,7 +32,7 @@ def pick_device(name: str = "auto") -> torch.device:
             raise RuntimeError("expected auto, cpu, cuda or mps")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"device {name!r} is not available here: {shorten(str(error), 150)}") from error
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -44,10 +44,9 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def load_model(name: str, device: torch.device, dtype: torch.dtype):
     """(model, tokenizer) from a model folder or a hub name, dropout off. OSError in one sentence."""
     if not Path(name).is_dir() and not re.fullmatch(r"(?!runs/)\w[\w.-]*/[\w.-]+", name):  # nor a hub name
-        advice = "give a folder with a config.json, or a hub name OWNER/NAME; `make train` builds the base of a preset"
+        advice = "give a folder with a config.json, or a hub name OWNER/NAME; `make train` (or smoke) builds a preset's"
         raise FileNotFoundError(f"there is no model folder {name}: {advice}")
-    config = Path(name, "config.json")
-    if config.exists() and '"preset"' in config.read_text():
+    if (config := Path(name, "config.json")).exists() and '"preset"' in config.read_text():
         raise FileNotFoundError(f"{name} is the folder of a run: its model is {name}/model, written when the run ends")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -122,7 +122,7 @@ def plot_training(runs: dict[str, list[dict]], path: str | Path) -> None:
         axes.set(xlabel="step", title=key)
     if len(runs) > 1:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False)  # of one panel
-    figure.savefig(path)
+    figure.savefig(path, format=Path(path).suffix[1:] or "png")  # else matplotlib writes `path`.png
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -202,6 +202,8 @@ BAD_LINES = [
     (rb'{"question": "q", "answer": "\frac12"}', 1, "a control character: write the backslash of a LaTeX"),
     (b'"q"', 1, NOT_BOTH),
     (b"[" * 200_000, 1, "maximum recursion depth exceeded"),
+    (b'{"question": "r", "answer": "\\\\boxed{4"}', 1, r"no answer in its last \boxed{} (as in MATH), or after #### "),
+    (b'{"question": "r", "answer": "\\\\boxed 4 or {4}\\n####"}', 1, r"no answer in its last \boxed{} ("),
     (GOOD + b'{"question": "r", ', 2, "Expecting property name"),
     (GOOD + b'{"question": "caf\xe9", "answer": 1}', 2, "'utf-8' codec can't decode byte 0xe9 in "),
 ]
