@@ -7,7 +7,7 @@ DATA ?= $(BENCHMARKS)
 ARGS ?=
 PY := .venv/bin/python
 
-# For the tiny models of the riddles, two threads gain little, and are much slower on a busy machine (docs/speed.md).
+# One thread for the tiny models of the riddles: two are faster on an idle machine, much slower on a busy one (docs/speed.md).
 RIDDLES := runs/miniature/base runs/cue/base test smoke $(if $(filter miniature cue,$(PRESET)),train baseline)
 $(RIDDLES): export OMP_NUM_THREADS ?= 1
 
